@@ -1,0 +1,33 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: demo test lint slow clean
+
+demo: $(STAMP)
+	$(BIN)/python train.py --dataset demo --overwrite
+	$(BIN)/python train.py --dataset demo --model mean --overwrite
+	$(BIN)/python evaluate.py runs/demo
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -n auto
+
+slow: $(STAMP)
+	$(BIN)/pytest -q -n auto -m slow
+
+clean:
+	rm -rf $(VENV) runs cache datasets/demo
+
+# Installs again only when the pins have changed. torch comes first and pinned, so that pip takes the CPU build where one
+# is offered instead of several gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable ".[dev]"
+	touch $(STAMP)

@@ -1,0 +1,322 @@
+"""Your own videos: a folder with one folder per class, or a CSV that lists them.
+
+    root/<class>/**/<video>               every video below a class folder belongs to the class
+    root/videos.csv: path,label[,group][,split]    paths are relative to the CSV's folder
+
+Videos of one person, place or recording belong in one *group*; no split cuts a group in two. Where nothing names the
+groups, every video is its own.
+"""
+
+import csv
+import difflib
+import hashlib
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.groups import check_disjoint, draw_fraction, draw_validation
+from data.records import DatasetError, Split, VideoDataset, VideoRecord
+
+if TYPE_CHECKING:
+    from data.catalog import DatasetOptions
+
+VIDEO_EXTENSIONS = frozenset(
+    {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+)
+REQUIRED_COLUMNS = ("path", "label")
+OPTIONAL_COLUMNS = ("group", "split")
+SPLIT_VALUES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+TEST_FRACTION = 0.2
+VALIDATION_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A video as folder or CSV name it; ``group`` and ``part`` are ``None`` where they do not say."""
+
+    video_id: str
+    path: Path
+    class_name: str
+    group: str | None = None
+    part: str | None = None
+
+
+def load(options: "DatasetOptions") -> VideoDataset:
+    """The videos at ``options.root`` (a folder, or a CSV file) with one split.
+
+    The split is, in this order: ``holdout-<group>`` where ``options.holdout_group`` is given; ``listed`` where the CSV
+    has a column ``split``; else ``seed<k>``, about 60/20/20 % of every class as far as groups allow. Validation groups
+    that nothing prescribes are drawn out of training by ``options.seed``: ``options.validation_groups`` of them, or
+    about one video in five. Drawing never takes a class's last training group.
+
+    ``options.group_pattern`` is searched in each file's stem, and its first group is the video's group; it overrides
+    the CSV's column.
+
+    Raises:
+        DatasetError: nothing there, a CSV that can't be right (with file and line), fewer than two classes, an unknown
+            group, or too few groups to split.
+    """
+    root = options.root_or("folder")
+    csv_path = find_csv(root)
+    folder = csv_path.parent if csv_path else root
+    entries = read_csv(csv_path) if csv_path else list(walk_class_folders(root))
+    classes = tuple(sorted({entry.class_name for entry in entries}))
+    if len(classes) < 2:
+        raise DatasetError(
+            f"{csv_path or root} holds only one class, {classes[0]!r}; there is nothing to tell apart. "
+            "Name a folder with one folder per class, or a CSV with more than one label."
+        )
+    label_of = {class_name: label for label, class_name in enumerate(classes)}
+    pattern = _group_pattern(options.group_pattern) if options.group_pattern is not None else None
+    videos = tuple(
+        VideoRecord(entry.video_id, entry.path, label_of[entry.class_name], _group_of(entry, pattern))
+        for entry in entries
+    )
+    if options.holdout_group is not None:
+        split = hold_out(videos, options.holdout_group, options)
+    elif entries[0].part is not None:
+        split = split_as_listed(videos, [entry.part or "" for entry in entries], options)
+    else:
+        split = split_by_seed(videos, options)
+    check_disjoint(split)
+    resolved = folder.resolve()
+    name = resolved.name or "folder"
+    store_name = f"{name}-{_short_hash(str(resolved))}"
+    return VideoDataset(name, store_name, classes, videos, {split.name: split})
+
+
+def find_csv(root: Path) -> Path | None:
+    """The CSV that describes the dataset: ``root`` itself, its ``videos.csv``, or its one CSV; ``None``: there is none.
+
+    Raises:
+        DatasetError: ``root`` does not exist, is another kind of file, or holds several CSVs.
+    """
+    if root.is_file() and root.suffix.lower() == ".csv":
+        return root
+    if not root.is_dir():
+        what = "is neither a folder nor a .csv file" if root.exists() else "does not exist"
+        raise DatasetError(
+            f"looked for your videos at {root}, which {what}. Name a folder with one folder of videos per class, or a "
+            "CSV with the columns path,label[,group][,split], with --root."
+        )
+    found = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv" and path.name[0] != ".")
+    for path in found:
+        if path.name == "videos.csv":
+            return path
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise DatasetError(f"{root} holds {len(found)} CSV files ({names}). Name the right one as root.")
+    return found[0] if found else None
+
+
+def walk_class_folders(root: Path) -> Iterator[Entry]:
+    """Every video below ``root``; its class is the first folder on the way. Hidden files and folders are left out.
+
+    Raises:
+        DatasetError: there is no video; one lies outside the class folders; the folders are splits, not classes.
+    """
+    paths = sorted(path for path in _walk(root) if path.suffix.lower() in VIDEO_EXTENSIONS)
+    if not paths:
+        raise DatasetError(
+            f"no video in {root}. Looked for {root}/<class>/<video> with the endings "
+            f"{' '.join(sorted(VIDEO_EXTENSIONS))}, and for a CSV with the columns path,label."
+        )
+    loose = [path.name for path in paths if path.parent == root]
+    if loose:
+        raise DatasetError(
+            f"{len(loose)} videos lie in {root} itself, outside any class folder, e.g. {', '.join(loose[:3])}. "
+            "Move each into the folder of its class, or list all in a CSV with the columns path,label."
+        )
+    class_names = {path.relative_to(root).parts[0] for path in paths}
+    if {name.lower() for name in class_names} <= SPLIT_VALUES.keys():
+        raise DatasetError(
+            f"the folders {', '.join(sorted(class_names))} in {root} look like splits, not classes. List the videos in "
+            f"{root / 'videos.csv'} with the columns path,label,split."
+        )
+    for path in paths:
+        relative = path.relative_to(root)
+        yield Entry(relative.as_posix(), path, relative.parts[0])
+
+
+def read_csv(path: Path) -> list[Entry]:
+    """The videos that a CSV with the columns ``path,label[,group][,split]`` lists, in its order.
+
+    Raises:
+        DatasetError: with file and line: a column is missing or misspelt, a cell is empty, a split value is unknown, a
+            video stands there twice or does not exist.
+    """
+    entries: list[Entry] = []
+    line_of: dict[Path, int] = {}
+    missing: list[str] = []
+    for line, row in _rows(path):
+        where = f"{path}, line {line}"
+        for column, value in row.items():
+            if not value:
+                raise DatasetError(f"{where}: {column} is empty. Fill it in.")
+        part = row.get("split")
+        if part is not None and part.lower() not in SPLIT_VALUES:
+            raise DatasetError(f"{where}: unknown split {part!r}. Write train, validation (or val), or test.")
+        video_path = Path(os.path.normpath(path.parent / row["path"]))
+        if video_path in line_of:
+            raise DatasetError(f"{where}: {row['path']} stands already in line {line_of[video_path]}. Remove one.")
+        line_of[video_path] = line
+        if not video_path.is_file():
+            missing.append(f"line {line}: {row['path']}")
+        entries.append(
+            Entry(
+                video_id=_video_id(video_path, path.parent),
+                path=video_path,
+                class_name=row["label"],
+                group=row.get("group"),
+                part=SPLIT_VALUES[part.lower()] if part is not None else None,
+            )
+        )
+    if not entries:
+        raise DatasetError(f"{path} lists no video. Add lines with path,label.")
+    if missing:
+        raise DatasetError(
+            f"{path}: {len(missing)} of {len(entries)} files do not exist: {'; '.join(missing[:3])}"
+            f"{' ...' if len(missing) > 3 else ''}. Paths are relative to {path.parent}."
+        )
+    return entries
+
+
+def split_by_seed(videos: Sequence[VideoRecord], options: "DatasetOptions") -> Split:
+    """About 60/20/20 % of every class, whole groups only, the same for the same seed and videos."""
+    test_groups = draw_fraction([(video.group, video.label) for video in videos], TEST_FRACTION, options.seed)
+    if not test_groups:
+        groups = {video.group for video in videos}
+        raise DatasetError(
+            f"{len(videos)} videos in {len(groups)} groups are too few for a test set: no group can be spared without "
+            "taking a class's last videos. Add videos, or mind what is taken for a group."
+        )
+    others = [video for video in videos if video.group not in test_groups]
+    train, validation = _set_aside(others, options, VALIDATION_FRACTION / (1 - TEST_FRACTION))
+    test = tuple(video for video in videos if video.group in test_groups)
+    return Split(f"seed{options.seed}", train, validation, test)
+
+
+def split_as_listed(videos: Sequence[VideoRecord], parts: Sequence[str], options: "DatasetOptions") -> Split:
+    """The split of the CSV; where it has no validation videos, they are drawn out of training."""
+    by_part = {
+        name: tuple(video for video, part in zip(videos, parts, strict=True) if part == name)
+        for name in ("train", "validation", "test")
+    }
+    for name in ("train", "test"):
+        if not by_part[name]:
+            raise DatasetError(f"no video has the split {name!r}. Add some, or leave out the column to have it drawn.")
+    train, validation = by_part["train"], by_part["validation"]
+    if not validation:
+        # A group that is cut in two must be refused as the list's fault before part of it moves to validation.
+        check_disjoint(Split("listed", train, (), by_part["test"]))
+        train, validation = _set_aside(train, options, VALIDATION_FRACTION)
+    return Split("listed", train, validation, by_part["test"])
+
+
+def hold_out(videos: Sequence[VideoRecord], group: str, options: "DatasetOptions") -> Split:
+    """Test on one group, train on the others; validation groups are drawn among the others."""
+    sizes = Counter(video.group for video in videos)
+    if group not in sizes:
+        nearest = difflib.get_close_matches(group, sizes, n=1)
+        meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        names = sorted(sizes)
+        shown = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+        raise DatasetError(f"no group {group!r} to hold out.{meant} The {len(names)} groups: {shown}")
+    others = [video for video in videos if video.group != group]
+    if not others:
+        raise DatasetError(f"{group!r} is the only group: without it nothing is left to train on. Name more groups.")
+    train, validation = _set_aside(others, options, VALIDATION_FRACTION)
+    return Split(f"holdout-{group}", train, validation, tuple(video for video in videos if video.group == group))
+
+
+def _set_aside(
+    videos: Sequence[VideoRecord], options: "DatasetOptions", fraction: float
+) -> tuple[tuple[VideoRecord, ...], tuple[VideoRecord, ...]]:
+    """Training and validation videos."""
+    members = [(video.group, video.label) for video in videos]
+    drawn = draw_validation(members, options.validation_groups, fraction, options.seed)
+    train = tuple(video for video in videos if video.group not in drawn)
+    return train, tuple(video for video in videos if video.group in drawn)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    # Class folders that are links to elsewhere are common, so links are followed; each real folder once.
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (Path(folder) / name for name in names if not name.startswith("."))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The line number and the known columns of every row, stripped."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = [name.strip() for name in next(reader, [])]
+    for required in REQUIRED_COLUMNS:
+        if required not in header:
+            raise DatasetError(
+                f"{path}, line 1: no column {required!r}; found {', '.join(header) or 'nothing'}. "
+                "The first line must be path,label[,group][,split]."
+            )
+    for name in header:
+        # Other columns are the user's own; but a misspelt group, passed over, would leak test groups into training.
+        known = difflib.get_close_matches(name.lower(), OPTIONAL_COLUMNS, n=1, cutoff=0.7)
+        if known and name not in OPTIONAL_COLUMNS and known[0] not in header:
+            raise DatasetError(f"{path}, line 1: column {name!r}: did you mean {known[0]!r}?")
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            raise DatasetError(
+                f"{path}, line {reader.line_num}: {len(cells)} values for {len(header)} columns. "
+                "Put a value that holds a comma in double quotes."
+            )
+        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        yield reader.line_num, {name: row[name] for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in row}
+
+
+def _video_id(path: Path, folder: Path) -> str:
+    """The path below the folder; a video outside it gets a name that two such videos do not share."""
+    relative = os.path.relpath(path, folder)
+    if relative.startswith(os.pardir + os.sep):
+        return f"outside/{_short_hash(str(path.resolve()))}-{path.name}"
+    return Path(relative).as_posix()
+
+
+def _group_pattern(text: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise DatasetError(f"group_pattern {text!r} is not a regular expression: {error}.") from error
+    if pattern.groups == 0:
+        raise DatasetError(f"group_pattern {text!r} has no parentheses. To get ann out of ann_run.avi: '^([^_]+)_'.")
+    return pattern
+
+
+def _group_of(entry: Entry, pattern: re.Pattern[str] | None) -> str:
+    if pattern is None:
+        return entry.group if entry.group is not None else entry.video_id
+    match = pattern.search(entry.path.stem)
+    if match is None or not match[1]:
+        raise DatasetError(
+            f"group_pattern {pattern.pattern!r} finds no group in {entry.path.stem!r} ({entry.path}). It is searched "
+            "in the file's name without its ending."
+        )
+    return match[1]
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

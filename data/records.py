@@ -1,0 +1,61 @@
+"""The words every dataset is told in: a video, a split, a dataset."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class DatasetError(ValueError):
+    """The data on disk is not what was asked for. The message says what was looked for, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One labelled video.
+
+    Attributes:
+        video_id: unique in its dataset; a relative posix path without ``..``. It names the video's features in the
+            store and its row in ``predictions.csv``, so it must not depend on where the dataset lies.
+        path: the video file.
+        label: index into ``VideoDataset.classes``.
+        group: videos that share a scene, a person or a source recording; a split never cuts a group in two.
+    """
+
+    video_id: str
+    path: Path
+    label: int
+    group: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which videos to train on, to choose the model by, and to report on. The three share no group."""
+
+    name: str
+    train: tuple[VideoRecord, ...]
+    validation: tuple[VideoRecord, ...]
+    test: tuple[VideoRecord, ...]
+
+
+@dataclass(frozen=True)
+class VideoDataset:
+    """A dataset and its splits.
+
+    Attributes:
+        name: names the folder of its runs.
+        store_name: names its folder in the feature store; differs between datasets whose ``video_id`` may collide.
+        classes: class names; their order gives the labels.
+        videos: every video, each once, in a stable order.
+        splits: by name, e.g. ``{"1": ..., "2": ..., "3": ...}``.
+    """
+
+    name: str
+    store_name: str
+    classes: tuple[str, ...]
+    videos: tuple[VideoRecord, ...]
+    splits: dict[str, Split]
+
+    def split(self, name: str) -> Split:
+        """The split called ``name``; raises ``DatasetError`` that lists the names there are."""
+        if name not in self.splits:
+            raise DatasetError(f"{self.name} has no split {name!r}. Splits: {', '.join(self.splits)}")
+        return self.splits[name]

@@ -1,0 +1,310 @@
+"""UCF101: 13,320 clips of 101 actions, three official splits (Soomro, Zamir and Shah, CRCV-TR-12-01).
+
+Two layouts are read: the authors' ``UCF-101/<Class>/v_*.avi`` and a flat folder of ``v_*.avi``, beside a folder
+with the seven list files.
+
+    python -m data.ucf101 download --root datasets/ucf101    # about 7 GB, goes on where it stopped
+    python -m data.ucf101 verify   --root datasets/ucf101    # decodes every video; exit code 1 where one is bad
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from data.download import DownloadError, RemoteFile, fetch, unpack
+from data.groups import check_disjoint
+from data.records import DatasetError, Split, VideoDataset, VideoRecord
+from data.verify import ExpectedVideo, find_problems, report_of
+
+if TYPE_CHECKING:
+    from data.catalog import DatasetOptions
+
+VIDEOS = RemoteFile(
+    url="https://storage.googleapis.com/thumos14_files/UCF101_videos.zip",
+    size=6_960_400_115,
+    sha256="dabf56f573cd19c79e096563529fec8126a2a34e18e10c72eb621dd687532b0d",
+)
+LISTS = RemoteFile(
+    url="https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
+    size=113_943,
+    sha256="5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
+)
+DEFAULT_ROOT = Path("datasets/ucf101")
+VALIDATION_GROUPS = frozenset({22, 23, 24, 25})  # the only ones that stand in no official test list
+GROUP_NUMBER = re.compile(r"_g(\d+)_c\d+$")
+
+
+@dataclass(frozen=True)
+class ListedVideo:
+    """A line of a list. ``stem`` is spelt as there; files on disk are matched to it without regard to case."""
+
+    stem: str
+    label: int
+    group_number: int
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The list files: class names in label order, and for each split its training and its test videos."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[tuple[ListedVideo, ...], tuple[ListedVideo, ...]]]
+
+    def videos(self) -> list[ListedVideo]:
+        """Every listed video once, sorted by class and name."""
+        unique = {video for train, test in self.splits.values() for video in train + test}
+        return sorted(unique, key=lambda video: (video.label, video.stem))
+
+
+def load(options: "DatasetOptions") -> VideoDataset:
+    """UCF101 with the splits "1", "2" and "3"; groups 22 to 25 are taken out of training for validation.
+
+    Raises:
+        DatasetError: lists or videos are not there or not whole, or contradict themselves.
+    """
+    root = options.root_or("ucf101")
+    return load_layout(root, "ucf101", f"python -m data.ucf101 download --root {root}")
+
+
+def load_layout(
+    root: Path, name: str, remedy: str, validation_groups: frozenset[int] = VALIDATION_GROUPS
+) -> VideoDataset:
+    """Any dataset that lies in UCF101's layout, with lists in UCF101's format.
+
+    Args:
+        root: holds videos and lists.
+        name: of the dataset, and of its folder in the feature store.
+        remedy: the command that brings what is missing, for the error message.
+        validation_groups: the numbers of the groups that validate, in every class.
+
+    Raises:
+        DatasetError: lists or videos are not there or not whole, or contradict themselves.
+    """
+    lists = read_lists(root, remedy)
+    paths = find_videos(root)
+    listed = lists.videos()
+    missing = [video.stem for video in listed if video.stem.lower() not in paths]
+    if missing:
+        check = f" To see which: python -m data.ucf101 verify --root {root}" if len(missing) < len(listed) else ""
+        raise DatasetError(
+            f"{len(missing)} of the {len(listed)} videos in the lists of {name} are not at {root}, e.g. "
+            f"{', '.join(missing[:3])} (.avi, looked for in {root} and two levels down). Get them: {remedy}{check}"
+        )
+
+    def record_of(video: ListedVideo) -> VideoRecord:
+        group = f"{lists.classes[video.label]}_g{video.group_number:02d}"
+        return VideoRecord(video.stem, paths[video.stem.lower()], video.label, group)
+
+    records = {video: record_of(video) for video in listed}
+    splits = {}
+    for split_name, (train, test) in lists.splits.items():
+        splits[split_name] = Split(
+            name=split_name,
+            train=tuple(records[video] for video in train if video.group_number not in validation_groups),
+            validation=tuple(records[video] for video in train if video.group_number in validation_groups),
+            test=tuple(records[video] for video in test),
+        )
+        check_disjoint(splits[split_name])
+    return VideoDataset(name, name, lists.classes, tuple(records.values()), splits)
+
+
+def read_lists(root: Path, remedy: str) -> Lists:
+    """Read ``classInd.txt`` and all ``trainlist0k.txt``/``testlist0k.txt`` in ``root`` or a folder just below it.
+
+    Raises:
+        DatasetError: no lists there, or more than one set; a line that can't be right, with file and line number.
+    """
+    folder = find_list_folder(root)
+    if folder is None:
+        state = "" if root.is_dir() else " (there is no such folder)"
+        raise DatasetError(
+            f"looked for classInd.txt with trainlist01.txt and testlist01.txt in {root} and the folders just below it, "
+            f"and found none{state}. Get them: {remedy}"
+        )
+    labels = _read_classes(folder / "classInd.txt")
+    splits = {}
+    for train_list in sorted(folder.glob("trainlist[0-9][0-9].txt")):
+        number = train_list.stem.removeprefix("trainlist")
+        test_list = folder / f"testlist{number}.txt"
+        if not test_list.is_file():
+            raise DatasetError(f"{train_list} has no {test_list.name} beside it. Get the lists again: {remedy}")
+        splits[str(int(number))] = (_read_list(train_list, labels), _read_list(test_list, labels))
+    if not splits:
+        raise DatasetError(f"{folder} holds classInd.txt, but no trainlist01.txt. Get the lists again: {remedy}")
+    lists = Lists(tuple(labels), splits)
+    _require_unique_stems(lists, folder)
+    return lists
+
+
+def find_list_folder(root: Path) -> Path | None:
+    """The folder that holds ``classInd.txt``: ``root`` or one just below; ``None`` where there is none."""
+    found = sorted(path.parent for pattern in ("classInd.txt", "*/classInd.txt") for path in root.glob(pattern))
+    if len(found) > 1:
+        raise DatasetError(f"{root} holds two sets of lists: {found[0]} and {found[1]}. Keep one.")
+    return found[0] if found else None
+
+
+def find_videos(root: Path) -> dict[str, Path]:
+    """The AVI files in ``root`` and up to two levels down, by lower-case stem.
+
+    Raises:
+        DatasetError: two files share a stem, so that a line of a list could mean either.
+    """
+    found: dict[str, Path] = {}
+    for pattern in ("*", "*/*", "*/*/*"):
+        for path in sorted(root.glob(pattern)):
+            if path.suffix.lower() == ".avi" and path.is_file():
+                other = found.setdefault(path.stem.lower(), path)
+                if other is not path:
+                    raise DatasetError(f"two files for the one video {path.stem}: {other} and {path}. Remove one.")
+    return found
+
+
+def download(root: Path = DEFAULT_ROOT, mirror: str | None = None) -> int:
+    """Download UCF101 and unpack it; run again, it goes on where it stopped.
+
+    Args:
+        root: where to. About 14 GB are needed; the archives in ``<root>/downloads`` may be deleted afterwards.
+        mirror: fetch both zip files from this address instead of their official ones; they must be the same files.
+    """
+    return fetch_and_unpack(root, *(file.at_mirror(mirror) if mirror else file for file in (LISTS, VIDEOS)))
+
+
+def fetch_and_unpack(root: Path, lists_zip: RemoteFile, videos_zip: RemoteFile) -> int:
+    """Bring the lists, then those listed videos that are not there. Returns 0.
+
+    Raises:
+        DatasetError: a download or an archive is not what it must be, or after it all a listed video is missing.
+    """
+    downloads = root / "downloads"
+    if find_list_folder(root) is None:
+        unpack(fetch(lists_zip, downloads), root)
+    listed = read_lists(root, remedy=f"remove the list files in {root} and run this command again").videos()
+    missing = _missing(listed, root)
+    if missing:
+        # Only what is missing: videos the user already has, in either layout, must not lie there twice.
+        archive = fetch(videos_zip, downloads)
+        unpack(archive, root, lambda path: path if _is_one_of(path, missing) else None)
+        missing = _missing(listed, root)
+    if missing:
+        raise DatasetError(f"{videos_zip.url} lacks {len(missing)} listed videos: {', '.join(sorted(missing)[:3])} ...")
+    print(f"UCF101 is at {root}: {len(listed)} videos.")
+    if downloads.is_dir():
+        print(f"The archives in {downloads} are no longer needed.")
+    return 0
+
+
+def verify(root: Path = DEFAULT_ROOT, workers: int | None = None, timeout: float = 60.0) -> int:
+    """Decode every listed video and say which are missing, unreadable or short; exit code 1 where there are any.
+
+    Args:
+        root: holds videos and lists.
+        workers: number of processes; by default one for each core.
+        timeout: seconds after which a decoder that hangs on one video is stopped.
+    """
+    command = f"python -m data.ucf101 download --root {root}"
+    lists = read_lists(root, command)
+    paths = find_videos(root)
+    expected = [
+        ExpectedVideo(video.stem, lists.classes[video.label], paths.get(video.stem.lower())) for video in lists.videos()
+    ]
+    problems = find_problems(expected, workers, timeout)
+    print(report_of(expected, problems))
+    if problems:
+        print(f"Delete the files that are unreadable or short, then get all that is missing: {command}")
+    return 1 if problems else 0
+
+
+def _read_classes(path: Path) -> dict[str, int]:
+    """Class name -> label, in label order. The file counts from 1, labels from 0."""
+    labels: dict[str, int] = {}
+    for number, line in _lines(path):
+        fields = line.split()
+        if len(fields) != 2 or fields[0] != str(len(labels) + 1) or fields[1] in labels:
+            raise DatasetError(f"{path}, line {number}: expected '{len(labels) + 1} <new class name>', found {line!r}.")
+        labels[fields[1]] = len(labels)
+    if not labels:
+        raise DatasetError(f"{path} names no class. Get the lists again.")
+    return labels
+
+
+def _read_list(path: Path, labels: dict[str, int]) -> tuple[ListedVideo, ...]:
+    """The videos of one list. The class is the folder in the line, never a part of the file's name: the class
+    HandstandPushups holds files v_HandStandPushups_*."""
+    videos = []
+    for number, line in _lines(path):
+        name, _, class_id = line.partition(" ")
+        video_path = PurePosixPath(name)
+        class_name = video_path.parent.name
+        if class_name not in labels:
+            nearest = difflib.get_close_matches(class_name, labels, n=1)
+            meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise DatasetError(f"{path}, line {number}: class {class_name!r} is not in classInd.txt.{meant}")
+        label = labels[class_name]
+        if class_id.strip() not in ("", str(label + 1)):
+            raise DatasetError(
+                f"{path}, line {number}: class id {class_id.strip()!r} for {class_name}; classInd.txt says {label + 1}."
+            )
+        group = GROUP_NUMBER.search(video_path.stem)
+        if group is None:
+            raise DatasetError(f"{path}, line {number}: no group number (_g01_c01) in the name {video_path.name!r}.")
+        videos.append(ListedVideo(video_path.stem, label, int(group[1])))
+    if not videos:
+        raise DatasetError(f"{path} names no video. Get the lists again.")
+    return tuple(videos)
+
+
+def _require_unique_stems(lists: Lists, folder: Path) -> None:
+    """Raise where a list names a video twice, or two different videos can't be told apart on disk."""
+    for split_name, (train, test) in lists.splits.items():
+        _require_unique((video.stem for video in train + test), f"the lists of split {split_name} in {folder}")
+    _require_unique((video.stem for video in lists.videos()), f"the lists in {folder} (in two classes or spellings)")
+
+
+def _require_unique(stems: Iterable[str], where: str) -> None:
+    seen: set[str] = set()
+    for stem in stems:
+        if stem.lower() in seen:
+            raise DatasetError(f"video {stem} stands twice in {where}. Get the lists again.")
+        seen.add(stem.lower())
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not blank, stripped (the official files end lines with CRLF), with their numbers."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not a text file ({error}). Get the lists again.") from error
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
+def _missing(listed: list[ListedVideo], root: Path) -> set[str]:
+    """Lower-case stems of the listed videos without a file."""
+    return {video.stem.lower() for video in listed} - find_videos(root).keys()
+
+
+def _is_one_of(path: PurePosixPath, stems: set[str]) -> bool:
+    return path.suffix.lower() == ".avi" and path.stem.lower() in stems
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns its exit code: 0 all good, 1 bad videos or a failed download, 2 usage."""
+    import tyro
+
+    commands: dict[str, Callable[..., int]] = {"download": download, "verify": verify}
+    try:
+        return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m data.ucf101", args=arguments)
+    except (DownloadError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except DatasetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

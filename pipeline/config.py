@@ -1,0 +1,279 @@
+"""Everything that can be set, and where it can be set: defaults < configs/<dataset>.yaml < --config FILE < flags.
+
+Keys are the same in YAML and on the command line (``hidden_size: 256``, ``--hidden-size 256``) and are all on one
+level. The command line's parser checks both.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+import yaml
+
+from data.catalog import VIDEO_DATASETS, DatasetOptions
+from models.config import ModelConfig
+
+T = TypeVar("T")
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or can't be used. The message says which, where, and what would do."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What there is to learn from."""
+
+    dataset: str = "ucf101"
+    """ucf101, hmdb51, folder (your own videos: --root), or demo"""
+    root: Path | None = None
+    """the dataset's folder (default: datasets/NAME); for folder: class folders or a CSV"""
+    holdout_group: str | None = None
+    """folder: test on this group and train on the others"""
+    group_pattern: str | None = None
+    """folder: regular expression whose first (...) in a file's stem is the video's group"""
+    validation_groups: int | None = None
+    """folder: training groups set aside to choose the model by (default: one in five; 0: none, the last epoch counts)"""
+    split_seed: int = 0
+    """folder: seed of the drawn split"""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in VIDEO_DATASETS:
+            raise ConfigError(f"unknown dataset {self.dataset!r}.{nearest(self.dataset, list(VIDEO_DATASETS))}")
+
+    @property
+    def options(self) -> DatasetOptions:
+        return DatasetOptions(
+            self.root, self.split_seed, self.holdout_group, self.group_pattern, self.validation_groups
+        )
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """How a video becomes feature vectors, and where they are kept."""
+
+    backbone: str = "efficientnet_lite0"
+    """efficientnet_lite0, a torchvision model (resnet50), or a timm model (timm:vit_small_patch14_dinov2)"""
+    weights: Path | None = None
+    """local weights for the backbone"""
+    sampling: str = "uniform:25"
+    """frames of a video: uniform:K over the whole video, or every:N"""
+    cache: Path = Path("cache")
+    """the feature store"""
+    on_short: Literal["keep", "fail"] = "keep"
+    """a video with fewer frames than its header says: keep what there is (and record it), or count it as failed"""
+    video_timeout: float = 60.0
+    """seconds without a new frame after which a video is given up and its reader replaced"""
+    workers: int = os.cpu_count() or 1
+    """processes that decode"""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu or cuda"""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a classifier is trained."""
+
+    clip_frames: int | None = None
+    """stored frames that one forward pass sees (default: the whole video)"""
+    clips_per_video: int = 10
+    """clips of each video in evaluation, evenly spread; training draws one at random per epoch"""
+    epochs: int = 60
+    """passes over the training videos"""
+    batch_size: int = 32
+    """clips per step"""
+    learning_rate: float = 1e-3
+    """of AdamW, at its height"""
+    weight_decay: float = 1e-4
+    """of AdamW, on matrices only"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """of the learning rate, after a linear warm-up over the first 5 %% of the steps"""
+    clip_gradient: float = 1.0
+    """largest norm of the gradient"""
+    label_smoothing: float = 0.0
+    """share of the target given to the other classes"""
+    patience: int = 20
+    """epochs without a better validation accuracy after which training stops"""
+    amp: bool = True
+    """mixed precision on a GPU (never on a CPU)"""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "clips_per_video", "patience"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is at least 1, not {getattr(self, name)}")
+        if self.clip_frames is not None and self.clip_frames < 1:
+            raise ConfigError(f"clip_frames is at least 1, not {self.clip_frames}")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate is above 0, not {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Which runs are made, and what becomes of those there are."""
+
+    splits: tuple[str, ...] = ()
+    """which of the dataset's splits, one run each (default: its first)"""
+    seeds: tuple[int, ...] = (0,)
+    """one run each"""
+    runs: Path = Path("runs")
+    """runs lie in RUNS/<dataset>/<name>"""
+    name: str | None = None
+    """name of the run (default: model, split and seed)"""
+    allow_missing: bool = False
+    """go on where videos have no features: not trained on, and wrong answers in evaluation"""
+    resume: bool = False
+    """go on with an interrupted run"""
+    overwrite: bool = False
+    """begin an existing run anew"""
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume goes on with a run, --overwrite begins it anew: give one of them")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a classifier on cached features: caches what is missing, trains, evaluates, writes the report."""
+
+    config: Path | None = None
+    """YAML file of settings; flags go over it"""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    features: Annotated[FeatureConfig, tyro.conf.arg(name="")] = field(default_factory=FeatureConfig)
+    model: Annotated[ModelConfig, tyro.conf.arg(name="")] = field(default_factory=ModelConfig)
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Cache the features of a dataset's videos."""
+
+    config: Path | None = None
+    """YAML file of settings; flags go over it"""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    features: Annotated[FeatureConfig, tyro.conf.arg(name="")] = field(default_factory=FeatureConfig)
+
+
+@dataclass(frozen=True)
+class EvaluationOverrides:
+    """What an evaluation may set otherwise than the run did; ``None`` leaves the run's own."""
+
+    split: str | None = None
+    """another split of the run's dataset"""
+    clips: int | None = None
+    """clips of each video"""
+    clip_frames: int | None = None
+    """stored frames of a clip"""
+    root: Path | None = None
+    """the dataset's folder, where it has moved"""
+    cache: Path | None = None
+    """the feature store, where it has moved"""
+    allow_missing: bool = False
+    """count videos without features as wrong answers instead of stopping"""
+
+    def apply(self, config: Config) -> Config:
+        def replaced(section: Any, **values: Any) -> Any:
+            return dataclasses.replace(section, **{key: value for key, value in values.items() if value is not None})
+
+        return dataclasses.replace(
+            config,
+            data=replaced(config.data, root=self.root),
+            features=replaced(config.features, cache=self.cache),
+            training=replaced(config.training, clips_per_video=self.clips, clip_frames=self.clip_frames),
+            run=replaced(
+                config.run,
+                splits=None if self.split is None else (self.split,),
+                allow_missing=self.allow_missing or None,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What must be known before the other settings' defaults are."""
+
+    config: Path | None = None
+    dataset: str | None = None
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """`` Did you mean 'x'?`` if a word is near, else a list of the words; for the end of an error message."""
+    matches = difflib.get_close_matches(word, words, n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else f" There are: {', '.join(sorted(words))}."
+
+
+def to_flat(config: Any) -> dict[str, Any]:
+    """All settings of a (nested) config dataclass on one level, as plain YAML values; not ``--config`` itself."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        if item.name == "config":
+            continue
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= to_flat(value)
+        else:
+            flat[item.name] = (
+                str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            )
+    return flat
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file; ``ConfigError`` where it is missing, no mapping, or has an unknown key."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"--config {path} can't be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a mapping of settings, like 'hidden_size: 256'")
+    known = list(to_flat(Config()))
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}.{nearest(str(key), known)}")
+    return values
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    flags: list[str] = []
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def from_flat(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """A config from flat settings, checked by the command line's parser; ``where`` names them in errors."""
+    known = to_flat(kind())
+    chosen = {key: value for key, value in values.items() if key in known}
+    try:
+        return tyro.cli(kind, args=_flags(chosen), prog=where, add_help=False)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def parse_command_line(kind: type[T], arguments: Sequence[str]) -> T:
+    """A config from the dataset's YAML, the one named by ``--config``, and flags, the later over the earlier.
+
+    Ends the process with exit code 2 and the nearest name on a flag that is not known.
+    """
+
+    files, _ = tyro.cli(_Files, args=list(arguments), return_unknown_args=True, add_help=False)
+    values = read_yaml(files.config) if files.config else {}
+    dataset = files.dataset or values.get("dataset") or DataConfig().dataset
+    own = CONFIGS / f"{dataset}.yaml"
+    defaults = (read_yaml(own) if own.exists() else {}) | values
+    return tyro.cli(kind, args=list(arguments), default=from_flat(kind, defaults, str(files.config or own)))

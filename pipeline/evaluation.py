@@ -1,0 +1,328 @@
+"""Clip scores -> video scores -> metrics. Pure functions; nothing here reads or writes a file.
+
+The protocol, in full:
+
+* *Clip-level*: each sampled clip counts once, with its video's label. A video without clips (it could not be decoded)
+  counts as one wrong clip.
+* *Video-level*: the mean of a video's clip probabilities; each video counts once. A video without clips is wrong.
+* *Top-k*: the rank of the true class is the number of classes with a higher probability, plus the number of classes
+  with an equal probability and a lower index; it is in the top k if its rank is below k. So a tie never helps, and
+  top-1 agrees with ``argmax``. With fewer than five classes, top-5 is top-``num_classes``.
+* *Mean-class accuracy*: the share of right videos within each class that has test videos, averaged over these classes.
+* *Intervals*: 95 % percentile bootstrap over videos, each drawn with all of its clips, because the clips of one video
+  are not independent. Classes that a draw misses are left out of that draw's mean-class accuracy. At exactly 0 or 1
+  every draw agrees and the interval has no width: a limit of the method, not certainty.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_fscore_support
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+METRICS = ("clip_top1", "clip_top5", "video_top1", "video_top5", "mean_class_accuracy")
+NOT_PREDICTED = -1
+SUM_TOLERANCE = 1e-3
+
+
+class EvaluationError(ValueError):
+    """What was to be evaluated is not sound. The message names the video, the value, and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model said about every video of a list.
+
+    Attributes:
+        classes: class names; their order gives the labels and the columns.
+        video_ids: every video of the list, also those that could not be decoded.
+        labels: int64 ``[num_videos]``, index into ``classes``.
+        clip_probabilities: float64 ``[num_clips, num_classes]``; each row sums to 1.
+        clip_videos: int64 ``[num_clips]``, index into ``video_ids``. A video that no clip names is *missing*: it
+            counts as a wrong answer.
+
+    Raises ``EvaluationError`` where shapes, indices or probabilities can't be right.
+    """
+
+    classes: tuple[str, ...]
+    video_ids: tuple[str, ...]
+    labels: IntArray
+    clip_probabilities: FloatArray
+    clip_videos: IntArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", _indices("labels", self.labels, len(self.classes)))
+        object.__setattr__(self, "clip_videos", _indices("clip_videos", self.clip_videos, len(self.video_ids)))
+        object.__setattr__(self, "clip_probabilities", np.asarray(self.clip_probabilities, dtype=np.float64))
+        self._check_names()
+        self._check_shapes()
+        self._check_probabilities()
+
+    def _check_names(self) -> None:
+        for what, names in (("classes", self.classes), ("video_ids", self.video_ids)):
+            if not names:
+                raise EvaluationError(f"{what} is empty, so there is nothing to evaluate. Has the split test videos?")
+            if len(set(names)) < len(names):
+                twice = next(name for index, name in enumerate(names) if name in names[:index])
+                raise EvaluationError(f"{what} holds {twice!r} twice; each may stand there once. Rename one of them.")
+
+    def _check_shapes(self) -> None:
+        if self.labels.shape != (len(self.video_ids),):
+            raise EvaluationError(
+                f"labels has shape {self.labels.shape} for {len(self.video_ids)} videos; each video takes one label."
+            )
+        expected = (len(self.clip_videos), len(self.classes))
+        if self.clip_probabilities.shape != expected:
+            raise EvaluationError(
+                f"clip_probabilities has shape {self.clip_probabilities.shape}, expected [num_clips, num_classes] = "
+                f"{expected}. Was the model trained on another list of classes?"
+            )
+
+    def _check_probabilities(self) -> None:
+        finite = np.isfinite(self.clip_probabilities).all(axis=1)
+        if not finite.all():
+            raise EvaluationError(
+                f"{self._clip_name(int(finite.argmin()))} has a probability that is NaN or infinite. Either the model "
+                "diverged (train again with a lower learning rate) or this video's features are not finite."
+            )
+        sums = self.clip_probabilities.sum(axis=1)
+        wrong = (self.clip_probabilities < 0).any(axis=1) | (np.abs(sums - 1) > SUM_TOLERANCE)
+        if wrong.any():
+            clip = int(wrong.argmax())
+            raise EvaluationError(
+                f"the probabilities of {self._clip_name(clip)} are no distribution (sum {sums[clip]:.4g}, smallest "
+                f"{self.clip_probabilities[clip].min():.4g}). Pass scores through a softmax first."
+            )
+
+    def _clip_name(self, clip: int) -> str:
+        return f"video {self.video_ids[self.clip_videos[clip]]!r} (row {clip} of clip_probabilities)"
+
+    @property
+    def clip_counts(self) -> IntArray:
+        """int64 ``[num_videos]``: how many clips each video has."""
+        return np.bincount(self.clip_videos, minlength=len(self.video_ids))
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """bool ``[num_videos]``: the videos without clips."""
+        return np.equal(self.clip_counts, 0)
+
+
+def _indices(what: str, values: IntArray, limit: int) -> IntArray:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise EvaluationError(f"{what} must be a vector of integers, not {array.dtype} of shape {array.shape}.")
+    outside = (array < 0) | (array >= limit)
+    if outside.any():
+        where = int(outside.argmax())
+        raise EvaluationError(f"{what}[{where}] is {array[where]}, which is outside 0 .. {limit - 1}.")
+    return array.astype(np.int64)
+
+
+def video_probabilities(predictions: Predictions) -> FloatArray:
+    """Mean of each video's clip probabilities.
+
+    Returns float64 ``[num_videos, num_classes]``, never NaN: the row of a video without clips
+    (``predictions.missing``) is all zeros.
+    """
+    sums = np.zeros((len(predictions.video_ids), len(predictions.classes)))
+    np.add.at(sums, predictions.clip_videos, predictions.clip_probabilities)
+    return sums / np.maximum(predictions.clip_counts, 1)[:, None]
+
+
+def video_predictions(predictions: Predictions) -> IntArray:
+    """int64 ``[num_videos]``: the class each video is taken for; ``NOT_PREDICTED`` for a video without clips."""
+    return np.where(predictions.missing, NOT_PREDICTED, video_probabilities(predictions).argmax(axis=1))
+
+
+def true_class_ranks(probabilities: FloatArray, labels: IntArray) -> IntArray:
+    """Rank of each row's true class, 0 for the best; a tie is ordered by class index.
+
+    ``probabilities`` is ``[num_rows, num_classes]``, ``labels`` int64 ``[num_rows]``; returns int64 ``[num_rows]``.
+
+    >>> true_class_ranks(np.array([[0.4, 0.4, 0.2], [0.4, 0.4, 0.2]]), np.array([0, 1]))
+    array([0, 1])
+    """
+    true_probability = np.take_along_axis(probabilities, labels[:, None], axis=1)
+    higher = probabilities > true_probability
+    equal_before = (probabilities == true_probability) & (np.arange(probabilities.shape[1]) < labels[:, None])
+    ranks: IntArray = (higher | equal_before).sum(axis=1, dtype=np.int64)
+    return ranks
+
+
+class _Tally(NamedTuple):
+    """What each video adds to the metrics; every array is ``[num_videos]``."""
+
+    labels: IntArray
+    num_clips: IntArray
+    right_clips_top1: IntArray
+    right_clips_top5: IntArray
+    right_top1: NDArray[np.bool_]
+    right_top5: NDArray[np.bool_]
+
+
+def _tally(predictions: Predictions) -> _Tally:
+    labels, clip_videos, num_videos = predictions.labels, predictions.clip_videos, len(predictions.labels)
+    clip_ranks = true_class_ranks(predictions.clip_probabilities, labels[clip_videos])
+    # A missing video has a row of zeros, in which class 0 ranks first: it must not count as right for that.
+    answered = ~predictions.missing
+    video_ranks = true_class_ranks(video_probabilities(predictions), labels)
+    return _Tally(
+        labels=labels,
+        num_clips=np.maximum(predictions.clip_counts, 1),
+        right_clips_top1=np.bincount(clip_videos[clip_ranks < 1], minlength=num_videos),
+        right_clips_top5=np.bincount(clip_videos[clip_ranks < 5], minlength=num_videos),
+        right_top1=answered & (video_ranks < 1),
+        right_top5=answered & (video_ranks < 5),
+    )
+
+
+def _scores(tally: _Tally, videos: IntArray) -> list[float]:
+    """The metrics, in the order of ``METRICS``, of a list of videos (indices) in which one may stand several times."""
+    labels, right = tally.labels[videos], tally.right_top1[videos]
+    num_clips = tally.num_clips[videos].sum()
+    support = np.bincount(labels)
+    tested = support > 0
+    return [
+        tally.right_clips_top1[videos].sum() / num_clips,
+        tally.right_clips_top5[videos].sum() / num_clips,
+        right.mean(),
+        tally.right_top5[videos].mean(),
+        (np.bincount(labels, weights=right)[tested] / support[tested]).mean(),
+    ]
+
+
+def bootstrap_scores(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> FloatArray:
+    """The metrics of ``resamples`` lists of videos drawn with replacement, each video with all of its clips.
+
+    Returns float64 ``[resamples, 5]``, columns in the order of ``METRICS``. The draws depend on ``seed`` and the number
+    of videos only, so two models' rows on one list of videos are paired: subtract them to compare the models.
+    """
+    if resamples < 1:
+        raise EvaluationError(f"resamples is {resamples}; a bootstrap takes at least 1, usually 1000.")
+    tally = _tally(predictions)
+    generator = np.random.default_rng(seed)
+    num_videos = len(tally.labels)
+    return np.array([_scores(tally, generator.integers(num_videos, size=num_videos)) for _ in range(resamples)])
+
+
+def metrics(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dict[str, object]:
+    """All metrics of the protocol above, ready for JSON.
+
+    Returns ``clip_top1, clip_top5, video_top1, video_top5, mean_class_accuracy`` in [0, 1]; ``intervals``: for each of
+    them ``[low, high]``, the 95 % percentile bootstrap over videos (``resamples`` draws from ``seed``); and the counts
+    ``num_clips`` (sampled ones: those of missing videos are not in it), ``num_videos``, ``num_classes``,
+    ``num_missing``.
+    """
+    scores = _scores(_tally(predictions), np.arange(len(predictions.video_ids)))
+    low, high = np.percentile(bootstrap_scores(predictions, resamples, seed), [2.5, 97.5], axis=0)
+    return {
+        **{name: float(score) for name, score in zip(METRICS, scores, strict=True)},
+        "intervals": {name: [float(low[i]), float(high[i])] for i, name in enumerate(METRICS)},
+        "num_clips": len(predictions.clip_videos),
+        "num_videos": len(predictions.video_ids),
+        "num_classes": len(predictions.classes),
+        "num_missing": int(predictions.missing.sum()),
+    }
+
+
+def confusion_matrix(predictions: Predictions) -> IntArray:
+    """Number of videos by true and predicted class.
+
+    Returns int64 ``[num_classes, num_classes + 1]``: row = true class, column = predicted class, last column = videos
+    without clips. Each row sums to its class's number of videos.
+    """
+    num_classes = len(predictions.classes)
+    columns = np.where(predictions.missing, num_classes, video_predictions(predictions))
+    counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
+    np.add.at(counts, (predictions.labels, columns), 1)
+    return counts
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Videos of one class that were taken for one other class.
+
+    Attributes:
+        count: how many videos.
+        share: ``count`` / videos of the true class.
+    """
+
+    true: str
+    predicted: str
+    count: int
+    share: float
+
+
+def confused_pairs(predictions: Predictions) -> list[ConfusedPair]:
+    """Every pair of classes with at least one confused video: the most videos first, then the largest share."""
+    counts = confusion_matrix(predictions)
+    support = counts.sum(axis=1)
+    mistakes = counts[:, :-1].copy()
+    np.fill_diagonal(mistakes, 0)
+    pairs = [
+        ConfusedPair(
+            true=predictions.classes[true],
+            predicted=predictions.classes[predicted],
+            count=int(mistakes[true, predicted]),
+            share=float(mistakes[true, predicted] / support[true]),
+        )
+        for true, predicted in np.argwhere(mistakes)
+    ]
+    return sorted(pairs, key=lambda pair: (-pair.count, -pair.share))
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How one class did, at the video level.
+
+    Attributes:
+        precision: ``None`` if no video was taken for this class.
+        recall: ``None`` if the class has no test videos.
+        f1: ``None`` if neither.
+        support: number of test videos, missing ones included.
+        confused_with: the class that most of its wrong videos were taken for; ``None`` if there is none.
+        num_confused: how many were.
+    """
+
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+    confused_with: str | None
+    num_confused: int
+
+
+def class_scores(predictions: Predictions) -> list[ClassScores]:
+    """One ``ClassScores`` per class, in the order of the classes. A missing video lowers its class's recall."""
+    precision, recall, f1, support = precision_recall_fscore_support(
+        predictions.labels,
+        video_predictions(predictions),
+        labels=range(len(predictions.classes)),
+        average=None,
+        zero_division=np.nan,
+    )
+    worst: dict[str, ConfusedPair] = {}
+    for pair in confused_pairs(predictions):
+        worst.setdefault(pair.true, pair)
+
+    def defined(value: float) -> float | None:
+        return None if np.isnan(value) else float(value)
+
+    return [
+        ClassScores(
+            name=name,
+            precision=defined(precision[index]),
+            recall=defined(recall[index]),
+            f1=defined(f1[index]),
+            support=int(support[index]),
+            confused_with=worst[name].predicted if name in worst else None,
+            num_confused=worst[name].count if name in worst else 0,
+        )
+        for index, name in enumerate(predictions.classes)
+    ]

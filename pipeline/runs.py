@@ -1,0 +1,132 @@
+"""The folder of a run: what was asked for, how far it came, what came out.
+
+runs/<dataset>/<name>/
+    config.yaml                       all settings, usable as --config
+    recipe.json                       what made the features
+    metrics.jsonl                     one line per epoch
+    checkpoints/last.pt, best.pt      whole or not there
+    tensorboard/                      the same curves for TensorBoard
+    evaluation/                       metrics.json, predictions.csv, report.html ...
+"""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from data.atomic import write_atomically, write_text_atomically
+from pipeline.config import Config, ConfigError, from_flat, read_yaml, to_flat
+from pipeline.store import FeatureRecipe
+
+# Settings that say where and how fast, not what: they may differ when a run goes on.
+NOT_PART_OF_A_RUN = {"resume", "overwrite", "workers", "cache", "root", "runs", "video_timeout", "device"}
+
+
+class RunError(ValueError):
+    """A run folder is not what was expected. The message says which and what to do."""
+
+
+class Run:
+    """One run's folder and its files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    def begin(self, config: Config, recipe: FeatureRecipe) -> None:
+        """Make the folder for a new run, or open it again.
+
+        Raises ``RunError`` where the run exists and neither ``resume`` nor ``overwrite`` is set, or where it is
+        resumed with other settings.
+        """
+        if self._exists() and config.run.overwrite:
+            shutil.rmtree(self.folder)
+        if not self._exists():
+            write_text_atomically(self.folder / "recipe.json", recipe.to_json())
+            write_text_atomically(self.folder / "config.yaml", yaml.safe_dump(to_flat(config), sort_keys=False))
+            return
+        if not config.run.resume:
+            raise RunError(
+                f"{self.folder} exists. Go on with it (--resume), begin it anew (--overwrite), or --name another."
+            )
+        saved, wanted = to_flat(self.config()), to_flat(config)
+        differing = [key for key in saved if key not in NOT_PART_OF_A_RUN and saved[key] != wanted[key]]
+        if differing:
+            listed = "; ".join(f"{key}: {saved[key]} there, {wanted[key]} now" for key in differing)
+            raise RunError(
+                f"{self.folder} was made with other settings ({listed}). Resume it with --config "
+                f"{self.folder / 'config.yaml'} --resume, or --name another run."
+            )
+        if self.recipe() != recipe:
+            listed = "; ".join(self.recipe().differences(recipe))
+            raise RunError(f"{self.folder} was made with other features ({listed}): --name another run.")
+
+    def _exists(self) -> bool:
+        return (self.folder / "config.yaml").exists()
+
+    def config(self) -> Config:
+        path = self.folder / "config.yaml"
+        if not path.exists():
+            raise RunError(f"{self.folder} is not a run: there is no {path.name} in it. Runs are made by train.py.")
+        try:
+            return from_flat(Config, read_yaml(path), str(path))
+        except ConfigError as error:
+            raise RunError(f"{self.folder} can't be read: {error}") from error
+
+    def recipe(self) -> FeatureRecipe:
+        return FeatureRecipe.from_json((self.folder / "recipe.json").read_text(encoding="utf-8"))
+
+    def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
+        write_atomically(self.folder / "checkpoints" / f"{name}.pt", lambda path: torch.save(state, path))
+
+    def load_checkpoint(self, name: str) -> dict[str, Any] | None:
+        """The checkpoint ``last`` or ``best``, tensors on the CPU; ``None`` where there is none yet."""
+        path = self.folder / "checkpoints" / f"{name}.pt"
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise RunError(f"{path} is damaged ({error}). Train the run again with --overwrite.") from error
+        return state
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in history)
+        write_text_atomically(self.folder / "metrics.jsonl", text)
+
+
+def find_runs(paths: list[Path]) -> list[Run]:
+    """The runs named by ``paths``: each is a run's folder, or a folder with runs somewhere in it."""
+    if not paths:
+        raise RunError("name at least one run, or a folder of runs, such as runs/ucf101.")
+    runs: dict[Path, Run] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise RunError(f"{path} is not a folder. Give a run, or a folder of runs, such as runs/ucf101.")
+        found = [path] if (path / "config.yaml").exists() else sorted(c.parent for c in path.rglob("config.yaml"))
+        if not found:
+            raise RunError(f"there is no run in {path} (a run is a folder with config.yaml, made by train.py).")
+        runs |= {folder: Run(folder) for folder in found}
+    return list(runs.values())

@@ -1,0 +1,198 @@
+"""The feature store: one file per video, complete or not there, in a folder named by what made the numbers.
+
+<cache>/<fingerprint>/recipe.json                         everything that can change a number, in clear
+<cache>/<fingerprint>/<dataset>/<video_id>.safetensors    the features of one video
+<cache>/<fingerprint>/<dataset>/errors.jsonl              videos that failed, with the reason
+"""
+
+import hashlib
+import json
+import time
+import zlib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from data.atomic import write_atomically, write_text_atomically
+from data.video import FrameCount
+
+FORMAT_VERSION = 1
+
+
+class StoreError(ValueError):
+    """The store can't be used as asked. The message says which folder and what to do."""
+
+
+class DamagedEntry(Exception):
+    """An entry is there but is not what was written: to be made again."""
+
+
+@dataclass(frozen=True)
+class FeatureRecipe:
+    """All that can change a number in the features; never a label, a split or a path."""
+
+    backbone: str
+    weights_sha256: str
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    keep_aspect_ratio: bool
+    sampling: str
+    layer: str = "pooled penultimate"
+    channel_order: str = "RGB"
+    dtype: str = "float16"
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the canonical JSON, 64 hexadecimal digits."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "FeatureRecipe":
+        values: dict[str, Any] = json.loads(text)
+        return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
+
+    def differences(self, other: "FeatureRecipe") -> list[str]:
+        """The fields in which two recipes differ, as ``name: ours / theirs``."""
+        return [
+            f"{field.name}: {getattr(self, field.name)} / {getattr(other, field.name)}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the features of a video come from.
+
+    Attributes:
+        fps: of the video, frames per second.
+        header_frames: how many frames the file's header promised.
+        decoded_frames: how many there were; fewer than promised where the file is short.
+        source_bytes: size of the video file; another size means another video under the same name.
+        decoder: what read it.
+        runtime: what ran the CNN.
+    """
+
+    fps: float
+    header_frames: int
+    decoded_frames: int
+    source_bytes: int
+    decoder: str
+    runtime: str
+
+    @property
+    def is_short(self) -> bool:
+        return FrameCount(self.header_frames, self.decoded_frames, self.decoder).is_short
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFeatures:
+    """Features of one video: float16 ``[num_frames, feature_dim]``, of the frames int32 ``[num_frames]``, ascending."""
+
+    features: npt.NDArray[np.float16]
+    frame_indices: npt.NDArray[np.int32]
+    origin: Origin
+
+
+class FeatureStore:
+    """The features that one recipe makes, by dataset and video."""
+
+    def __init__(self, cache: Path, recipe: FeatureRecipe) -> None:
+        """Open ``<cache>/<fingerprint>``, making it if need be; ``StoreError`` if it holds another recipe's features."""
+        self.recipe = recipe
+        self.folder = cache / recipe.fingerprint[:16]
+        description = self.folder / "recipe.json"
+        try:
+            found = FeatureRecipe.from_json(description.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            write_text_atomically(description, recipe.to_json())
+            return
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{description} can't be read ({error}): move {self.folder} away, run again.") from error
+        if found != recipe:
+            differing = "; ".join(recipe.differences(found))
+            raise StoreError(
+                f"{self.folder} holds features of another recipe. Differing (wanted / found): {differing}. "
+                "Move the folder away, or give another --cache."
+            )
+
+    def path(self, dataset: str, video_id: str) -> Path:
+        return self.folder / dataset / f"{video_id}.safetensors"
+
+    def write(self, dataset: str, video_id: str, video: VideoFeatures) -> None:
+        """Publish the features of one video, atomically. Raises ``OSError`` (full disk, read-only store)."""
+        tensors = {"features": video.features, "frame_indices": video.frame_indices}
+        metadata = {
+            "fingerprint": self.recipe.fingerprint,
+            "video_id": video_id,
+            "origin": json.dumps(asdict(video.origin)),
+            "crc32": str(_checksum(video.features, video.frame_indices)),
+        }
+
+        def save(temporary: Path) -> None:
+            try:
+                save_file(tensors, temporary, metadata)
+            except SafetensorError as error:  # how the library reports a full disk
+                raise OSError(f"could not write {temporary}: {error}") from error
+
+        write_atomically(self.path(dataset, video_id), save)
+
+    def origin(self, dataset: str, video_id: str) -> Origin | None:
+        """Where a video's features come from, without reading them; ``None`` where there are none or the file is torn."""
+        try:
+            with safe_open(self.path(dataset, video_id), framework="numpy") as file:
+                return Origin(**json.loads(file.metadata()["origin"]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+
+    def read(self, dataset: str, video_id: str) -> VideoFeatures | None:
+        """The features of one video; ``None`` where there are none.
+
+        Raises:
+            DamagedEntry: the entry is not what was written (checked by length and checksum).
+        """
+        path = self.path(dataset, video_id)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                features, frame_indices = file.get_tensor("features"), file.get_tensor("frame_indices")
+                header = file.metadata()
+            origin = Origin(**json.loads(header["origin"]))
+            intact = int(header["crc32"]) == _checksum(features, frame_indices)
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise DamagedEntry(f"{path}: {error}") from error
+        if not intact or header["fingerprint"] != self.recipe.fingerprint:
+            raise DamagedEntry(f"{path}: checksum or fingerprint is not the one written")
+        return VideoFeatures(features, frame_indices, origin)
+
+    def remove(self, dataset: str, video_id: str) -> None:
+        self.path(dataset, video_id).unlink(missing_ok=True)
+
+    def note_failure(self, dataset: str, video_id: str, path: Path, reason: str) -> None:
+        """Add a line to the dataset's ``errors.jsonl``."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "video_id": video_id, "path": str(path), "reason": reason}
+        log = self.errors_path(dataset)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def errors_path(self, dataset: str) -> Path:
+        return self.folder / dataset / "errors.jsonl"
+
+
+def _checksum(features: npt.NDArray[np.float16], frame_indices: npt.NDArray[np.int32]) -> int:
+    return zlib.crc32(np.ascontiguousarray(frame_indices).data, zlib.crc32(np.ascontiguousarray(features).data))

@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _ABANDONED_AFTER_SECONDS = 24 * 3600
@@ -13,15 +14,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Have ``write`` make a file under a temporary name in ``path``'s folder, then publish it as ``path``.
 
     The temporary name says which process writes it, so that what a killed process left can be told from work in
-    progress. Whatever ``write`` or the disk raises goes on to the caller, with the temporary file removed.
+    progress. Whatever ``write`` or the disk raises goes on to the caller, with the temporary file removed; an
+    ``OSError`` names ``path`` at least.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
+        # A disk that is full, over quota or behind a network may say so only now; and without this a power cut may
+        # leave the final name with nothing behind it.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)
         raise
 
 
@@ -31,18 +40,21 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def remove_abandoned(folder: Path) -> int:
-    """Remove temporary files under ``folder`` whose process is gone (or, on another host, a day old); how many."""
+    """Remove temporary files under ``folder`` whose process is gone (or, on another host, a day old); how many.
+
+    What may not be removed (a store that can only be read) is left.
+    """
     removed = 0
     for temporary in folder.rglob(".*.tmp"):
-        host, _, pid = temporary.name.removesuffix(".tmp").rpartition(".")
-        try:
+        name_and_host, _, pid = temporary.name.removesuffix(".tmp").rpartition(".")
+        if not pid.isdecimal():
+            continue  # not one of ours
+        with suppress(OSError):
             age = time.time() - temporary.stat().st_mtime
-            on_this_host = host.endswith(f".{socket.gethostname()}") and pid.isdigit()
+            on_this_host = name_and_host.endswith(f".{socket.gethostname()}")
             if (on_this_host and not _alive(int(pid))) or age > _ABANDONED_AFTER_SECONDS:
                 temporary.unlink()
                 removed += 1
-        except FileNotFoundError:
-            continue
     return removed
 
 

@@ -87,7 +87,7 @@ class FrameStream:
 
     def __init__(self, path: Path, wanted: Wanted, on_frame: Callable[[], object]) -> None:
         self.path = path
-        self.header = read_header(path)
+        self.header = read_header(path, on_frame)
         indices: Iterable[int] | None = wanted(self.header.num_frames) if callable(wanted) else wanted
         self._wanted = None if indices is None else frozenset(map(int, indices))
         self._on_frame = on_frame
@@ -160,11 +160,15 @@ def count_frames(path: Path) -> FrameCount:
     return frames.count
 
 
-def read_header(path: Path) -> VideoHeader:
+def read_header(path: Path, on_frame: Callable[[], object] = lambda: None) -> VideoHeader:
     """What the file says of itself. Decodes nothing, unless the container is one that does not say.
 
+    Args:
+        path: the video file.
+        on_frame: called after every frame that has to be decoded for it: a sign of life.
+
     Raises:
-        VideoError: the file is missing, empty or no video.
+        VideoError: the file is missing, empty or no video, or its header is absurd.
     """
     container = _container(path)
     capture = _open_capture(path)
@@ -177,7 +181,10 @@ def read_header(path: Path) -> VideoHeader:
     fps = fps if np.isfinite(fps) and fps > 0 else 0.0
     if num_frames < 1 or container not in ("avi", "mp4"):
         # Here num_frames is OpenCV's guess, duration x fps, wrong by any factor for a variable frame rate.
-        num_frames = _promised_packets(path, duration=num_frames / fps if fps else 0.0)
+        num_frames = _promised_packets(path, num_frames / fps if fps else 0.0, on_frame)
+    size = path.stat().st_size
+    if num_frames > size:  # no frame takes less than a byte, and whoever believes it (decord) asks for all memory
+        raise VideoError(f"{path} has a damaged header: it tells of {num_frames} frames in {size} bytes. Get it again.")
     return VideoHeader(num_frames, fps, width, height)
 
 
@@ -196,11 +203,15 @@ def _container(path: Path) -> Literal["avi", "mp4", "matroska", "other"]:
     return "matroska" if first_bytes[:4] == b"\x1a\x45\xdf\xa3" else "other"
 
 
-def _promised_packets(path: Path, duration: float) -> int:
+def _promised_packets(path: Path, duration: float, on_frame: Callable[[], object]) -> int:
     try:
         reader = _open_decord(path)
     except _DecordFailedError:
-        return max(1, sum(1 for _ in _opencv_frames(path)))
+        num_frames = 0
+        for _ in _opencv_frames(path):
+            num_frames += 1
+            on_frame()
+        return max(1, num_frames)
     num_packets = len(reader)
     _, end_of_last = reader.get_frame_timestamp(num_packets - 1)
     # A tenth is left for a sound track that runs on after the picture.

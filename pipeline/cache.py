@@ -53,7 +53,7 @@ class FeatureCache:
         """Extract the features of those videos that the store lacks; each is published as soon as it is whole.
 
         A video that fails is named in the store's ``errors.jsonl`` with the reason, and the others go on. Raises
-        ``OSError`` where the store can't be written.
+        ``StoreError`` where the store can't be written.
         """
         lacking = [
             record for record in records if not self._usable(record, self.store.origin(dataset, record.video_id))
@@ -90,17 +90,21 @@ class FeatureCache:
 
     def _extract(self, dataset: str, records: Sequence[VideoRecord], num_wanted: int) -> CacheSummary:
         started = time.perf_counter()
-        num_failed = num_frames = 0
-        remove_abandoned(self.store.folder / dataset)
+        num_extracted = num_failed = num_frames = 0
+        networks = self.config.cache / "onnx"
+        for folder in (self.store.folder, networks):
+            remove_abandoned(folder)
         if records:
-            from pipeline.extract import ExtractionFailure, choose_device, extract, make_encoder
+            from pipeline.encoders import choose_device, make_encoder
+            from pipeline.extract import ExtractionFailure, extract
 
-            encode = make_encoder(self.backbone, choose_device(self.config.device))
+            device = choose_device(self.config.device)
+            encoder = make_encoder(self.backbone, device, self.config.runtime, networks)
             results = extract(
                 [record.path for record in records],
                 self.backbone,
                 self.sampling,
-                encode,
+                encoder,
                 workers=min(self.config.workers, len(records)),
                 timeout=self.config.video_timeout,
                 on_short=self.config.on_short,
@@ -114,8 +118,9 @@ class FeatureCache:
                         self.store.note_failure(dataset, record.video_id, record.path, result.reason)
                         progress.note(f"failed: {record.video_id}: {result.reason}")
                     else:
-                        num_frames += len(result.features)
                         self.store.write(dataset, record.video_id, result)
+                        num_extracted += 1
+                        num_frames += len(result.features)
                         if result.origin.is_short:
                             progress.note(
                                 f"short: {record.video_id}: {result.origin.decoded_frames} of "
@@ -126,7 +131,7 @@ class FeatureCache:
         return CacheSummary(
             num_videos=num_wanted,
             num_cached_before=num_wanted - len(records),
-            num_extracted=len(records) - num_failed,
+            num_extracted=num_extracted,
             num_failed=num_failed,
             num_frames=num_frames,
             seconds=round(time.perf_counter() - started, 2),

@@ -4,13 +4,15 @@ Keys are the same in YAML and on the command line (``hidden_size: 256``, ``--hid
 level. The command line's parser checks both.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 import yaml
@@ -40,7 +42,7 @@ class DataConfig:
     group_pattern: str | None = None
     """folder: regular expression whose first (...) in a file's stem is the video's group"""
     validation_groups: int | None = None
-    """folder: training groups set aside to choose the model by (default: one in five; 0: none, the last epoch counts)"""
+    """folder: training groups set aside to choose the model by (default: one in five; 0: the last epoch counts)"""
     split_seed: int = 0
     """folder: seed of the drawn split"""
 
@@ -71,10 +73,17 @@ class FeatureConfig:
     """a video with fewer frames than its header says: keep what there is (and record it), or count it as failed"""
     video_timeout: float = 60.0
     """seconds without a new frame after which a video is given up and its reader replaced"""
+    runtime: Literal["auto", "onnx", "torch"] = "auto"
+    """what runs the backbone: ONNX Runtime (auto on a CPU) or PyTorch (auto on a GPU)"""
     workers: int = os.cpu_count() or 1
     """processes that decode"""
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda"""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "video_timeout"):
+            if not getattr(self, name) >= 1:
+                raise ConfigError(f"{name} is at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,12 @@ class TrainingConfig:
 
     clip_frames: int | None = None
     """stored frames that one forward pass sees (default: the whole video)"""
+    clip_stride: int = 1
+    """distance between neighbouring frames of a clip, in stored frames"""
     clips_per_video: int = 10
     """clips of each video in evaluation, evenly spread; training draws one at random per epoch"""
+    clip_step: int | None = None
+    """evaluate on dense clips, one every so many stored frames, instead of --clips-per-video"""
     epochs: int = 60
     """passes over the training videos"""
     batch_size: int = 32
@@ -105,11 +118,11 @@ class TrainingConfig:
     """mixed precision on a GPU (never on a CPU)"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "clips_per_video", "patience"):
-            if getattr(self, name) < 1:
+        for name in ("epochs", "batch_size", "clip_frames", "clip_stride", "clips_per_video", "clip_step", "patience"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is at least 1, not {getattr(self, name)}")
-        if self.clip_frames is not None and self.clip_frames < 1:
-            raise ConfigError(f"clip_frames is at least 1, not {self.clip_frames}")
+        if self.clip_step is not None and self.clip_frames is None:
+            raise ConfigError("clip_step slides a clip over the video: give clip_frames too")
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate is above 0, not {self.learning_rate}")
 
@@ -136,6 +149,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise ConfigError("--resume goes on with a run, --overwrite begins it anew: give one of them")
+        if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):
+            raise ConfigError(f"name is the name of one folder, not {self.name!r}; where runs lie is set by runs")
+        for name, values in (("splits", self.splits), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ConfigError(f"{name} names one twice: {' '.join(map(str, values))}")
+        if not self.seeds or min(self.seeds) < 0:
+            raise ConfigError(f"seeds are one or more numbers of at least 0, not {list(self.seeds)}")
 
 
 @dataclass(frozen=True)
@@ -165,8 +185,6 @@ class CacheConfig:
 class EvaluationOverrides:
     """What an evaluation may set otherwise than the run did; ``None`` leaves the run's own."""
 
-    split: str | None = None
-    """another split of the run's dataset"""
     clips: int | None = None
     """clips of each video"""
     clip_frames: int | None = None
@@ -187,11 +205,7 @@ class EvaluationOverrides:
             data=replaced(config.data, root=self.root),
             features=replaced(config.features, cache=self.cache),
             training=replaced(config.training, clips_per_video=self.clips, clip_frames=self.clip_frames),
-            run=replaced(
-                config.run,
-                splits=None if self.split is None else (self.split,),
-                allow_missing=self.allow_missing or None,
-            ),
+            run=replaced(config.run, allow_missing=self.allow_missing or None),
         )
 
 
@@ -231,7 +245,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ConfigError(f"--config {path} can't be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a mapping of settings, like 'hidden_size: 256'")
@@ -251,18 +265,54 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, list):
             flags += [f"--{name}", *map(str, value)]
         else:
-            flags += [f"--{name}", str(value)]
+            flags.append(f"--{name}={value}")
     return flags
 
 
 def from_flat(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A config from flat settings, checked by the command line's parser; ``where`` names them in errors."""
+    """A config from flat settings, checked by the command line's parser; ``where`` names them in errors.
+
+    Settings that ``kind`` does not have are left out. Raises ``ConfigError`` for a value that can't be used.
+    """
     known = to_flat(kind())
     chosen = {key: value for key, value in values.items() if key in known}
     try:
-        return tyro.cli(kind, args=_flags(chosen), prog=where, add_help=False)
-    except ConfigError as error:
+        return _parse_quietly(kind, chosen)
+    except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
+    except SystemExit:  # how the parser refuses a value; its own words are about flags
+        for key, value in chosen.items():
+            if not _is_readable(kind, key, value):
+                wanted = _types(kind())[key].removeprefix("typing.")
+                raise ConfigError(f"{where}: {key} can't be {value!r}: it is {wanted}") from None
+        raise
+
+
+def _parse_quietly(kind: type[T], values: Mapping[str, Any]) -> T:
+    with contextlib.redirect_stderr(io.StringIO()):
+        return tyro.cli(kind, args=_flags(values), add_help=False)
+
+
+def _is_readable(kind: type[Any], key: str, value: Any) -> bool:
+    try:
+        _parse_quietly(kind, {key: value})
+    except SystemExit:
+        return False
+    except ValueError:  # it reads well, but alone it does not fit the other defaults
+        pass
+    return True
+
+
+def _types(config: Any) -> dict[str, str]:
+    """The types of all settings of a (nested) config dataclass on one level, as they are written."""
+    types: dict[str, str] = {}
+    for name, annotation in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            types |= _types(value)
+        else:
+            types[name] = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return types
 
 
 def parse_command_line(kind: type[T], arguments: Sequence[str]) -> T:

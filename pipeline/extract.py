@@ -6,26 +6,22 @@ video or of several, so short videos cost no half-empty batches.
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from models.backbones import Backbone, normalize
-from pipeline.config import ConfigError
+from models.backbones import Backbone
+from pipeline.encoders import Encoder
 from pipeline.readers import Event, Failed, Finished, Frames, read_videos
 from pipeline.sampling import FrameSampling
 from pipeline.store import FeatureRecipe, Origin, VideoFeatures
 
-BATCH_FRAMES = 64
 _EVENTS_AHEAD = 8
-
-Encoder = Callable[[NDArray[np.uint8]], NDArray[np.float16]]
 
 
 @dataclass(frozen=True)
@@ -51,34 +47,11 @@ def make_recipe(backbone: Backbone, sampling: FrameSampling) -> FeatureRecipe:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """``auto`` (a GPU where there is one), ``cpu`` or ``cuda``; raises ``ConfigError`` for what there is not."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"unknown --device {name!r}. There are auto, cpu and cuda (which GPU: CUDA_VISIBLE_DEVICES).")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda, but PyTorch sees no GPU. Use --device cpu, or install PyTorch for CUDA.")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def make_encoder(backbone: Backbone, device: torch.device) -> Encoder:
-    """The CNN as a function: uint8 ``[N, crop, crop, 3]`` RGB -> float16 ``[N, feature_dim]``."""
-    network = backbone.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @torch.inference_mode()
-    def encode(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
-        images = normalize(torch.from_numpy(frames).to(device), backbone.preprocessing)
-        with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
-            features = network(images)
-        return np.asarray(features.half().cpu().numpy())
-
-    return encode
-
-
 def extract(
     paths: Sequence[Path],
     backbone: Backbone,
     sampling: FrameSampling,
-    encode: Encoder,
+    encoder: Encoder,
     *,
     workers: int,
     timeout: float,
@@ -88,6 +61,7 @@ def extract(
 
     Args:
         paths: of the videos.
+        encoder: the backbone, ready to run.
         workers: processes that decode.
         timeout: seconds without a new frame after which a video is given up.
         on_short: what becomes of a file that holds fewer frames than its header promises.
@@ -97,8 +71,9 @@ def extract(
     """
     videos: dict[int, _Video] = {}
     waiting = _WaitingFrames()
-    runtime = f"torch-{torch.__version__}"
-    with closing(_ahead(read_videos(paths, sampling, backbone.preprocessing, workers, timeout))) as events:
+    stop = threading.Event()
+    read = read_videos(paths, sampling, backbone.preprocessing, workers=workers, timeout=timeout, stop=stop)
+    with closing(_ahead(read, stop)) as events:
         for event in events:
             if isinstance(event, Failed):
                 videos.pop(event.job, None)
@@ -110,15 +85,16 @@ def extract(
                 video.finished = event
             else:
                 video.indices.append(event.indices)
+                video.num_read += len(event.indices)
                 waiting.add(event)
-            while waiting.num_frames >= BATCH_FRAMES:
-                _encode_batch(waiting.take(BATCH_FRAMES), videos, encode)
+            while waiting.num_frames >= encoder.batch_frames:
+                _encode_batch(waiting.take(encoder.batch_frames), videos, encoder)
             for job in [job for job, video in videos.items() if video.is_whole]:
-                yield job, _result(paths[job], videos.pop(job), runtime, on_short)
+                yield job, _result(paths[job], videos.pop(job), encoder.runtime, on_short)
     if waiting.num_frames:
-        _encode_batch(waiting.take(waiting.num_frames), videos, encode)
+        _encode_batch(waiting.take(waiting.num_frames), videos, encoder)
     for job, video in videos.items():
-        yield job, _result(paths[job], video, runtime, on_short)
+        yield job, _result(paths[job], video, encoder.runtime, on_short)
 
 
 @dataclass
@@ -127,11 +103,13 @@ class _Video:
 
     indices: list[NDArray[np.int32]] = field(default_factory=list)
     features: list[NDArray[np.float16]] = field(default_factory=list)
+    num_read: int = 0
+    num_encoded: int = 0
     finished: Finished | None = None
 
     @property
     def is_whole(self) -> bool:
-        return self.finished is not None and sum(map(len, self.indices)) == sum(map(len, self.features))
+        return self.finished is not None and self.num_encoded == self.num_read
 
 
 class _WaitingFrames:
@@ -162,11 +140,12 @@ class _WaitingFrames:
         return taken
 
 
-def _encode_batch(blocks: list[tuple[int, NDArray[np.uint8]]], videos: dict[int, _Video], encode: Encoder) -> None:
-    features = encode(np.concatenate([pixels for _, pixels in blocks]))
+def _encode_batch(blocks: list[tuple[int, NDArray[np.uint8]]], videos: dict[int, _Video], encoder: Encoder) -> None:
+    features = encoder.encode(np.concatenate([pixels for _, pixels in blocks]))
     start = 0
     for job, pixels in blocks:
         videos[job].features.append(features[start : start + len(pixels)])
+        videos[job].num_encoded += len(pixels)
         start += len(pixels)
 
 
@@ -175,29 +154,38 @@ def _result(
 ) -> VideoFeatures | ExtractionFailure:
     assert video.finished is not None
     count = video.finished.count
-    if count.is_short and (on_short == "fail" or not video.features):
-        return ExtractionFailure(f"{path} is short: {count.decoded_frames} of {count.header_frames} frames decode")
+    if (count.is_short and on_short == "fail") or not video.features:
+        reason = "is short" if video.features else "ends before the first frame wanted"
+        return ExtractionFailure(f"{path} {reason}: {count.decoded_frames} of {count.header_frames} frames decode")
+    features = np.concatenate(video.features)
+    if not np.isfinite(features).all():
+        return ExtractionFailure(
+            f"the features of {path} are not finite: float16 ends at 65504 and this backbone goes beyond. "
+            "Choose another --backbone or other --weights"
+        )
     return VideoFeatures(
-        features=np.concatenate(video.features),
+        features=features,
         frame_indices=np.concatenate(video.indices),
         origin=Origin(
             fps=video.finished.fps,
             header_frames=count.header_frames,
             decoded_frames=count.decoded_frames,
-            source_bytes=path.stat().st_size,
+            source_bytes=video.finished.source_bytes,
             decoder=count.decoder,
             runtime=runtime,
         ),
     )
 
 
-def _ahead(events: Generator[Event, None, None]) -> Generator[Event, None, None]:
-    """The same events, fetched by a thread of its own while the caller computes; at most ``_EVENTS_AHEAD`` in store."""
+def _ahead(events: Generator[Event, None, None], stop: threading.Event) -> Generator[Event, None, None]:
+    """The same events, fetched by a thread of its own while the caller computes; at most ``_EVENTS_AHEAD`` in store.
+
+    Closing it sets ``stop``, which ends ``events`` too.
+    """
     ready: queue.Queue[Event | BaseException | None] = queue.Queue(_EVENTS_AHEAD)
-    stopped = threading.Event()
 
     def put(item: Event | BaseException | None) -> None:
-        while not stopped.is_set():
+        while not stop.is_set():
             with suppress(queue.Full):
                 ready.put(item, timeout=0.1)
                 return
@@ -207,8 +195,6 @@ def _ahead(events: Generator[Event, None, None]) -> Generator[Event, None, None]
             with closing(events):
                 for event in events:
                     put(event)
-                    if stopped.is_set():
-                        return
             put(None)
         except BaseException as error:  # raised again in the caller's thread
             put(error)
@@ -221,5 +207,5 @@ def _ahead(events: Generator[Event, None, None]) -> Generator[Event, None, None]
                 raise item
             yield item
     finally:
-        stopped.set()
+        stop.set()
         thread.join()

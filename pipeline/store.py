@@ -111,16 +111,22 @@ class FeatureStore:
     """The features that one recipe makes, by dataset and video."""
 
     def __init__(self, cache: Path, recipe: FeatureRecipe) -> None:
-        """Open ``<cache>/<fingerprint>``, making it if need be; ``StoreError`` if it holds another recipe's features."""
+        """Open ``<cache>/<fingerprint>`` or make it.
+
+        Raises ``StoreError`` where it holds another recipe's features or can't be read or made.
+        """
         self.recipe = recipe
         self.folder = cache / recipe.fingerprint[:16]
         description = self.folder / "recipe.json"
         try:
             found = FeatureRecipe.from_json(description.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            write_text_atomically(description, recipe.to_json())
+            try:
+                write_text_atomically(description, recipe.to_json())
+            except OSError as error:
+                raise _not_written(error) from error
             return
-        except (KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{description} can't be read ({error}): move {self.folder} away, run again.") from error
         if found != recipe:
             differing = "; ".join(recipe.differences(found))
@@ -133,28 +139,36 @@ class FeatureStore:
         return self.folder / dataset / f"{video_id}.safetensors"
 
     def write(self, dataset: str, video_id: str, video: VideoFeatures) -> None:
-        """Publish the features of one video, atomically. Raises ``OSError`` (full disk, read-only store)."""
+        """Publish the features of one video, atomically. Raises ``StoreError`` (full disk, read-only store)."""
         tensors = {"features": video.features, "frame_indices": video.frame_indices}
         metadata = {
             "fingerprint": self.recipe.fingerprint,
             "video_id": video_id,
             "origin": json.dumps(asdict(video.origin)),
-            "crc32": str(_checksum(video.features, video.frame_indices)),
         }
+        path = self.path(dataset, video_id)
+        metadata["crc32"] = str(_checksum(metadata, video.features, video.frame_indices))
 
         def save(temporary: Path) -> None:
             try:
                 save_file(tensors, temporary, metadata)
             except SafetensorError as error:  # how the library reports a full disk
-                raise OSError(f"could not write {temporary}: {error}") from error
+                raise OSError(f"{path}: {error}") from error
 
-        write_atomically(self.path(dataset, video_id), save)
+        try:
+            write_atomically(path, save)
+        except OSError as error:
+            raise _not_written(error) from error
 
     def origin(self, dataset: str, video_id: str) -> Origin | None:
-        """Where a video's features come from, without reading them; ``None`` where there are none or the file is torn."""
+        """Where a video's features come from, without reading them.
+
+        ``None`` where there are none, the file is cut off, or it is another recipe's or another video's.
+        """
         try:
             with safe_open(self.path(dataset, video_id), framework="numpy") as file:
-                return Origin(**json.loads(file.metadata()["origin"]))
+                header = file.metadata()
+            return Origin(**json.loads(header["origin"])) if self._is_of(video_id, header) else None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
@@ -162,7 +176,7 @@ class FeatureStore:
         """The features of one video; ``None`` where there are none.
 
         Raises:
-            DamagedEntry: the entry is not what was written (checked by length and checksum).
+            DamagedEntry: the entry is not what was written for this video (checked by length and checksum).
         """
         path = self.path(dataset, video_id)
         try:
@@ -170,29 +184,49 @@ class FeatureStore:
                 features, frame_indices = file.get_tensor("features"), file.get_tensor("frame_indices")
                 header = file.metadata()
             origin = Origin(**json.loads(header["origin"]))
-            intact = int(header["crc32"]) == _checksum(features, frame_indices)
+            intact = header.pop("crc32") == str(_checksum(header, features, frame_indices))
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DamagedEntry(f"{path}: {error}") from error
-        if not intact or header["fingerprint"] != self.recipe.fingerprint:
-            raise DamagedEntry(f"{path}: checksum or fingerprint is not the one written")
+        if not intact or not self._is_of(video_id, header):
+            raise DamagedEntry(f"{path}: what is in the file is not what was written for this video")
         return VideoFeatures(features, frame_indices, origin)
+
+    def _is_of(self, video_id: str, header: dict[str, str]) -> bool:
+        return (header.get("fingerprint"), header.get("video_id")) == (self.recipe.fingerprint, video_id)
 
     def remove(self, dataset: str, video_id: str) -> None:
         self.path(dataset, video_id).unlink(missing_ok=True)
 
     def note_failure(self, dataset: str, video_id: str, path: Path, reason: str) -> None:
-        """Add a line to the dataset's ``errors.jsonl``."""
+        """Add a line to the dataset's ``errors.jsonl``. Raises ``StoreError``."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "video_id": video_id, "path": str(path), "reason": reason}
         log = self.errors_path(dataset)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            error.filename = str(log)
+            raise _not_written(error) from error
 
     def errors_path(self, dataset: str) -> Path:
         return self.folder / dataset / "errors.jsonl"
 
 
-def _checksum(features: npt.NDArray[np.float16], frame_indices: npt.NDArray[np.int32]) -> int:
-    return zlib.crc32(np.ascontiguousarray(frame_indices).data, zlib.crc32(np.ascontiguousarray(features).data))
+def _checksum(metadata: dict[str, str], features: npt.NDArray[np.float16], frame_indices: npt.NDArray[np.int32]) -> int:
+    """Of all that an entry says: what and whose it is, and the arrays with their types and shapes."""
+    arrays: list[npt.NDArray[Any]] = [np.ascontiguousarray(features), np.ascontiguousarray(frame_indices)]
+    described = json.dumps([metadata, *([array.dtype.str, array.shape] for array in arrays)], sort_keys=True)
+    checksum = zlib.crc32(described.encode())
+    for array in arrays:
+        checksum = zlib.crc32(array.data, checksum)
+    return checksum
+
+
+def _not_written(error: OSError) -> StoreError:
+    return StoreError(
+        f"the feature store can't be written: {error}. What was finished is kept: make room or mend the permissions "
+        "(or give another --cache), then run the same command again."
+    )

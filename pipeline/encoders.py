@@ -1,0 +1,152 @@
+"""The CNN as a function from frames to features: ONNX Runtime on a CPU, PyTorch on a GPU or where asked for.
+
+The two agree to 1e-3 relative (tested), so the runtime is noted with the features but is no part of their fingerprint.
+"""
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data.atomic import write_atomically
+from models.backbones import Backbone, normalize
+from models.preprocessing import Preprocessing
+from pipeline.config import ConfigError
+
+Runtime = Literal["auto", "onnx", "torch"]
+
+# On a CPU small batches keep the activations in the caches (and off mmap, whose page faults halved the speed of 64).
+CPU_BATCH_FRAMES = 8
+GPU_BATCH_FRAMES = 256
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A backbone, ready to run.
+
+    Attributes:
+        encode: uint8 ``[N, crop, crop, 3]`` RGB -> float16 ``[N, feature_dim]``; any N, quickest at ``batch_frames``.
+        batch_frames: frames to give at once.
+        runtime: what runs it, with its version; for the record.
+    """
+
+    encode: Callable[[NDArray[np.uint8]], NDArray[np.float16]]
+    batch_frames: int
+    runtime: str
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` (a GPU where there is one), ``cpu`` or ``cuda``; raises ``ConfigError`` for what there is not."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"unknown --device {name!r}. There are auto, cpu and cuda (which GPU: CUDA_VISIBLE_DEVICES).")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda, but PyTorch sees no GPU. Use --device cpu, or install PyTorch for CUDA.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def make_encoder(backbone: Backbone, device: torch.device, runtime: Runtime, folder: Path) -> Encoder:
+    """Make a backbone ready to run.
+
+    Args:
+        runtime: ``auto`` is ``torch`` on a GPU, and ``onnx`` on a CPU unless the network can't be exported.
+        folder: where the exported network is kept, so that it is exported once.
+
+    Raises ``ConfigError`` where ``onnx`` is asked for and the network can't be exported.
+    """
+    if runtime == "torch" or (runtime == "auto" and device.type == "cuda"):
+        return _torch_encoder(backbone, device)
+    try:
+        return _onnx_encoder(backbone, _exported(backbone, folder))
+    except OSError:
+        raise
+    except Exception as error:  # an exporter meets any operator of any model: there is no list of what it can raise
+        reason = " ".join(str(error).split())[:200]
+        if runtime == "onnx":
+            raise ConfigError(f"{backbone.name} can't run on ONNX Runtime ({reason}). Use --runtime torch.") from error
+        warnings.warn(f"{backbone.name} runs on PyTorch: it can't be exported to ONNX ({reason})", stacklevel=2)
+        return _torch_encoder(backbone, device)
+
+
+def _torch_encoder(backbone: Backbone, device: torch.device) -> Encoder:
+    network = backbone.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def encode(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
+        images = normalize(torch.from_numpy(frames).to(device), backbone.preprocessing)
+        with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
+            features = network(images)
+        return np.asarray(features.half().cpu().numpy())
+
+    batch_frames = GPU_BATCH_FRAMES if device.type == "cuda" else CPU_BATCH_FRAMES
+    return Encoder(encode, batch_frames, f"torch-{torch.__version__}-{device.type}")
+
+
+class _FromPixels(nn.Module):
+    """uint8 frames in, features out: normalisation as the first layer of the network."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
+        self.register_buffer("scale", 1 / (255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1)))
+        self.train(False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        features: Tensor = self.network((frames.permute(0, 3, 1, 2).float() - self.mean) * self.scale)
+        return features
+
+
+def _exported(backbone: Backbone, folder: Path) -> Path:
+    """The network as an ONNX file, exported where it is not there yet: BatchNorm folded, any batch size."""
+    made_of = f"{backbone.weights_sha256} {backbone.preprocessing} torch {torch.__version__}"
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', backbone.name)}-{digest}.onnx"
+    if path.exists():
+        return path
+    module = _FromPixels(backbone.network, backbone.preprocessing)
+    crop = backbone.preprocessing.crop
+    example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
+
+    def export(temporary: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's hints are for those who write the model
+            torch.onnx.export(
+                module,
+                (example,),
+                temporary,
+                input_names=["frames"],
+                output_names=["features"],
+                dynamic_axes={"frames": {0: "num_frames"}, "features": {0: "num_frames"}},
+                dynamo=False,  # the newer exporter needs onnxscript and minutes where this needs a second
+            )
+
+    write_atomically(path, export)
+    return path
+
+
+def _onnx_encoder(backbone: Backbone, path: Path) -> Encoder:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.log_severity_level = 3
+    # A thread that spins while it waits takes the core from the readers.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def encode(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
+        (features,) = session.run(None, {"frames": frames})
+        return np.asarray(features, dtype=np.float16)
+
+    return Encoder(encode, CPU_BATCH_FRAMES, f"onnxruntime-{onnxruntime.__version__}")

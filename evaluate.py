@@ -31,10 +31,10 @@ class Arguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: all done; 1: some runs failed, and are named."""
+    """0: all done; 1: some runs failed, and are named, or videos were counted as wrong for want of features."""
     asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    from pipeline.encoders import choose_device
     from pipeline.experiment import evaluate_runs
-    from pipeline.extract import choose_device
     from pipeline.leaderboard import write_leaderboard
     from pipeline.runs import find_runs
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(rows) > 1:
         output = asked.output or Path(os.path.commonpath([run.folder.resolve() for run in runs]))
         print(f"\n{write_leaderboard(output, rows)}\n{output / 'leaderboard.csv'}")
-    return 0 if len(rows) == len(runs) else 1
+    return 1 if len(rows) < len(runs) or any(row["num_missing"] for row in rows) else 0
 
 
 if __name__ == "__main__":

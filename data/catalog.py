@@ -22,7 +22,7 @@ class DatasetOptions:
         root: the dataset's folder; ``None`` means ``datasets/<name>``.
         seed: of the splits that are drawn (``folder``).
         holdout_group: test on this group, train on the others (``folder``).
-        group_pattern: regular expression whose first group, found in the file's stem, is the video's group (``folder``).
+        group_pattern: regular expression; its first (...) in the file's stem is the video's group (``folder``).
         validation_groups: how many training groups to set aside for validation where the dataset does not say;
             ``None``: about one in five; 0: none.
     """

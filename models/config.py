@@ -8,6 +8,10 @@ ModelName = Literal["np_rnn", "irnn", "rnn_relu", "rnn_tanh", "lstm", "gru", "me
 Readout = Literal["last", "mean"]
 
 
+class ModelConfigError(ValueError):
+    """A setting of a classifier can't be used. The message says which and what would do."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a classifier, and how it starts."""
@@ -18,8 +22,8 @@ class ModelConfig:
     """units of each recurrent layer"""
     num_layers: int = 1
     """recurrent layers, one upon the other"""
-    readout: Readout = "mean"
-    """what the linear layer reads: the mean of the states over the clip, or the last state"""
+    readout: Readout = "last"
+    """what the linear layer reads: the last state, or the mean of the states over the clip"""
     dropout: float = 0.5
     """share of the features, and of what the linear layer reads, zeroed in training"""
     input_scale: InputScale = "hidden"
@@ -27,8 +31,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.model not in get_args(ModelName):
-            raise ValueError(f"unknown model {self.model!r}. Models: {', '.join(get_args(ModelName))}")
+            raise ModelConfigError(f"unknown model {self.model!r}. Models: {', '.join(get_args(ModelName))}")
         if self.hidden_size < 1 or self.num_layers < 1:
-            raise ValueError(f"hidden_size and num_layers are at least 1: {self.hidden_size}, {self.num_layers}")
+            raise ModelConfigError(f"hidden_size and num_layers are at least 1: {self.hidden_size}, {self.num_layers}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout lies in [0, 1): {self.dropout}")
+            raise ModelConfigError(f"dropout lies in [0, 1): {self.dropout}")

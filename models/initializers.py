@@ -8,72 +8,96 @@ remembers, while the rest decays.
 """
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from models.config import InputScale
 
+AnyRNN = TypeVar("AnyRNN", bound=nn.RNNBase)
 
-def _random_normal(rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
+
+def _normal(rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
+    """Drawn in float64 on the CPU, so that one generator gives one matrix whatever dtype and device it ends up in."""
     return torch.randn(rows, columns, dtype=torch.float64, generator=generator)
 
 
 def _hidden_size(weight: Tensor) -> int:
     if weight.ndim != 2 or weight.shape[0] != weight.shape[1]:
-        raise ValueError(f"a recurrent matrix is square, [hidden, hidden]; got shape {tuple(weight.shape)}")
+        raise ValueError(f"a recurrent matrix is square, [hidden, hidden]; got shape {list(weight.shape)}")
     return weight.shape[0]
+
+
+def _with_largest_eigenvalue_one(symmetric: Tensor) -> Tensor:
+    return symmetric / torch.linalg.eigvalsh(symmetric)[-1]
 
 
 @torch.no_grad()
 def np_rnn_(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Recurrent matrix of np-RNN: W = (A + I) / lambda_max(A + I), A = R^T R / N, R_ij ~ N(0, 1).
 
-    Symmetric positive definite; the largest eigenvalue is 1 and the others lie in (0, 1). Computed in float64 on the
-    CPU, whatever the dtype and device of ``weight``, so that one generator gives one matrix everywhere.
+    Symmetric positive definite; the largest eigenvalue is 1 and the others lie in about [0.2, 1). Source: arXiv
+    1511.03771.
 
     Args:
-        weight: ``[N, N]``, overwritten.
+        weight: ``[N, N]``, overwritten; any dtype and device.
         generator: a CPU generator.
 
     Returns:
-        ``weight``. Raises ``ValueError`` if it is not square. Source: arXiv 1511.03771, section 3.
+        ``weight``.
+
+    Raises:
+        ValueError: it is not square.
     """
     size = _hidden_size(weight)
-    gaussian = _random_normal(size, size, generator)
+    gaussian = _normal(size, size, generator)
     matrix = gaussian.T @ gaussian / size + torch.eye(size, dtype=torch.float64)
-    return weight.copy_(matrix / torch.linalg.eigvalsh(matrix)[-1])
+    return weight.copy_(_with_largest_eigenvalue_one(matrix))
 
 
 @torch.no_grad()
 def nrnn_(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Recurrent matrix of the nRNN baseline: (S + I) / lambda_max(S + I), symmetric but not positive definite.
 
-    S = (R + R^T) / sqrt(2 N) with R_ij ~ N(0, 1): eigenvalues in a semicircle over about [-2, 2]; ``weight`` is
-    ``[N, N]``. After division by the largest, the smallest stands near -1/3.
+    S = (R + R^T) / sqrt(2 N) with R_ij ~ N(0, 1): eigenvalues in a semicircle over about [-2, 2], so that after the
+    division the smallest stands near -1/3. ``weight`` is ``[N, N]``. Below some ten units the draw may have no
+    eigenvalue far above 0 to divide by, and the result may explode.
     """
     size = _hidden_size(weight)
-    gaussian = _random_normal(size, size, generator)
+    gaussian = _normal(size, size, generator)
     matrix = (gaussian + gaussian.T) / math.sqrt(2 * size) + torch.eye(size, dtype=torch.float64)
-    return weight.copy_(matrix / torch.linalg.eigvalsh(matrix)[-1])
+    return weight.copy_(_with_largest_eigenvalue_one(matrix))
 
 
 @torch.no_grad()
-def scaled_identity_(weight: Tensor, scale: float = 1.0) -> Tensor:
-    """``scale`` times the identity: IRNN at 1 (Le et al., arXiv 1504.00941), the paper's iRNN below 1; ``[N, N]``."""
-    _hidden_size(weight)
-    return nn.init.eye_(weight).mul_(scale)
+def scaled_identity_(weight: Tensor, scale: float) -> Tensor:
+    """``scale`` times the identity, the iRNN of arXiv 1511.03771; ``weight`` is ``[N, N]``."""
+    size = _hidden_size(weight)
+    return weight.copy_(torch.eye(size, dtype=torch.float64) * scale)
+
+
+def irnn_(weight: Tensor) -> Tensor:
+    """Recurrent matrix of IRNN: the identity (Le, Jaitly & Hinton, arXiv 1504.00941); ``weight`` is ``[N, N]``."""
+    return scaled_identity_(weight, 1.0)
 
 
 @torch.no_grad()
 def gaussian_(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """W_ij ~ N(0, 1/N), spectral radius about 1: the plain Gaussian recurrent matrix; ``[N, N]``."""
+    """W_ij ~ N(0, 1/N), spectral radius about 1: the plain Gaussian recurrent matrix; ``weight`` is ``[N, N]``."""
     size = _hidden_size(weight)
-    return weight.copy_(_random_normal(size, size, generator) / math.sqrt(size))
+    return weight.copy_(_normal(size, size, generator) / math.sqrt(size))
+
+
+@torch.no_grad()
+def orthogonal_(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A random orthogonal matrix, every eigenvalue on the unit circle; ``weight`` is ``[N, N]``."""
+    size = _hidden_size(weight)
+    return weight.copy_(nn.init.orthogonal_(torch.empty(size, size, dtype=torch.float64), generator=generator))
 
 
 def sussillo_abbott_alpha(hidden_size: int) -> float:
-    """Gain of a ReLU layer of N units: sqrt(2) exp(1.2 / (max(N, 6) - 2.4)) (arXiv 1412.6558, section 3)."""
+    """Gain of a ReLU layer of N units: sqrt(2) exp(1.2 / (max(N, 6) - 2.4)) (Sussillo & Abbott, arXiv 1412.6558)."""
     return math.sqrt(2) * math.exp(1.2 / (max(hidden_size, 6) - 2.4))
 
 
@@ -81,13 +105,18 @@ def sussillo_abbott_alpha(hidden_size: int) -> float:
 def np_rnn_input_(
     weight: Tensor, scale: InputScale = "sqrt_hidden", generator: torch.Generator | None = None
 ) -> Tensor:
-    """Input matrix of np-RNN: Gaussian, std = alpha(N) / d.
+    """Input matrix of np-RNN: Gaussian, mean 0, standard deviation alpha(N) / d.
 
     The published sources disagree on d; ``scale`` names it: ``sqrt_hidden`` sqrt(N), ``hidden`` N, ``fan_in`` and
     ``sqrt_fan_in`` the number of inputs and its root.
 
     Args:
-        weight: ``[N, num_inputs]``, overwritten.
+        weight: ``[N, num_inputs]``, overwritten; any dtype and device.
+        scale: d.
+        generator: a CPU generator.
+
+    Returns:
+        ``weight``.
     """
     hidden_size, num_inputs = weight.shape
     divisor = {
@@ -97,7 +126,75 @@ def np_rnn_input_(
         "sqrt_fan_in": math.sqrt(num_inputs),
     }[scale]
     std = sussillo_abbott_alpha(hidden_size) / divisor
-    return weight.copy_(_random_normal(hidden_size, num_inputs, generator) * std)
+    return weight.copy_(_normal(hidden_size, num_inputs, generator) * std)
+
+
+@torch.no_grad()
+def glorot_normal_(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Gaussian with variance 2 / (fan_in + fan_out); ``weight`` is ``[fan_out, fan_in]``."""
+    fan_out, fan_in = weight.shape
+    return weight.copy_(_normal(fan_out, fan_in, generator) * math.sqrt(2 / (fan_in + fan_out)))
+
+
+def init_np_rnn_(rnn: nn.RNN, scale: InputScale = "sqrt_hidden", generator: torch.Generator | None = None) -> nn.RNN:
+    """Make every layer and direction of a ReLU ``nn.RNN`` an np-RNN, biases 0; ``ValueError`` for a tanh network."""
+    _require_relu(rnn)
+    for weight_ih, weight_hh in _layers(rnn):
+        np_rnn_(weight_hh, generator)
+        np_rnn_input_(weight_ih, scale, generator)
+    return _without_biases(rnn)
+
+
+def init_nrnn_(rnn: nn.RNN, scale: InputScale = "sqrt_hidden", generator: torch.Generator | None = None) -> nn.RNN:
+    """nRNN: as np-RNN, with a symmetric recurrent matrix that is not positive definite."""
+    _require_relu(rnn)
+    for weight_ih, weight_hh in _layers(rnn):
+        nrnn_(weight_hh, generator)
+        np_rnn_input_(weight_ih, scale, generator)
+    return _without_biases(rnn)
+
+
+@torch.no_grad()
+def init_irnn_(rnn: nn.RNN, scale: float = 1.0, generator: torch.Generator | None = None) -> nn.RNN:
+    """IRNN, or iRNN where ``scale`` is not 1: W_hh = scale * I, W_xh ~ N(0, 0.001^2), biases 0 (arXiv 1504.00941)."""
+    _require_relu(rnn)
+    for weight_ih, weight_hh in _layers(rnn):
+        scaled_identity_(weight_hh, scale)
+        weight_ih.copy_(_normal(rnn.hidden_size, weight_ih.shape[1], generator) * 0.001)
+    return _without_biases(rnn)
+
+
+def init_gaussian_rnn_(rnn: nn.RNN, generator: torch.Generator | None = None) -> nn.RNN:
+    """Plain RNN, ReLU or tanh: W_hh ~ N(0, 1/N), W_xh Glorot normal, biases 0."""
+    for weight_ih, weight_hh in _layers(rnn):
+        gaussian_(weight_hh, generator)
+        glorot_normal_(weight_ih, generator)
+    return _without_biases(rnn)
+
+
+def init_orthogonal_rnn_(rnn: nn.RNN, generator: torch.Generator | None = None) -> nn.RNN:
+    """Orthogonal RNN, ReLU or tanh: W_hh orthogonal, W_xh Glorot normal, biases 0."""
+    for weight_ih, weight_hh in _layers(rnn):
+        orthogonal_(weight_hh, generator)
+        glorot_normal_(weight_ih, generator)
+    return _without_biases(rnn)
+
+
+@torch.no_grad()
+def init_gated_(rnn: AnyRNN, generator: torch.Generator | None = None) -> AnyRNN:
+    """LSTM and GRU baselines: W_hh orthogonal and W_xh Glorot normal, gate by gate; biases 0, LSTM forget bias 1."""
+    for weight_ih, weight_hh in _layers(rnn):
+        for gate in weight_ih.split(rnn.hidden_size):
+            glorot_normal_(gate, generator)
+        for gate in weight_hh.split(rnn.hidden_size):
+            orthogonal_(gate, generator)
+    _without_biases(rnn)
+    if isinstance(rnn, nn.LSTM):
+        for name, bias in rnn.named_parameters():
+            if name.startswith("bias_ih_"):  # and not bias_hh_ too: nn.LSTM adds the two
+                _input, forget, _cell, _output = bias.split(rnn.hidden_size)
+                forget.fill_(1)
+    return rnn
 
 
 def _layers(rnn: nn.RNNBase) -> list[tuple[Tensor, Tensor]]:
@@ -106,61 +203,13 @@ def _layers(rnn: nn.RNNBase) -> list[tuple[Tensor, Tensor]]:
     return [(getattr(rnn, f"weight_ih_{name}"), getattr(rnn, f"weight_hh_{name}")) for name in names]
 
 
-def _zero_biases(rnn: nn.RNNBase) -> None:
+def _without_biases(rnn: AnyRNN) -> AnyRNN:
     for name, parameter in rnn.named_parameters():
         if name.startswith("bias_"):
             nn.init.zeros_(parameter)
+    return rnn
 
 
-def init_np_rnn_(rnn: nn.RNN, scale: InputScale = "sqrt_hidden", generator: torch.Generator | None = None) -> nn.RNN:
-    """Make every layer and direction of a ReLU ``nn.RNN`` an np-RNN, biases 0; ``ValueError`` for a tanh network."""
+def _require_relu(rnn: nn.RNNBase) -> None:
     if getattr(rnn, "nonlinearity", None) != "relu":
-        raise ValueError('np-RNN is an initialisation for ReLU networks: make it nn.RNN(..., nonlinearity="relu")')
-    for weight_ih, weight_hh in _layers(rnn):
-        np_rnn_(weight_hh, generator)
-        np_rnn_input_(weight_ih, scale, generator)
-    _zero_biases(rnn)
-    return rnn
-
-
-def init_irnn_(rnn: nn.RNN, scale: float = 1.0, generator: torch.Generator | None = None) -> nn.RNN:
-    """IRNN: W_hh = scale * I, W_xh ~ N(0, 0.001^2), biases 0 (Le, Jaitly & Hinton, arXiv 1504.00941)."""
-    for weight_ih, weight_hh in _layers(rnn):
-        scaled_identity_(weight_hh, scale)
-        nn.init.normal_(weight_ih, std=0.001, generator=generator)
-    _zero_biases(rnn)
-    return rnn
-
-
-def init_nrnn_(rnn: nn.RNN, scale: InputScale = "sqrt_hidden", generator: torch.Generator | None = None) -> nn.RNN:
-    """nRNN: as np-RNN, with a symmetric recurrent matrix that is not positive definite."""
-    for weight_ih, weight_hh in _layers(rnn):
-        nrnn_(weight_hh, generator)
-        np_rnn_input_(weight_ih, scale, generator)
-    _zero_biases(rnn)
-    return rnn
-
-
-def init_gaussian_rnn_(rnn: nn.RNN, generator: torch.Generator | None = None) -> nn.RNN:
-    """Plain RNN: W_hh ~ N(0, 1/N), W_xh Glorot normal, biases 0."""
-    for weight_ih, weight_hh in _layers(rnn):
-        gaussian_(weight_hh, generator)
-        nn.init.xavier_normal_(weight_ih, generator=generator)
-    _zero_biases(rnn)
-    return rnn
-
-
-def init_gated_(rnn: nn.LSTM | nn.GRU, generator: torch.Generator | None = None) -> nn.LSTM | nn.GRU:
-    """LSTM and GRU baselines: Glorot input and orthogonal recurrent matrix per gate, biases 0, LSTM forget bias 1."""
-    hidden_size = rnn.hidden_size
-    for weight_ih, weight_hh in _layers(rnn):
-        for gate in weight_ih.split(hidden_size):
-            nn.init.xavier_uniform_(gate, generator=generator)
-        for gate in weight_hh.split(hidden_size):
-            nn.init.orthogonal_(gate, generator=generator)
-    _zero_biases(rnn)
-    if isinstance(rnn, nn.LSTM):
-        for name, parameter in rnn.named_parameters():
-            if name.startswith("bias_ih_"):
-                nn.init.ones_(parameter[hidden_size : 2 * hidden_size])
-    return rnn
+        raise ValueError(f'an initialisation for ReLU networks: make it nn.RNN(..., nonlinearity="relu"); got {rnn}')

@@ -56,8 +56,8 @@ def valid_steps(lengths: Tensor, num_steps: int) -> Tensor:
 class SequenceClassifier(nn.Module):
     """Standardised features -> states -> read-out -> class scores.
 
-    Padding stands behind a sequence's real steps and the networks read forward in time, so padding can reach no state
-    that is read out.
+    Padding stands behind a sequence's real steps and the networks read forward in time, so no state that is read out
+    has seen it.
     """
 
     def __init__(self, config: ModelConfig, feature_dim: int, num_classes: int) -> None:
@@ -98,16 +98,17 @@ class SequenceClassifier(nn.Module):
         """Class scores (logits).
 
         Args:
-            features: ``[T, B, D]``, time first; behind a sequence's length, anything finite.
+            features: ``[T, B, D]``, time first; behind a sequence's length, anything at all.
             lengths: int64 ``[B]``, from 1 to T.
 
         Returns:
             ``[B, num_classes]``.
         """
-        states = self.states(features)
+        padded = ~valid_steps(lengths, len(features)).unsqueeze(-1)
+        # No state that is read sees padding, but a gradient of 0 times a NaN in it would be NaN.
+        states = self.states(torch.where(padded, self.feature_mean, features))
         if self.config.readout == "mean" or self.config.model == "mean":
-            summed = (states * valid_steps(lengths, len(states)).unsqueeze(-1)).sum(0)
-            read = summed / lengths.unsqueeze(-1)
+            read = states.masked_fill(padded, 0).sum(0) / lengths.unsqueeze(-1)
         else:
             read = states[lengths - 1, torch.arange(len(lengths), device=states.device)]
         scores: Tensor = self.classifier(self.dropout(read) if self.layers else read)

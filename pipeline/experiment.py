@@ -5,23 +5,22 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from data.catalog import load_dataset
-from data.records import DatasetError, Split, VideoDataset, VideoRecord
-from pipeline.batches import ClipSampling, FeatureTable
+from data.records import DatasetError, VideoDataset, VideoRecord
+from pipeline.batches import FeatureTable
 from pipeline.cache import FeatureCache
-from pipeline.config import Config, ConfigError, EvaluationOverrides
-from pipeline.extract import choose_device
+from pipeline.config import Config, ConfigError, DataConfig, EvaluationOverrides, FeatureConfig, to_flat
+from pipeline.encoders import choose_device
 from pipeline.leaderboard import write_leaderboard
 from pipeline.report import write_evaluation
-from pipeline.runs import Run
+from pipeline.runs import NOT_PART_OF_A_RUN, Run
 from pipeline.scoring import predict
 from pipeline.store import VideoFeatures
-from pipeline.training import load_best, make_accelerator, train
+from pipeline.training import clip_sampling, load_best, make_accelerator, train
 
 
 @dataclass(frozen=True)
@@ -58,43 +57,48 @@ def load_features(cache: FeatureCache, dataset: VideoDataset, allow_missing: boo
     return DatasetFeatures(dataset, by_video)
 
 
-def run_experiment(config: Config) -> int:
+def run_experiment(config: Config, dataset: VideoDataset) -> int:
     """Train and evaluate one run per split and seed. Returns the exit code: 1 where videos had to be left out."""
     device = choose_device(config.features.device)
-    dataset = load_dataset(config.data.dataset, config.data.options)
-    splits = [dataset.split(name) for name in config.run.splits or list(dataset.splits)[:1]]
     cache = FeatureCache(config.features)
+    runs = planned_runs(config, dataset)
+    for run, own in runs:
+        run.check(own, cache.store.recipe)  # before hours of caching
     features = load_features(cache, dataset, config.run.allow_missing)
     rows = []
-    for split in splits:
-        for seed in config.run.seeds:
-            run = Run(run_folder(config, dataset, split, seed))
-            own = dataclasses.replace(config, run=dataclasses.replace(config.run, splits=(split.name,), seeds=(seed,)))
-            run.begin(own, cache.store.recipe)
-            rows.append(train_and_evaluate(run, own, features, split, device))
+    for run, own in runs:
+        run.begin(own, cache.store.recipe)
+        rows.append(train_and_evaluate(run, own, features, device))
     if len(rows) > 1:
         print(write_leaderboard(config.run.runs / dataset.name, rows))
     return 1 if features.missing(dataset.videos) else 0
 
 
-def run_folder(config: Config, dataset: VideoDataset, split: Split, seed: int) -> Path:
-    """Where a run lies: by its name, or by model, split and seed."""
-    base = config.run.runs / dataset.name
-    prefix = config.run.name or config.model.model
-    if config.run.name and len(config.run.splits) <= 1 and len(config.run.seeds) == 1:
-        return base / prefix
-    return base / f"{prefix}-split_{split.name}-seed_{seed}"
+def planned_runs(config: Config, dataset: VideoDataset) -> list[tuple[Run, Config]]:
+    """One run for each split and seed, with its own settings: those that make it again when they are used alone."""
+    splits = [dataset.split(name) for name in config.run.splits or list(dataset.splits)[:1]]
+    is_only_one = len(splits) * len(config.run.seeds) == 1
+    runs = []
+    for split in splits:
+        for seed in config.run.seeds:
+            name = f"{config.run.name or config.model.model}-split_{split.name}-seed_{seed}".replace("/", "_")
+            if config.run.name and is_only_one:
+                name = config.run.name
+            own = dataclasses.replace(config.run, splits=(split.name,), seeds=(seed,), name=name)
+            folder = config.run.runs / dataset.name / name
+            runs.append((Run(folder), dataclasses.replace(config, run=own)))
+    return runs
 
 
-def train_and_evaluate(
-    run: Run, config: Config, features: DatasetFeatures, split: Split, device: torch.device
-) -> dict[str, Any]:
+def train_and_evaluate(run: Run, config: Config, features: DatasetFeatures, device: torch.device) -> dict[str, Any]:
+    """One run from its first epoch, or from where it was left, to its ``evaluation`` folder; returns the metrics."""
+    (split_name,), (seed,) = config.run.splits, config.run.seeds
+    split = features.dataset.split(split_name)
     training = features.table(split.train)
     if training is None:
         raise DatasetError(f"split {split.name} of {features.dataset.name} has no training video with features.")
     accelerator = make_accelerator(device, config.training.amp)
     started = time.perf_counter()
-    (seed,) = config.run.seeds
     print(f"training {run.folder}", file=sys.stderr)
     train(run, config, seed, features.dataset.classes, training, features.table(split.validation), accelerator)
     metrics = evaluate(run, config, features, device)
@@ -108,9 +112,14 @@ def evaluate(run: Run, config: Config, features: DatasetFeatures, device: torch.
     table = features.table(split.test)
     if table is None:
         raise DatasetError(f"split {split.name} of {features.dataset.name} has no test video with features.")
-    model = load_best(run, config, table.feature_dim, features.dataset.classes).to(device)
-    clips = ClipSampling(config.training.clip_frames, config.training.clips_per_video)
-    predictions = predict(model, table, clips, features.dataset.classes, device, features.missing(split.test))
+    model, classes = load_best(run, config)
+    if classes != features.dataset.classes:
+        raise DatasetError(
+            f"{run.folder} was trained on {len(classes)} classes ({', '.join(classes[:3])} ...), the dataset now has "
+            f"{len(features.dataset.classes)} ({', '.join(features.dataset.classes[:3])} ...)."
+        )
+    clips = clip_sampling(config.training)
+    predictions = predict(model.to(device), table, clips, classes, device, features.missing(split.test))
     facts = {
         "run": run.name,
         "dataset": features.dataset.name,
@@ -119,13 +128,23 @@ def evaluate(run: Run, config: Config, features: DatasetFeatures, device: torch.
         "model": config.model.model,
         "seed": config.run.seeds[0],
         "backbone": config.features.backbone,
-        "sampling": config.features.sampling,
-        "hidden_size": config.model.hidden_size,
+        "settings": settings_text(config),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "fingerprint": run.recipe().fingerprint,
         "torch": torch.__version__,
     }
     return write_evaluation(run.evaluation, predictions, facts, run.history())
+
+
+def settings_text(config: Config) -> str:
+    """The settings that are not the default's, but for those that tell repeats of one experiment apart."""
+    told_elsewhere = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name"}
+    default = to_flat(Config())
+    return " ".join(
+        f"{key}={value}"
+        for key, value in to_flat(config).items()
+        if key not in told_elsewhere | NOT_PART_OF_A_RUN and value != default[key]
+    )
 
 
 def evaluate_runs(runs: Sequence[Run], device: torch.device, overrides: EvaluationOverrides) -> list[dict[str, Any]]:
@@ -134,22 +153,24 @@ def evaluate_runs(runs: Sequence[Run], device: torch.device, overrides: Evaluati
     Returns:
         the metrics of those that did not fail.
     """
-    loaded: dict[tuple[Any, ...], DatasetFeatures] = {}
+    caches: dict[FeatureConfig, FeatureCache] = {}
+    loaded: dict[tuple[FeatureConfig, DataConfig, bool], DatasetFeatures] = {}
     rows = []
     for run in runs:
         try:
             config = overrides.apply(run.config())
-            key = (config.data, dataclasses.replace(config.features, device=""))
+            wanted = dataclasses.replace(config.features, device=device.type)
+            cache = caches[wanted] = caches.get(wanted) or FeatureCache(wanted)
+            if cache.store.recipe != run.recipe():
+                differing = "; ".join(cache.store.recipe.differences(run.recipe()))
+                raise ConfigError(f"its features were made otherwise than they would be now: {differing}")
+            key = (wanted, config.data, config.run.allow_missing)
             if key not in loaded:
-                cache = FeatureCache(config.features)
-                if cache.store.recipe != run.recipe():
-                    differing = "; ".join(cache.store.recipe.differences(run.recipe()))
-                    raise ConfigError(f"its features were made otherwise than they would be now: {differing}")
                 dataset = load_dataset(config.data.dataset, config.data.options)
                 loaded[key] = load_features(cache, dataset, config.run.allow_missing)
             rows.append(evaluate(run, config, loaded[key], device))
             print(summary_line(rows[-1]))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             print(f"failed: {run.folder}: {error}", file=sys.stderr)
     return rows
 

@@ -9,8 +9,9 @@ runs/<dataset>/<name>/
     evaluation/                       metrics.json, predictions.csv, report.html ...
 """
 
+import dataclasses
+import io
 import json
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from typing import Any
 import torch
 import yaml
 
-from data.atomic import write_atomically, write_text_atomically
+from data.atomic import remove_abandoned, write_atomically, write_text_atomically
 from pipeline.config import Config, ConfigError, from_flat, read_yaml, to_flat
 from pipeline.store import FeatureRecipe
 
 # Settings that say where and how fast, not what: they may differ when a run goes on.
-NOT_PART_OF_A_RUN = {"resume", "overwrite", "workers", "cache", "root", "runs", "video_timeout", "device"}
+NOT_PART_OF_A_RUN = {"resume", "overwrite", "workers", "cache", "root", "runs", "video_timeout", "device", "runtime"}
 
 
 class RunError(ValueError):
@@ -45,20 +46,20 @@ class Run:
         return self.folder / "evaluation"
 
     @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
 
-    def begin(self, config: Config, recipe: FeatureRecipe) -> None:
-        """Make the folder for a new run, or open it again.
+    def check(self, config: Config, recipe: FeatureRecipe) -> None:
+        """Whether ``begin`` may be called; changes nothing.
 
         Raises ``RunError`` where the run exists and neither ``resume`` nor ``overwrite`` is set, or where it is
         resumed with other settings.
         """
-        if self._exists() and config.run.overwrite:
-            shutil.rmtree(self.folder)
-        if not self._exists():
-            write_text_atomically(self.folder / "recipe.json", recipe.to_json())
-            write_text_atomically(self.folder / "config.yaml", yaml.safe_dump(to_flat(config), sort_keys=False))
+        if not self._exists() or config.run.overwrite:
             return
         if not config.run.resume:
             raise RunError(
@@ -76,6 +77,22 @@ class Run:
             listed = "; ".join(self.recipe().differences(recipe))
             raise RunError(f"{self.folder} was made with other features ({listed}): --name another run.")
 
+    def begin(self, config: Config, recipe: FeatureRecipe) -> None:
+        """Make the folder for a new run, or open it again; raises as ``check`` does."""
+        self.check(config, recipe)
+        if self._exists() and not config.run.overwrite:
+            remove_abandoned(self.folder)
+            return
+        # Checkpoints go first: were this killed half-way, a run begun here later must not take them for its own.
+        if self.checkpoints.exists():
+            shutil.rmtree(self.checkpoints)
+        if self._exists():
+            shutil.rmtree(self.folder)
+        # A run does not ask to be overwritten whenever its settings are used again.
+        asked = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=False, overwrite=False))
+        write_text_atomically(self.folder / "recipe.json", recipe.to_json())
+        write_text_atomically(self.folder / "config.yaml", yaml.safe_dump(to_flat(asked), sort_keys=False))
+
     def _exists(self) -> bool:
         return (self.folder / "config.yaml").exists()
 
@@ -89,28 +106,43 @@ class Run:
             raise RunError(f"{self.folder} can't be read: {error}") from error
 
     def recipe(self) -> FeatureRecipe:
-        return FeatureRecipe.from_json((self.folder / "recipe.json").read_text(encoding="utf-8"))
+        """What made the run's features. Raises ``RunError`` where ``recipe.json`` is missing or damaged."""
+        path = self.folder / "recipe.json"
+        try:
+            return FeatureRecipe.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} can't be read ({error}). Train the run again with --overwrite.") from error
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
-        write_atomically(self.folder / "checkpoints" / f"{name}.pt", lambda path: torch.save(state, path))
+        """Publish a checkpoint, whole or not at all. Raises ``OSError`` (full disk)."""
+        content = io.BytesIO()  # writing to disk itself, PyTorch would call a full one a RuntimeError
+        torch.save(state, content)
+        write_atomically(self.checkpoints / f"{name}.pt", lambda path: path.write_bytes(content.getbuffer()))
 
     def load_checkpoint(self, name: str) -> dict[str, Any] | None:
         """The checkpoint ``last`` or ``best``, tensors on the CPU; ``None`` where there is none yet."""
-        path = self.folder / "checkpoints" / f"{name}.pt"
+        path = self.checkpoints / f"{name}.pt"
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise RunError(f"{path} is damaged ({error}). Train the run again with --overwrite.") from error
+        except Exception as error:  # PyTorch's reader fails in whatever way damaged bytes lead it to
+            raise RunError(
+                f"{path} is damaged or no checkpoint ({type(error).__name__}). Train the run again with --overwrite."
+            ) from error
+        if not isinstance(state, dict):
+            raise RunError(f"{path} is no checkpoint. Train the run again with --overwrite.")
         return state
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``."""
+        """The lines of ``metrics.jsonl``. Raises ``RunError`` where one can't be read."""
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}). Train the run again with --overwrite.") from error
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line) + "\n" for line in history)
@@ -128,5 +160,5 @@ def find_runs(paths: list[Path]) -> list[Run]:
         found = [path] if (path / "config.yaml").exists() else sorted(c.parent for c in path.rglob("config.yaml"))
         if not found:
             raise RunError(f"there is no run in {path} (a run is a folder with config.yaml, made by train.py).")
-        runs |= {folder: Run(folder) for folder in found}
+        runs |= {folder.resolve(): Run(folder) for folder in found}
     return list(runs.values())

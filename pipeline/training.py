@@ -46,10 +46,10 @@ def train(
     so a run that was killed and resumed ends with the same weights as an unbroken one (on the CPU).
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss or its gradient is not finite.
     """
     settings = config.training
-    clips = ClipSampling(settings.clip_frames, settings.clips_per_video)
+    clips = clip_sampling(settings)
     device = accelerator.device
     torch.set_flush_denormal(True)  # fading ReLU states reach denormal numbers, which a CPU computes 100 times slower
     torch.manual_seed(seed)
@@ -86,17 +86,18 @@ def train(
             scores = model(batch.features, batch.lengths)
             loss = F.cross_entropy(scores, batch.labels, label_smoothing=settings.label_smoothing)
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), settings.clip_gradient)
+            norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_gradient)
+            if not math.isfinite(loss.item() + float(norm)):
+                raise TrainingError(
+                    f"{run.folder}: in epoch {epoch} the loss is {loss.item():g}, its gradient's norm {float(norm):g}. "
+                    "Begin the run anew (--overwrite) with a lower --learning-rate or --clip-gradient, or with "
+                    "--input-scale hidden or fan_in. The checkpoint of the epoch before is kept."
+                )
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             total_loss += loss.item() * len(batch.labels)
             total_right += (scores.argmax(1) == batch.labels).sum().item()
-            if not math.isfinite(total_loss):
-                raise TrainingError(
-                    f"{run.folder}: the loss is {loss.item()} in epoch {epoch}. Lower --learning-rate or "
-                    f"--clip-gradient, or choose a smaller --input-scale. The last checkpoint is kept."
-                )
             progress.advance(loss=f"{loss.item():.3f}")
         line: dict[str, float] = {
             "epoch": epoch,
@@ -141,22 +142,30 @@ def train(
         progress.show(**shown)
     progress.close()
     board.close()
-    return load_best(run, config, training.feature_dim, classes).to(device)
+    return load_best(run, config)[0].to(device)
 
 
-def load_best(run: Run, config: Config, feature_dim: int, classes: tuple[str, ...]) -> SequenceClassifier:
-    """The classifier of a run's best epoch, on the CPU. Raises ``RunError``/``TrainingError`` where there is none."""
+def load_best(run: Run, config: Config) -> tuple[SequenceClassifier, tuple[str, ...]]:
+    """The classifier of a run's best epoch, on the CPU, and its classes.
+
+    Raises ``RunError`` or ``TrainingError`` where there is none yet, or it is damaged or not that of ``config``.
+    """
     state = run.load_checkpoint("best")
     if state is None:
         raise TrainingError(f"{run.folder} has no checkpoint yet: train it (train.py --config ... --resume).")
-    if tuple(state["classes"]) != classes:
+    try:
+        model = SequenceClassifier(config.model, len(state["model"]["feature_mean"]), len(state["classes"]))
+        model.load_state_dict(state["model"])
+    except (KeyError, TypeError, RuntimeError) as error:
         raise TrainingError(
-            f"{run.folder} was trained on {len(state['classes'])} classes ({', '.join(state['classes'][:3])} ...), the "
-            f"dataset now has {len(classes)} ({', '.join(classes[:3])} ...)."
-        )
-    model = SequenceClassifier(config.model, feature_dim, len(classes))
-    model.load_state_dict(state["model"])
-    return model.eval()
+            f"{run.checkpoints / 'best.pt'} does not hold the classifier of {run.folder / 'config.yaml'} ({error}). "
+            "Was one of them changed? Train the run again with --overwrite."
+        ) from error
+    return model.eval(), tuple(state["classes"])
+
+
+def clip_sampling(settings: TrainingConfig) -> ClipSampling:
+    return ClipSampling(settings.clip_frames, settings.clip_stride, settings.clips_per_video, settings.clip_step)
 
 
 def learning_rate_factor(step: int, num_steps: int, schedule: str) -> float:

@@ -1,0 +1,238 @@
+"""Leave-one-group-out on real videos: every model with the same tuning budget, never spent on the group held out.
+
+    python -m benchmarks.real_video --config configs/weizmann.yaml --root DIR --results runs/weizmann-table
+
+The groups are dealt into blocks. For each block and model the settings are chosen by cross-validation over the groups
+*outside* the block (``CANDIDATES``, the same for every model; one seed); then each group of the block is held out in
+turn, and the model trained with the chosen settings on all the other groups, once per seed. So no video had a say in
+the settings that it is tested with. Every result is one line in ``results.jsonl``: kill it anywhere and start it again.
+"""
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from data.catalog import load_dataset
+from data.records import Split, VideoDataset
+from pipeline.command import run_command
+from pipeline.config import Config, DataConfig, FeatureConfig, from_flat, read_yaml, to_flat
+from pipeline.progress import Progress
+
+MODELS: tuple[Literal["np_rnn", "irnn", "lstm", "gru", "mean"], ...] = ("np_rnn", "irnn", "lstm", "gru", "mean")
+
+# The settings each model may choose from, beside what the config file sets: as many for each. The frame average has no
+# read-out to choose, so it chooses how much dropout it gets.
+_RECURRENT: list[dict[str, Any]] = [
+    {"learning_rate": rate, "readout": readout} for rate in (1e-3, 3e-3) for readout in ("mean", "last")
+]
+_FRAME_AVERAGE: list[dict[str, Any]] = [
+    {"learning_rate": rate, "dropout": dropout} for rate in (1e-3, 3e-3) for dropout in (0.2, 0.5)
+]
+CANDIDATES = {model: _FRAME_AVERAGE if model == "mean" else _RECURRENT for model in MODELS}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Leave-one-group-out comparison of the recurrent classifiers on a folder of videos."""
+
+    config: Path
+    """YAML with the dataset's settings"""
+    root: Path
+    """the folder, or CSV, of videos"""
+    results: Path
+    """folder of results.jsonl and table.md"""
+    cache: Path = Path("cache")
+    """the feature store"""
+    models: tuple[Literal["np_rnn", "irnn", "lstm", "gru", "mean"], ...] = MODELS
+    """which to compare"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """trainings of each model on each fold"""
+    blocks: int = 3
+    """into how many blocks the groups are dealt; settings are chosen once for each"""
+    inner_folds: int = 3
+    """folds of the cross-validation that chooses the settings"""
+    workers: int = os.cpu_count() or 1
+    """trainings at a time, one thread each"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: on all groups but ``left_out`` (and ``held_out``), tested on ``left_out``."""
+
+    stage: str  # "choose" or "test"
+    block: int
+    model: str
+    candidate: int
+    left_out: tuple[str, ...]
+    never_seen: tuple[str, ...]
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+
+def deal(groups: Sequence[str], parts: int, seed: int = 0) -> list[tuple[str, ...]]:
+    """The groups in ``parts`` random parts of nearly equal size."""
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return [tuple(groups[position] for position in order[part::parts]) for part in range(parts)]
+
+
+def choosing_jobs(asked: Arguments, groups: Sequence[str]) -> list[Job]:
+    jobs = []
+    for block, held_out in enumerate(deal(groups, asked.blocks)):
+        inside = [group for group in groups if group not in held_out]
+        for fold in deal(inside, asked.inner_folds, seed=block + 1):
+            for model in asked.models:
+                for candidate in range(len(CANDIDATES[model])):
+                    jobs.append(Job("choose", block, model, candidate, fold, held_out, seed=0))
+    return jobs
+
+
+def choose(results: dict[str, dict[str, Any]], jobs: Iterable[Job]) -> dict[tuple[int, str], int]:
+    """For each block and model the candidate with most right answers in cross-validation, then the lowest loss."""
+    right: dict[tuple[int, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    for job in jobs:
+        score = right[job.block, job.model][job.candidate]
+        score[0] += results[job.key]["right"]
+        score[1] -= results[job.key]["loss"]
+    return {key: max(scores, key=lambda candidate: scores[candidate]) for key, scores in right.items()}
+
+
+def testing_jobs(asked: Arguments, groups: Sequence[str], chosen: dict[tuple[int, str], int]) -> list[Job]:
+    return [
+        Job("test", block, model, chosen[block, model], (group,), (), seed)
+        for block, held_out in enumerate(deal(groups, asked.blocks))
+        for group, model, seed in itertools.product(held_out, asked.models, asked.seeds)
+    ]
+
+
+_worker: dict[str, Any] = {}
+
+
+def start_worker(data: DataConfig, features: FeatureConfig) -> None:
+    """Load the features once for all trainings of a process."""
+    import torch
+
+    from pipeline.cache import FeatureCache
+    from pipeline.experiment import load_features
+
+    torch.set_num_threads(1)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  a bar for each of a thousand trainings would bury the one that counts
+    cache = FeatureCache(features)
+    _worker["features"] = load_features(cache, load_dataset(data.dataset, data.options), allow_missing=False)
+    _worker["recipe"] = cache.store.recipe
+
+
+def do(task: tuple[Job, Config]) -> tuple[Job, dict[str, Any]]:
+    """Train one classifier and count the videos it gets right."""
+    import torch
+
+    from pipeline.evaluation import video_predictions, video_probabilities
+    from pipeline.runs import Run
+    from pipeline.scoring import predict
+    from pipeline.training import clip_sampling, make_accelerator, train
+
+    job, config = task
+    features, device = _worker["features"], torch.device("cpu")
+    split = split_of(features.dataset, job)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder) / "run")
+        run.begin(config, _worker["recipe"])
+        classes, table = features.dataset.classes, features.table(split.test)
+        accelerator = make_accelerator(device, amp=False)
+        model = train(run, config, job.seed, classes, features.table(split.train), None, accelerator)
+        predictions = predict(model, table, clip_sampling(config.training), classes, device)
+    true = video_probabilities(predictions)[np.arange(len(split.test)), predictions.labels]
+    right = int((video_predictions(predictions) == predictions.labels).sum())
+    return job, {"right": right, "videos": len(split.test), "loss": float(-np.log(true.clip(1e-12)).sum())}
+
+
+def split_of(dataset: VideoDataset, job: Job) -> Split:
+    test = tuple(record for record in dataset.videos if record.group in job.left_out)
+    apart = {*job.left_out, *job.never_seen}
+    return Split("", tuple(record for record in dataset.videos if record.group not in apart), (), test)
+
+
+def run_jobs(jobs: list[Job], base: Config, asked: Arguments, log: Path, what: str) -> dict[str, dict[str, Any]]:
+    """Do what ``log`` does not hold yet, and return all it holds."""
+    results = {line["job"]: line for line in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+    tasks = [(job, config_of(job, base)) for job in jobs if job.key not in results]
+    context = multiprocessing.get_context("spawn")
+    progress = Progress(total=len(jobs), done=len(jobs) - len(tasks), unit="training", what=what)
+    with context.Pool(asked.workers, start_worker, (base.data, base.features)) as pool, log.open("a") as file:
+        for job, result in pool.imap_unordered(do, tasks):
+            results[job.key] = {"job": job.key, **result}
+            print(json.dumps(results[job.key]), file=file, flush=True)
+            progress.advance()
+    progress.close()
+    return results
+
+
+def config_of(job: Job, base: Config) -> Config:
+    flat = to_flat(base) | {"model": job.model, "seeds": [job.seed]} | CANDIDATES[job.model][job.candidate]
+    return from_flat(Config, {key: value for key, value in flat.items() if value is not None}, "benchmark")
+
+
+def table(asked: Arguments, results: dict[str, dict[str, Any]], jobs: list[Job]) -> str:
+    """Accuracy over all videos, each tested once per seed: mean and standard deviation over the seeds."""
+    head = ["model", "accuracy", "± over seeds", "per seed", "chosen settings (in blocks)"]
+    lines = [f"| {' | '.join(head)} |", "| --- | ---: | ---: | --- | --- |"]
+    for model in asked.models:
+        of_model = [job for job in jobs if job.model == model]
+        per_seed = [
+            sum(results[job.key]["right"] for job in of_model if job.seed == seed)
+            / sum(results[job.key]["videos"] for job in of_model if job.seed == seed)
+            for seed in asked.seeds
+        ]
+        deviation = statistics.stdev(per_seed) if len(per_seed) > 1 else 0.0
+        chosen = defaultdict(list)
+        for block, candidate in sorted({(job.block, job.candidate) for job in of_model}):
+            chosen[", ".join(f"{key} {value}" for key, value in CANDIDATES[model][candidate].items())].append(
+                str(block + 1)
+            )
+        settings = "; ".join(f"{text} ({' '.join(blocks)})" for text, blocks in chosen.items())
+        seeds = " ".join(f"{value:.3f}" for value in per_seed)
+        lines.append(f"| {model} | **{statistics.fmean(per_seed):.3f}** | {deviation:.3f} | {seeds} | {settings} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
+    flat = read_yaml(asked.config) | {"root": str(asked.root), "cache": str(asked.cache), "validation_groups": 0}
+    base = from_flat(Config, flat, str(asked.config))
+    dataset = load_dataset(base.data.dataset, base.data.options)
+    groups = sorted({record.group for record in dataset.videos})
+    from pipeline.cache import FeatureCache
+    from pipeline.experiment import load_features
+
+    load_features(FeatureCache(base.features), dataset, allow_missing=False)  # extracted once, before the workers start
+    asked.results.mkdir(parents=True, exist_ok=True)
+    log = asked.results / "results.jsonl"
+    choosing = choosing_jobs(asked, groups)
+    chosen = choose(run_jobs(choosing, base, asked, log, "choosing settings"), choosing)
+    testing = testing_jobs(asked, groups, chosen)
+    results = run_jobs(testing, base, asked, log, "leaving out")
+    text = table(asked, results, testing)
+    (asked.results / "table.md").write_text(text)
+    print(f"{dataset.name}: {len(groups)} groups left out in turn, {len(dataset.videos)} videos\n\n{text}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

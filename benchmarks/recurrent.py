@@ -1,0 +1,207 @@
+"""How long a training step of a recurrent layer takes on the CPU, and how much of it are the matrix products.
+
+    python -m benchmarks.recurrent               # the table
+    python -m benchmarks.recurrent --busy 2      # the same while two other processes want the cores
+    python -m benchmarks.recurrent --denormals   # what numbers below 1e-38 cost, and which threads flush them to zero
+
+A step is forward and backward with a dense gradient for the states of all steps; the inputs need none. All candidates
+take turns in one run, so that noise hits them alike: look at the ratios, which are medians over the rounds.
+"""
+
+import contextlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple, TypeVar
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from models.initializers import init_gated_, init_gaussian_rnn_, init_irnn_, init_np_rnn_
+from models.relu_rnn import ReluRNN
+
+Step = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Size(NamedTuple):
+    steps: int
+    batch: int
+    inputs: int
+    hidden: int
+
+
+SIZES = (
+    Size(784, 100, 1, 100),  # MNIST, pixel by pixel
+    Size(150, 64, 2, 100),  # the addition task
+    Size(1000, 32, 2, 128),
+    Size(25, 64, 1280, 512),  # a video's features: here the matrix products rule
+)
+SMALLEST_NORMAL = torch.finfo(torch.float32).smallest_normal
+
+
+def main(seconds: float = 10.0, threads: int | None = None, busy: int = 0, denormals: bool = False) -> None:
+    """Print a table.
+
+    Args:
+        seconds: to measure each size for, warm-up apart.
+        threads: PyTorch's; none given: as many as it takes by itself.
+        busy: other processes that do nothing but want a core, all the while.
+        denormals: measure these instead.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    with busy_processes(busy):
+        if denormals:
+            compare_denormals(seconds)
+            return
+        torch.set_flush_denormal(True)
+        print(f"{torch.get_num_threads()} threads, {busy} other busy processes; ms per training step")
+        for size in SIZES:
+            compare_layers(size, seconds)
+
+
+def compare_layers(size: Size, seconds: float) -> None:
+    layers = {
+        "nn.RNN": init_np_rnn_(nn.RNN(size.inputs, size.hidden, nonlinearity="relu"), "hidden"),
+        "ReluRNN": init_np_rnn_(ReluRNN(size.inputs, size.hidden), "hidden"),
+        "nn.LSTM": init_gated_(nn.LSTM(size.inputs, size.hidden)),
+        "nn.GRU": init_gated_(nn.GRU(size.inputs, size.hidden)),
+    }
+    inputs = torch.randn(size.steps, size.batch, size.inputs)
+    grad_states = torch.randn(size.steps, size.batch, size.hidden)
+    candidates = {name: training_step(layer, inputs, grad_states) for name, layer in layers.items()}
+    times = take_turns({**candidates, "bare products": bare_products(size)}, seconds)
+    print(f"\n(T, B, input, hidden) = {tuple(size)}, {len(times['nn.RNN'])} rounds")
+    print(f"{'':14} {'ms':>8} {'nn.RNN / it':>12} {'it / bare products':>19}")
+    for name, milliseconds in times.items():
+        print(
+            f"{name:14} {statistics.median(milliseconds):8.1f} {median_ratio(times['nn.RNN'], milliseconds):12.2f}"
+            f" {median_ratio(milliseconds, times['bare products']):19.2f}"
+        )
+
+
+def training_step(layer: nn.RNNBase, inputs: Tensor, grad_states: Tensor) -> Step:
+    def step() -> None:
+        layer.zero_grad()
+        states, _ = layer(inputs)
+        states.backward(grad_states)
+
+    return step
+
+
+def bare_products(size: Size) -> Step:
+    """The matrix products that no ReLU layer's training step can do without, and nothing else, into place."""
+    num_rows = size.steps * size.batch
+    inputs, states, deltas = (torch.randn(num_rows, width) for width in (size.inputs, size.hidden, size.hidden))
+    weight_ih, weight_hh = torch.randn(size.hidden, size.inputs), torch.randn(size.hidden, size.hidden)
+    state, delta = torch.randn(size.batch, size.hidden), torch.randn(size.batch, size.hidden)
+    drive, result = torch.empty_like(states), torch.empty_like(state)
+
+    def products() -> None:
+        torch.mm(inputs, weight_ih.t(), out=drive)
+        for _ in range(size.steps):
+            torch.mm(state, weight_hh.t(), out=result)
+        for _ in range(size.steps):
+            torch.mm(delta, weight_hh, out=result)
+        torch.mm(deltas.t(), states)
+        torch.mm(inputs.t(), deltas)  # this way round is the fast one for few inputs
+
+    return products
+
+
+def compare_denormals(seconds: float) -> None:
+    """Numbers below 1.2e-38 lose precision bit by bit; many a CPU computes with them a hundred times slower."""
+    faint = torch.full((2**22,), 1e-40)
+    before = share_denormal(faint * 1)  # shared out: from here on OpenMP's threads exist
+    torch.set_flush_denormal(True)
+    after = share_denormal(faint * 1)
+    print(
+        f"1e-40 * 1, {torch.get_num_threads()} threads: {before:.0%} of the results are denormal; "
+        f"after set_flush_denormal(True) {after:.0%}.\n"
+        "It holds for the thread that calls it and for those that start afterwards: call it before any computing.\n"
+    )
+    torch.set_num_threads(1)
+    size = Size(784, 100, 1, 100)
+    inputs = torch.rand(size.steps, size.batch, size.inputs)
+    inputs[size.steps // 2 :] = 0  # no more input: the states fade
+    grad_states = torch.zeros(size.steps, size.batch, size.hidden)
+    grad_states[-1] = 1
+    relu = {"nonlinearity": "relu"}
+    layers = {
+        "np-RNN": init_np_rnn_(nn.RNN(size.inputs, size.hidden, **relu), "hidden"),
+        "IRNN": init_irnn_(nn.RNN(size.inputs, size.hidden, **relu)),
+        "iRNN, 0.8 I": init_irnn_(nn.RNN(size.inputs, size.hidden, **relu), 0.8),
+        "Gaussian ReLU": init_gaussian_rnn_(nn.RNN(size.inputs, size.hidden, **relu)),
+        "LSTM": init_gated_(nn.LSTM(size.inputs, size.hidden)),
+        "GRU": init_gated_(nn.GRU(size.inputs, size.hidden)),
+    }
+    candidates = {name: training_step(layer, inputs, grad_states) for name, layer in layers.items()}
+    faint_matrix = torch.full((size.hidden, size.hidden), 1e-40)
+    candidates["products of 1e-40"] = lambda: [faint_matrix @ faint_matrix for _ in range(1000)]
+    candidates["roots of 1e-40"] = lambda: [faint_matrix.sqrt() for _ in range(1000)]  # as in Adam
+    both = {(name, flush): with_flush(step, flush) for name, step in candidates.items() for flush in (False, True)}
+    times = take_turns(both, seconds)
+    torch.set_flush_denormal(False)
+    print(f"{'one thread':18} {'ms':>8} {'flushed':>8} {'ratio':>6} {'denormal states':>16}")
+    for name in candidates:
+        kept, flushed = times[name, False], times[name, True]
+        share = f"{share_denormal(layers[name](inputs)[0]):16.3f}" if name in layers else ""
+        print(
+            f"{name:18} {statistics.median(kept):8.1f} {statistics.median(flushed):8.1f}"
+            f" {median_ratio(kept, flushed):6.2f} {share}"
+        )
+
+
+def with_flush(step: Step, flush: bool) -> Step:
+    def flushing_step() -> None:
+        torch.set_flush_denormal(flush)
+        step()
+
+    return flushing_step
+
+
+def share_denormal(values: Tensor) -> float:
+    # By their bits: a comparison would flush them first.
+    exponents = values.detach().view(torch.int32) & 0x7F800000
+    mantissas = values.detach().view(torch.int32) & 0x007FFFFF
+    return ((exponents == 0) & (mantissas != 0)).double().mean().item()
+
+
+def take_turns(candidates: dict[Name, Step], seconds: float) -> dict[Name, list[float]]:
+    """Milliseconds of every call; each candidate is called once to warm up, then in turn, at least three times."""
+    for step in candidates.values():
+        step()
+    times: dict[Name, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < 3 or time.perf_counter() < end:
+        for name, step in candidates.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(1000 * (time.perf_counter() - start))
+        rounds += 1
+    return times
+
+
+def median_ratio(times: list[float], other: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, other, strict=True))
+
+
+@contextlib.contextmanager
+def busy_processes(number: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,73 @@
+"""A trained run on new video: ``python -m pipeline.predict clip.mp4 --run runs/demo/np_rnn-split_1-seed_0``"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from data.records import VideoRecord
+from pipeline.command import run_command
+from pipeline.sampling import FrameSampling
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Say what happens in videos, with a trained run."""
+
+    videos: tyro.conf.Positional[tuple[Path, ...]]
+    """video files"""
+    run: Path
+    """a run's folder, made by train.py"""
+    top: int = 3
+    """classes to name for each video"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: all done; 1: some videos failed, and are named."""
+    asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    from models.backbones import load_backbone
+    from pipeline.batches import FeatureTable
+    from pipeline.encoders import choose_device, make_encoder
+    from pipeline.evaluation import video_probabilities
+    from pipeline.extract import ExtractionFailure, extract
+    from pipeline.runs import Run
+    from pipeline.scoring import predict
+    from pipeline.training import clip_sampling, load_best
+
+    run, device = Run(asked.run), choose_device(asked.device)
+    config = run.config()
+    backbone = load_backbone(config.features.backbone, config.features.weights)
+    model, classes = load_best(run, config)
+    encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / "onnx")
+    results = extract(
+        asked.videos,
+        backbone,
+        FrameSampling.parse(config.features.sampling),
+        encoder,
+        workers=min(config.features.workers, len(asked.videos)),
+        timeout=config.features.video_timeout,
+    )
+    failed = 0
+    with closing(results):
+        for position, result in results:
+            path = asked.videos[position]
+            if isinstance(result, ExtractionFailure):
+                failed += 1
+                print(f"failed: {path}: {result.reason}", file=sys.stderr)
+                continue
+            table = FeatureTable([VideoRecord(str(path), path, label=0, group="")], [result])
+            predictions = predict(model.to(device), table, clip_sampling(config.training), classes, device)
+            (probabilities,) = video_probabilities(predictions)
+            best = probabilities.argsort()[::-1][: asked.top]
+            print(f"{path}: " + ", ".join(f"{classes[label]} {probabilities[label]:.3f}" for label in best))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,259 @@
+"""Initial weights: exact properties of each matrix, and the mistakes seen in public np-RNN code."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor, nn
+
+from models.initializers import (
+    gaussian_,
+    init_gated_,
+    init_gaussian_rnn_,
+    init_irnn_,
+    init_np_rnn_,
+    init_nrnn_,
+    init_orthogonal_rnn_,
+    irnn_,
+    np_rnn_,
+    np_rnn_input_,
+    nrnn_,
+    orthogonal_,
+    scaled_identity_,
+    sussillo_abbott_alpha,
+)
+
+SIZES = [1, 2, 3, 7, 40, 100, 256, 512, 1000, 2048]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def np_rnn_matrix(size: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return np_rnn_(torch.empty(size, size, dtype=dtype), seeded(seed))
+
+
+def assert_np_rnn(weight: Tensor) -> None:
+    """Symmetric, positive definite, largest eigenvalue 1."""
+    assert torch.equal(weight, weight.T)
+    eigenvalues = torch.linalg.eigvalsh(weight.double())
+    assert abs(eigenvalues[-1] - 1) < 1e-5
+    assert eigenvalues[0] > 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_np_rnn_is_symmetric_positive_definite_with_spectral_radius_one(size: int) -> None:
+    """The definition, from one unit to 2048: without it the network explodes or forgets."""
+    assert_np_rnn(np_rnn_matrix(size))
+
+
+@settings(deadline=None, max_examples=40)
+@given(size=st.integers(1, 160), seed=st.integers(0, 2**32 - 1))
+def test_np_rnn_holds_for_every_size_and_seed(size: int, seed: int) -> None:
+    """No lucky draw: the properties are exact, so they hold for any."""
+    assert_np_rnn(np_rnn_matrix(size, seed))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_np_rnn_is_the_same_matrix_in_every_dtype(dtype: torch.dtype) -> None:
+    """float64 keeps the property to its own precision, and a half-precision network gets the same matrix, rounded."""
+    weight, exact = np_rnn_matrix(64, dtype=dtype), np_rnn_matrix(64, dtype=torch.float64)
+    assert weight.dtype == dtype
+    assert torch.equal(weight, exact.to(dtype))
+    assert abs(torch.linalg.eigvalsh(exact)[-1] - 1) < 1e-14
+
+
+def spectrum_of_np_rnn(eigenvalues: Tensor) -> bool:
+    """What R^T R / N + I must look like at N = 512 after division by its largest eigenvalue (Marchenko-Pastur)."""
+    close_to_one = (eigenvalues > 0.9).sum().item()
+    return (
+        abs(eigenvalues[-1].item() - 1) < 1e-5
+        and abs(eigenvalues[0].item() - 1 / 5) < 0.01  # (0 + 1) / (4 + 1)
+        and abs(eigenvalues.mean().item() - 2 / 5) < 0.01  # (1 + 1) / (4 + 1)
+        and 9 <= close_to_one <= 13
+    )
+
+
+def mistaken_np_rnn(mistake: str) -> Tensor:
+    size = 512
+    gaussian = torch.randn(size, size, dtype=torch.float64, generator=seeded())
+    identity = torch.eye(size, dtype=torch.float64)
+    if mistake == "R is a vector":
+        gaussian = gaussian[:1]
+    product = gaussian.T @ gaussian / (size**2 if mistake == "1/N^2" else size)
+    matrix = product if mistake == "no + I" else product + identity
+    eigenvalues = torch.linalg.eigvalsh(matrix)
+    divisor = eigenvalues[0] if mistake == "divided by the first eigenvalue" else eigenvalues[-1]
+    return matrix if mistake == "not divided" else matrix / divisor
+
+
+MISTAKES = ["divided by the first eigenvalue", "not divided", "1/N^2", "R is a vector", "no + I"]
+
+
+def test_np_rnn_spectrum() -> None:
+    """One slow direction, a few slow ones beside it, the rest decaying: eigenvalues spread over [0.2, 1], mean 0.4."""
+    assert spectrum_of_np_rnn(torch.linalg.eigvalsh(np_rnn_matrix(512).double()))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_np_rnn_spectrum_tells_the_mistakes_of_public_code(mistake: str) -> None:
+    """The spectrum test above would fail for each known wrong reading of the formula; the right one passes it."""
+    assert not spectrum_of_np_rnn(torch.linalg.eigvalsh(mistaken_np_rnn(mistake)))
+    right = mistaken_np_rnn("none")
+    assert spectrum_of_np_rnn(torch.linalg.eigvalsh(right))
+    torch.testing.assert_close(np_rnn_matrix(512, dtype=torch.float64), right, atol=1e-14, rtol=0)
+
+
+def test_alpha_is_that_of_sussillo_and_abbott() -> None:
+    """A parenthesis in the wrong place gives 0.132 instead of 1.460 at N = 40; below 6 units the gain stays put."""
+    assert sussillo_abbott_alpha(40) == pytest.approx(1.4601, abs=1e-4)
+    assert sussillo_abbott_alpha(1) == sussillo_abbott_alpha(6) == pytest.approx(math.sqrt(2) * math.exp(1 / 3))
+    assert sussillo_abbott_alpha(10**9) == pytest.approx(math.sqrt(2))
+
+
+DIVISORS = {"sqrt_hidden": math.sqrt(200), "hidden": 200, "fan_in": 90, "sqrt_fan_in": math.sqrt(90)}
+
+
+@pytest.mark.parametrize("scale", DIVISORS)
+def test_np_rnn_input_weights_are_gaussian_with_the_named_deviation(scale: str) -> None:
+    """Kolmogorov-Smirnov accepts N(0, alpha / d) for the d that was asked for and rejects every other d."""
+    weight = np_rnn_input_(torch.empty(200, 90), scale, seeded())  # type: ignore[arg-type]
+    for name, divisor in DIVISORS.items():
+        std = sussillo_abbott_alpha(200) / divisor
+        p_value = stats.kstest(weight.flatten().numpy(), "norm", args=(0, std)).pvalue
+        assert p_value > 0.01 if name == scale else p_value < 1e-6
+
+
+@pytest.mark.parametrize("size", [20, 100, 512])
+def test_nrnn_is_symmetric_with_largest_eigenvalue_one_and_not_positive_definite(size: int) -> None:
+    """nRNN differs from np-RNN in nothing but definiteness: that is the comparison the paper makes."""
+    weight = nrnn_(torch.empty(size, size), seeded())
+    eigenvalues = torch.linalg.eigvalsh(weight.double())
+    assert torch.equal(weight, weight.T)
+    assert abs(eigenvalues[-1] - 1) < 1e-5
+    assert -0.6 < eigenvalues[0] < -0.2
+
+
+@settings(deadline=None, max_examples=20)
+@given(size=st.integers(1, 100), seed=st.integers(0, 2**32 - 1))
+def test_orthogonal_matrix_keeps_every_length(size: int, seed: int) -> None:
+    """W W^T = I for every size."""
+    weight = orthogonal_(torch.empty(size, size, dtype=torch.float64), seeded(seed))
+    torch.testing.assert_close(weight @ weight.T, torch.eye(size, dtype=torch.float64))
+
+
+@given(size=st.integers(1, 50), scale=st.floats(-2, 2))
+def test_scaled_identity(size: int, scale: float) -> None:
+    """Exactly scale * I, whatever was there before; IRNN is scale 1."""
+    weight = torch.full((size, size), math.nan, dtype=torch.float64)
+    assert torch.equal(scaled_identity_(weight, scale), torch.eye(size, dtype=torch.float64) * scale)
+    assert torch.equal(irnn_(weight), torch.eye(size, dtype=torch.float64))
+
+
+def test_gaussian_matrix_has_variance_one_over_n() -> None:
+    """Spectral radius about 1: the variance is 1/N, and not 1/N^2 or 1."""
+    weight = gaussian_(torch.empty(150, 150), seeded())
+    assert stats.kstest(weight.flatten().numpy(), "norm", args=(0, 150**-0.5)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("initializer", [np_rnn_, nrnn_, irnn_, gaussian_, orthogonal_])
+def test_recurrent_matrix_must_be_square(initializer) -> None:  # type: ignore[no-untyped-def]
+    """An LSTM's stacked gates or an input matrix are refused, with their shape."""
+    with pytest.raises(ValueError, match=r"square.*\[8, 4\]"):
+        initializer(torch.empty(8, 4))
+
+
+INITIALIZERS = [init_np_rnn_, init_nrnn_, init_gaussian_rnn_, init_orthogonal_rnn_, init_irnn_]
+
+
+@pytest.mark.parametrize("init", INITIALIZERS)
+def test_every_layer_and_direction_is_initialised(init) -> None:  # type: ignore[no-untyped-def]
+    """Stacked and bidirectional, batch first or not, with or without biases: no weight keeps PyTorch's default."""
+    for batch_first in (False, True):
+        for bias in (False, True):
+            rnn = nn.RNN(3, 16, 3, "relu", bias, batch_first, bidirectional=True)
+            before = {name: parameter.clone() for name, parameter in rnn.named_parameters()}
+            assert init(rnn, generator=seeded()) is rnn
+            assert len(before) == 3 * 2 * (4 if bias else 2)
+            for name, parameter in rnn.named_parameters():
+                assert parameter.requires_grad and not torch.equal(parameter, before[name])
+                if name.startswith("bias"):
+                    assert not parameter.any()
+
+
+def test_init_np_rnn_fits_each_layer() -> None:
+    """Every recurrent matrix is an np-RNN's own draw, and deeper layers' input scale counts both directions."""
+    rnn = init_np_rnn_(nn.RNN(30, 200, 2, "relu", bidirectional=True), "fan_in", seeded())
+    recurrent = [parameter for name, parameter in rnn.named_parameters() if "weight_hh" in name]
+    assert len(recurrent) == 4
+    for weight in recurrent:
+        assert_np_rnn(weight.detach())
+    assert not torch.equal(recurrent[0], recurrent[1])
+    for name, fan_in in (("weight_ih_l0", 30), ("weight_ih_l0_reverse", 30), ("weight_ih_l1_reverse", 400)):
+        weight = getattr(rnn, name).detach()
+        std = sussillo_abbott_alpha(200) / fan_in
+        assert stats.kstest(weight.flatten().numpy(), "norm", args=(0, std)).pvalue > 0.01
+
+
+def test_init_irnn() -> None:
+    """Identity and inputs of deviation 0.001, as Le et al. have it; iRNN scales the identity."""
+    rnn = init_irnn_(nn.RNN(50, 100, nonlinearity="relu"), generator=seeded())
+    assert torch.equal(rnn.weight_hh_l0, torch.eye(100))
+    assert stats.kstest(rnn.weight_ih_l0.detach().flatten().numpy(), "norm", args=(0, 0.001)).pvalue > 0.01
+    assert torch.equal(init_irnn_(rnn, 0.5).weight_hh_l0, torch.eye(100) / 2)
+
+
+@pytest.mark.parametrize("init", [init_np_rnn_, init_nrnn_, init_irnn_])
+def test_relu_initialisations_refuse_other_networks(init) -> None:  # type: ignore[no-untyped-def]
+    """A tanh np-RNN would be a silent nonsense."""
+    for rnn in (nn.RNN(2, 4), nn.LSTM(2, 4), nn.GRU(2, 4)):
+        with pytest.raises(ValueError, match='nonlinearity="relu"'):
+            init(rnn)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_gated_baselines_start_as_they_do_best(kind: type[nn.RNNBase]) -> None:
+    """Each gate's recurrent matrix is orthogonal by itself; only an LSTM's forget gate has a bias, and it sums to 1."""
+    hidden, inputs = 40, 60
+    rnn = init_gated_(kind(inputs, hidden, num_layers=2), seeded())
+    for layer, fan_in in ((0, inputs), (1, hidden)):
+        weight_ih, weight_hh, bias_ih, bias_hh = (parameter.detach() for parameter in rnn.all_weights[layer])
+        for gate in weight_hh.split(hidden):
+            torch.testing.assert_close(gate @ gate.T, torch.eye(hidden), atol=1e-5, rtol=0)
+        std = math.sqrt(2 / (fan_in + hidden))
+        assert stats.kstest(weight_ih.flatten().numpy(), "norm", args=(0, std)).pvalue > 0.01
+        expected = torch.zeros_like(bias_ih)
+        if kind is nn.LSTM:
+            expected[hidden : 2 * hidden] = 1
+        assert torch.equal(bias_ih + bias_hh, expected)
+
+
+@pytest.mark.parametrize("init", [*INITIALIZERS, init_gated_])
+def test_a_generator_gives_the_same_weights_again(init) -> None:  # type: ignore[no-untyped-def]
+    """Same generator, same network, in any dtype; the global random state is neither used nor moved."""
+    make = nn.LSTM if init is init_gated_ else nn.RNN
+    options = {} if init is init_gated_ else {"nonlinearity": "relu"}
+    first, again, double, other = (make(5, 12, 2, **options) for _ in range(4))
+    double = double.double()
+    state = torch.get_rng_state()
+    for rnn, seed in ((first, 1), (again, 1), (double, 1), (other, 2)):
+        init(rnn, generator=seeded(seed))
+    assert torch.equal(state, torch.get_rng_state())
+    for a, b, c in zip(first.parameters(), again.parameters(), double.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert c.dtype == torch.float64 and torch.equal(a, c.float())
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("init", [*INITIALIZERS, init_gated_])
+def test_weights_stay_on_their_device(init) -> None:  # type: ignore[no-untyped-def]
+    """A network built elsewhere than on the CPU can be initialised with a CPU generator."""
+    make = nn.GRU if init is init_gated_ else nn.RNN
+    options = {} if init is init_gated_ else {"nonlinearity": "relu"}
+    device = "cuda" if torch.cuda.is_available() else "meta"
+    rnn = init(make(5, 12, device=device, **options), generator=seeded())
+    assert all(parameter.device.type == device for parameter in rnn.parameters())

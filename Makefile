@@ -8,8 +8,8 @@ STAMP := $(VENV)/installed
 .PHONY: demo test lint slow clean
 
 demo: $(STAMP)
-	$(BIN)/python train.py --dataset demo --overwrite
-	$(BIN)/python train.py --dataset demo --model mean --overwrite
+	$(BIN)/python train.py --dataset demo --seeds 0 1 2 --overwrite
+	$(BIN)/python train.py --dataset demo --seeds 0 1 2 --overwrite --model mean
 	$(BIN)/python evaluate.py runs/demo
 
 test: $(STAMP)

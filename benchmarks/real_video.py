@@ -112,7 +112,7 @@ def choose(results: dict[str, dict[str, Any]], jobs: Iterable[Job]) -> dict[tupl
     return {key: max(scores, key=lambda candidate: scores[candidate]) for key, scores in right.items()}
 
 
-def testing_jobs(asked: Arguments, groups: Sequence[str], chosen: dict[tuple[int, str], int]) -> list[Job]:
+def final_jobs(asked: Arguments, groups: Sequence[str], chosen: dict[tuple[int, str], int]) -> list[Job]:
     return [
         Job("test", block, model, chosen[block, model], (group,), (), seed)
         for block, held_out in enumerate(deal(groups, asked.blocks))
@@ -226,9 +226,9 @@ def main(arguments: Sequence[str]) -> int:
     log = asked.results / "results.jsonl"
     choosing = choosing_jobs(asked, groups)
     chosen = choose(run_jobs(choosing, base, asked, log, "choosing settings"), choosing)
-    testing = testing_jobs(asked, groups, chosen)
-    results = run_jobs(testing, base, asked, log, "leaving out")
-    text = table(asked, results, testing)
+    final = final_jobs(asked, groups, chosen)
+    results = run_jobs(final, base, asked, log, "leaving out")
+    text = table(asked, results, final)
     (asked.results / "table.md").write_text(text)
     print(f"{dataset.name}: {len(groups)} groups left out in turn, {len(dataset.videos)} videos\n\n{text}")
     return 0

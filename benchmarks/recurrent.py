@@ -6,6 +6,9 @@
 
 A step is forward and backward with a dense gradient for the states of all steps; the inputs need none. All candidates
 take turns in one run, so that noise hits them alike: look at the ratios, which are medians over the rounds.
+
+With other busy processes a step can take ten times as long on two threads as on one, since OpenMP's threads spin while
+they wait for each other at every product. OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=PASSIVE in the environment mends it.
 """
 
 import contextlib
@@ -141,9 +144,9 @@ def compare_denormals(seconds: float) -> None:
         "GRU": init_gated_(nn.GRU(size.inputs, size.hidden)),
     }
     candidates = {name: training_step(layer, inputs, grad_states) for name, layer in layers.items()}
-    faint_matrix = torch.full((size.hidden, size.hidden), 1e-40)
-    candidates["products of 1e-40"] = lambda: [faint_matrix @ faint_matrix for _ in range(1000)]
-    candidates["roots of 1e-40"] = lambda: [faint_matrix.sqrt() for _ in range(1000)]  # as in Adam
+    for value in (1.0, 1e-40):
+        candidates[f"products of {value:g}"] = repeated(torch.mm, *[torch.full((100, 100), value)] * 2)
+        candidates[f"roots of {value:g}"] = repeated(torch.sqrt, torch.full((100, 100), value))  # as Adam takes
     both = {(name, flush): with_flush(step, flush) for name, step in candidates.items() for flush in (False, True)}
     times = take_turns(both, seconds)
     torch.set_flush_denormal(False)
@@ -155,6 +158,10 @@ def compare_denormals(seconds: float) -> None:
             f"{name:18} {statistics.median(kept):8.1f} {statistics.median(flushed):8.1f}"
             f" {median_ratio(kept, flushed):6.2f} {share}"
         )
+
+
+def repeated(operation: Callable[..., Tensor], *operands: Tensor) -> Step:
+    return lambda: [operation(*operands) for _ in range(1000)]
 
 
 def with_flush(step: Step, flush: bool) -> Step:

@@ -1,5 +1,6 @@
 """How a command ends: its exit code, and what the user is told instead of a traceback."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,9 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
     Errors meant for the user are the ``ValueError``s of our own packages and the disk's ``OSError``s: their message is
     printed and the code is 2. Ctrl-C gives 130. Anything else is a defect of ours and keeps its traceback.
     """
+    # OpenMP threads that spin while they wait for work starve whatever else wants the cores. Set before PyTorch is
+    # imported, for it to hear of it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return main(sys.argv[1:])
     except KeyboardInterrupt:

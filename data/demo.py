@@ -3,140 +3,98 @@
     python -m data.demo --root datasets/demo
 
 Its classes come in pairs that are each other's time reversal (SitDown / StandUp, ...). A clip of the second class is
-drawn by the same random process as one of the first and its frames are played backwards, so within a pair the
-distribution of a video's *set* of frames is exactly the same: a classifier that averages frames can tell the pairs
-apart and gets half of the videos right, whatever its features. To do better it must know the order.
+drawn by the same random process as one of the first and its frames are played backwards. So within a pair the *set* of
+frames of a video has one distribution: a classifier that averages frames can tell the pairs apart and then gets half
+of the videos right, whatever its features. To do better it must know the order.
 
 A group is one actor (body and clothes) in one scene who performs every class, so what an actor or a scene looks like
-says nothing about the class, and no group stands on two sides of a split. As in UCF101, some groups are in no test
-list; they are for validation.
+says nothing about the class, and no actor or scene stands on two sides of a split. As in UCF101, some groups are in no
+test list; they are for validation.
 """
 
+import dataclasses
+import json
+import multiprocessing
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+from filelock import FileLock
 
-from data.figures import (
-    CANVAS_HEIGHT,
-    CANVAS_WIDTH,
-    Actor,
-    Image,
-    Points,
-    Solid,
-    View,
-    box,
-    chair,
-    draw_shadow,
-    draw_solids,
-    figure,
-    joints,
-    random_actor,
-    random_colour,
-)
-from data.records import DatasetError
-from data.scenes import paint_scene
+from data.actions import ACTIONS, FPS, HEIGHT, WIDTH, Stage, film, random_stage
+from data.atomic import write_text_atomically
+from data.catalog import DatasetOptions
+from data.download import progress_bar
+from data.figures import Image
+from data.records import DatasetError, VideoDataset
+from data.ucf101 import load_layout
 
-VERSION = 1  # of the pictures: to be raised whenever a seed would give other bytes
-WIDTH, HEIGHT, FPS = 320, 240, 25
-SUPERSAMPLING = 2  # canvas pixels per video pixel
-VALIDATION_GROUPS = (9, 10)
-TEST_GROUPS = {"1": (1, 2, 3), "2": (4, 5, 6), "3": (7, 8)}
-MARKER, UNFINISHED_MARKER = "demo.json", "demo.unfinished.json"
-
-
-def posture(
-    torso: float,
-    head: float,
-    upper_arm: tuple[float, float],
-    forearm: tuple[float, float],
-    thigh: tuple[float, float],
-    shin: tuple[float, float],
-) -> Points:
-    """Angles of one side of the body, float [6, 2]; see ``data.figures`` for their meaning."""
-    return np.array([(torso, 0), (head, 0), upper_arm, forearm, thigh, shin], dtype=np.float64)
-
-
-STANDING = posture(0, 0, (0, 9), (10, 6), (0, 4), (0, 3))
+VERSION = 1  # of the pictures; to be raised whenever a seed would give other ones
+DEFAULT_ROOT = Path("datasets/demo")
+MARKER = "demo.json"  # written last: the rendering is whole
+UNFINISHED_MARKER = "demo.unfinished.json"  # written first: a killed rendering is known for what it was to become
 
 
 @dataclass(frozen=True)
-class Action:
-    """A movement and its reversal.
+class Rendering:
+    """What a rendered folder holds, as its marker says. Any part of it changed gives other files."""
 
-    Attributes:
-        forward, backward: the two class names.
-        keyframes: postures at even steps of the movement.
-        yaw: range of how far the figure is turned from the camera, to either side, in degrees.
-        prop: what the movement needs: ``"chair"``, ``"box"`` or nothing.
-    """
+    version: int
+    seed: int
+    classes: int
+    groups: int
+    clips: int
 
-    forward: str
-    backward: str
-    keyframes: tuple[Points, ...]
-    yaw: tuple[float, float]
-    prop: str | None = None
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.clips < 1:
+            raise DatasetError(f"seed ({self.seed}) must not be negative and clips ({self.clips}) must be positive.")
+        if self.classes % 2 or not 2 <= self.classes <= 2 * len(ACTIONS):
+            raise DatasetError(f"classes must be an even number from 2 to {2 * len(ACTIONS)}, not {self.classes}.")
+        if self.groups < 4:
+            raise DatasetError(
+                f"groups must be at least 4 (one to validate, and in each of the three splits one to test and another "
+                f"to train), not {self.groups}."
+            )
 
+    def clip_list(self) -> list["Clip"]:
+        """Every clip, classes in alphabetical order as in UCF101's lists."""
+        clips = [
+            Clip(pair, reverse, group, number)
+            for pair in range(self.classes // 2)
+            for reverse in (False, True)
+            for group in range(1, self.groups + 1)
+            for number in range(1, self.clips + 1)
+        ]
+        return sorted(clips, key=lambda clip: clip.list_path)
 
-ACTIONS = (
-    Action(
-        "SitDown",
-        "StandUp",
-        (
-            STANDING,
-            posture(38, 20, (25, 8), (45, 2), (52, 6), (-18, 4)),
-            posture(4, 4, (22, 8), (72, 0), (88, 8), (2, 4)),
-        ),
-        yaw=(35, 80),
-        prop="chair",
-    ),
-    Action(
-        "RaiseArms",
-        "LowerArms",
-        (STANDING, posture(0, 0, (0, 85), (5, 85), (0, 6), (0, 4)), posture(0, -6, (0, 158), (0, 170), (0, 8), (0, 6))),
-        yaw=(0, 40),
-    ),
-    Action(
-        "LiftBox",
-        "PutDownBox",
-        (
-            posture(62, 48, (8, 0), (12, 0), (84, 10), (-26, 4)),
-            posture(30, 20, (22, 0), (48, 0), (42, 8), (-14, 4)),
-            posture(-5, 2, (28, 0), (92, 0), (2, 5), (0, 4)),
-        ),
-        yaw=(30, 80),
-        prop="box",
-    ),
-    Action(
-        "LieDown",
-        "GetUp",
-        (
-            STANDING,
-            posture(40, 20, (60, 8), (70, 4), (112, 8), (-32, 4)),
-            posture(-18, 0, (68, 10), (80, 4), (128, 8), (48, 4)),
-            posture(-88, -80, (86, 10), (88, 8), (92, 5), (90, 5)),
-        ),
-        yaw=(55, 85),
-    ),
-)
+    def validation_groups(self) -> frozenset[int]:
+        """The last fifth of the groups: g09 and g10 of 10."""
+        return frozenset(range(self.groups - max(1, self.groups // 5) + 1, self.groups + 1))
+
+    def test_groups(self) -> list[frozenset[int]]:
+        """For each split a third of the others: of 10, g01-g03, g04-g06 and g07-g08."""
+        others = [group for group in range(1, self.groups + 1) if group not in self.validation_groups()]
+        return [frozenset(part.tolist()) for part in np.array_split(others, 3)]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One video of the dataset; ``group`` and ``number`` count from 1."""
+    """One video of the dataset. ``pair`` is an index into ``ACTIONS``; ``group`` and ``number`` count from 1."""
 
-    action: Action
-    reversed: bool
+    pair: int
+    is_reversed: bool
     group: int
     number: int
 
     @property
     def class_name(self) -> str:
-        return self.action.backward if self.reversed else self.action.forward
+        action = ACTIONS[self.pair]
+        return action.backward if self.is_reversed else action.forward
 
     @property
     def list_path(self) -> str:
@@ -144,147 +102,189 @@ class Clip:
         return f"{self.class_name}/v_{self.class_name}_g{self.group:02d}_c{self.number:02d}.avi"
 
 
-def clips_of(classes: int, groups: int, clips: int) -> list[Clip]:
-    """Every clip of a dataset of this size, in a fixed order."""
-    return [
-        Clip(action, reverse, group, number)
-        for action in ACTIONS[: classes // 2]
-        for reverse in (False, True)
-        for group in range(1, groups + 1)
-        for number in range(1, clips + 1)
-    ]
+def render(
+    root: Path = DEFAULT_ROOT,
+    seed: int = 0,
+    classes: int = 8,
+    groups: int = 10,
+    clips: int = 3,
+    workers: int | None = None,
+) -> None:
+    """Render the dataset; where that was begun before, finish it. Done already, it does nothing.
+
+    Args:
+        root: where to; a new or empty folder, or one this command made.
+        seed: other seeds, other actors, scenes and movements. Seed and version give the bytes of every file.
+        classes: how many, an even number: they come in pairs.
+        groups: how many actors, each in a scene of its own.
+        clips: how many of each class and group.
+        workers: number of processes; by default one for each core.
+
+    Raises:
+        DatasetError: ``root`` holds something else, or a number is out of range.
+        OSError: the disk is full or may not be written.
+    """
+    rendering = Rendering(VERSION, seed, classes, groups, clips)
+    if workers is not None and workers < 1:
+        raise DatasetError(f"workers must be positive, not {workers}.")
+    if _is_done(root, rendering):
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lock"):  # another process may be at it: wait, then find it done
+        if _is_done(root, rendering):
+            return
+        write_text_atomically(root / UNFINISHED_MARKER, _marker_text(rendering))
+        _write_videos(rendering, root, workers or os.cpu_count() or 1)
+        _write_lists(rendering, root / "ucfTrainTestlist")
+        write_text_atomically(root / MARKER, _marker_text(rendering))
+        (root / UNFINISHED_MARKER).unlink()
 
 
-@cache
-def stage(seed: int, group: int) -> tuple[Actor, Image]:
-    """The actor and the scene of a group."""
-    rng = np.random.default_rng((seed, group))
-    return random_actor(rng), paint_scene(rng)
+def load(options: DatasetOptions) -> VideoDataset:
+    """The demo dataset with the splits "1", "2" and "3", rendered first where it is not there.
+
+    A folder that was rendered with another seed or size is taken as it is.
+
+    Raises:
+        DatasetError: the folder holds something else, or lacks files.
+    """
+    root = options.root_or("demo")
+    rendering = _read_marker(root / MARKER) or _read_marker(root / UNFINISHED_MARKER)
+    size = {} if rendering is None else {name: value for name, value in asdict(rendering).items() if name != "version"}
+    render(root, **size)
+    done = _read_marker(root / MARKER)
+    assert done is not None, root
+    remedy = f"delete {root} and run python -m data.demo --root {root}"
+    dataset = load_layout(root, "demo", remedy, done.validation_groups())
+    # Videos of two seeds share their names, but must not share stored features.
+    return dataclasses.replace(dataset, store_name=f"demo-version_{done.version}-seed_{done.seed}")
 
 
 def clip_frames(clip: Clip, seed: int) -> list[Image]:
-    """The clip's frames, BGR uint8 [HEIGHT, WIDTH, 3] each: those of the movement, backwards for the reversed class."""
-    take = 2 * clip.number + clip.reversed
-    rng = np.random.default_rng((seed, clip.group, ACTIONS.index(clip.action), take))
-    frames = film(clip.action, *stage(seed, clip.group), rng)
-    return frames[::-1] if clip.reversed else frames
+    """The clip's frames, BGR uint8 [HEIGHT, WIDTH, 3] each: a take of its action, backwards for the reversed class."""
+    take = 2 * clip.number + clip.is_reversed
+    rng = np.random.default_rng((seed, clip.group, clip.pair, take))
+    frames = film(ACTIONS[clip.pair], stage_of(seed, clip.group), rng)
+    return frames[::-1] if clip.is_reversed else frames
 
 
-def film(action: Action, actor: Actor, scene: Image, rng: np.random.Generator) -> list[Image]:
-    """Frames of one take of the forward movement; everything that varies between takes is drawn from ``rng``."""
-    num_frames = int(rng.integers(2 * FPS, 4 * FPS + 1))
-    movement = postures(action, num_frames, rng)
-    bodies = [joints(actor, both_sides) for both_sides in movement]
-
-    standing_pixels = rng.uniform(285, 350)
-    view = View(
-        yaw=rng.uniform(*action.yaw) * rng.choice((-1, 1)), scale=standing_pixels / actor.height, origin=(0.0, 0.0)
-    )
-    reach, _ = view.project(np.concatenate([list(body.values()) for body in bodies]))
-    middle = (reach[:, 0].min() + reach[:, 0].max()) / 2
-    origin = (CANVAS_WIDTH / 2 - middle + rng.uniform(-35, 35), rng.uniform(475, 500))
-    view = View(view.yaw, view.scale, origin)
-
-    scenery = scene.copy()
-    draw_furniture(scenery, action, actor, bodies, view, rng)
-    parcel = random_colour(rng, (0.3, 0.6), (0.5, 0.8)), rng.uniform(0.15, 0.18)
-    frames = []
-    for body, crop in zip(bodies, camera_path(num_frames, rng), strict=True):
-        canvas = scenery.copy()
-        draw_shadow(canvas, [body["left_toe"], body["right_toe"], body["hips"], body["head"]], view)
-        solids: list[Solid] = figure(actor, body)
-        if action.prop == "box":
-            solids += box(parcel[0], (body["left_hand"] + body["right_hand"]) / 2 + (0.08, 0, 0), parcel[1])
-        draw_solids(canvas, solids, view)
-        frames.append(cv2.warpAffine(canvas, crop, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
-    return frames
+@cache
+def stage_of(seed: int, group: int) -> Stage:
+    """The actor, scene and things of a group."""
+    return random_stage(group, np.random.default_rng((seed, group)))
 
 
-def postures(action: Action, num_frames: int, rng: np.random.Generator) -> Points:
-    """Left and right posture of every frame, [num_frames, 2, 6, 2].
-
-    The figure waits, moves and waits; the share of the clip that it waits before and after have one distribution.
-    """
-    time = np.linspace(0, 1, num_frames)
-    moving = rng.uniform(0.6, 0.8)
-    start = (1 - moving) * rng.uniform(0.2, 0.8)
-    keyframes = np.stack(action.keyframes) + rng.normal(0, 3.0, (len(action.keyframes), 6, 2))
-    sides = []
-    for lag in rng.normal(0, 0.015, 2):
-        progress = np.clip((time - start - lag) / moving, 0, 1)
-        eased = progress * progress * (3 - 2 * progress)
-        steps = eased * (len(keyframes) - 1)
-        before = np.minimum(steps.astype(int), len(keyframes) - 2)
-        share = (steps - before)[:, None, None]
-        angles = (1 - share) * keyframes[before] + share * keyframes[before + 1]
-        sides.append(smooth(angles, reach=3) + rng.normal(0, 2.0, (6, 2)))
-    sway = 1.2 * np.sin(2 * np.pi * (time * num_frames / FPS * rng.uniform(0.3, 0.6) + rng.random()))
-    return np.stack(sides, axis=1) + sway[:, None, None, None]
-
-
-def smooth(values: Points, reach: int) -> Points:
-    """Mean over 2 * reach + 1 frames along the first axis, so that no joint turns a corner."""
-    padded = np.concatenate([values[:1].repeat(reach, 0), values, values[-1:].repeat(reach, 0)])
-    return np.mean([padded[offset : offset + len(values)] for offset in range(2 * reach + 1)], axis=0)
-
-
-def camera_path(num_frames: int, rng: np.random.Generator) -> Iterator[Points]:
-    """Per frame the affine map [2, 3] from video to canvas pixels of a hand-held camera that drifts a little."""
-    time = np.linspace(-0.5, 0.5, num_frames)
-    zoom = rng.uniform(0.95, 1.05) + time * rng.uniform(-0.05, 0.05)
-    roll = np.radians(rng.uniform(-1.5, 1.5) + time * rng.uniform(-1.0, 1.0))
-    tremble = np.sin(2 * np.pi * (np.outer(time, rng.uniform(1.5, 3.5, 2)) + rng.random(2)))
-    shift = np.outer(time, rng.uniform(-20, 20, 2)) + 1.5 * tremble
-    for z, angle, (x, y) in zip(zoom, roll, shift, strict=True):
-        cosine, sine = np.cos(angle) * SUPERSAMPLING / z, np.sin(angle) * SUPERSAMPLING / z
-        turn = np.array([[cosine, -sine], [sine, cosine]])
-        centre = np.array([CANVAS_WIDTH / 2 + x, CANVAS_HEIGHT / 2 + y])
-        yield np.column_stack([turn, centre - turn @ ((WIDTH - 1) / 2, (HEIGHT - 1) / 2)])
-
-
-def draw_furniture(
-    canvas: Image, action: Action, actor: Actor, bodies: list[dict[str, Points]], view: View, rng: np.random.Generator
-) -> None:
-    """The chair that the action needs, and in any clip perhaps a chair or a parcel that it doesn't."""
-    colour = random_colour(rng, (0.2, 0.7), (0.4, 0.8))
-    turn, side = rng.uniform(-80, 80), rng.choice((-1, 1))
-    aside = (view.origin[0] + side * rng.uniform(150, 270), view.origin[1] - rng.uniform(30, 60))
-    spectator = View(turn, view.scale * 0.9, aside)
-    distractor = rng.choice(("chair", "box", "nothing"))
-    if distractor == "chair":
-        draw_shadow(canvas, [np.array([x, 0, z]) for x in (-0.2, 0.2) for z in (-0.2, 0.2)], spectator)
-        draw_solids(canvas, chair(colour, 0, 0, 0.45), spectator)
-    elif distractor == "box":
-        draw_shadow(canvas, [np.array([x, 0, z]) for x in (-0.1, 0.1) for z in (-0.1, 0.1)], spectator)
-        draw_solids(canvas, box(colour, np.zeros(3), rng.uniform(0.13, 0.2)), spectator)
-    if action.prop == "chair":
-        lowest = min((body["hips"] for body in bodies), key=lambda hips: float(hips[1]))
-        seat_height = float(lowest[1]) - 0.045 * actor.girth * actor.height
-        x = float(lowest[0]) + 0.1
-        draw_shadow(canvas, [np.array([x + dx, 0, dz]) for dx in (-0.2, 0.2) for dz in (-0.2, 0.2)], view)
-        draw_solids(canvas, chair(random_colour(rng, (0.2, 0.7), (0.35, 0.75)), x, 0, seat_height), view)
-
-
-def write_clip(clip: Clip, root: Path, seed: int) -> None:
-    """Render one clip to its place under ``root``; a file of the final name is always whole."""
-    final = root / "UCF-101" / clip.list_path
-    if final.exists():
-        return
-    unfinished = final.with_name(f".{final.name}")
-    frames = clip_frames(clip, seed)
-    writer = cv2.VideoWriter(str(unfinished), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"XVID"), FPS, (WIDTH, HEIGHT))
-    if not writer.isOpened():
+def _is_done(root: Path, wanted: Rendering) -> bool:
+    """Whether ``wanted`` lies at ``root``, whole. Raises ``DatasetError`` where something else does."""
+    done = _read_marker(root / MARKER)
+    found = done or _read_marker(root / UNFINISHED_MARKER)
+    if found is None and root.is_dir() and any(path.name != ".lock" for path in root.iterdir()):
+        raise DatasetError(f"{root} holds something that is not the demo dataset. Name a new folder with --root.")
+    if found is not None and found != wanted:
+        differing = [
+            f"{name} is {value}, asked for is {asdict(wanted)[name]}"
+            for name, value in asdict(found).items()
+            if value != asdict(wanted)[name]
+        ]
         raise DatasetError(
-            f"OpenCV can't write XviD video to {unfinished}. Is the folder writable and the disk not full?"
+            f"{root} holds another demo dataset: {'; '.join(differing)}. Delete it or name a new folder with --root."
         )
+    return done is not None
+
+
+def _read_marker(path: Path) -> Rendering | None:
+    """What a marker says; ``None`` where there is none."""
+    if not path.exists():
+        return None
+    try:
+        return Rendering(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{path} does not describe a demo dataset ({error}). Delete {path.parent}.") from error
+
+
+def _marker_text(rendering: Rendering) -> str:
+    return json.dumps(asdict(rendering), indent=2) + "\n"
+
+
+def _write_videos(rendering: Rendering, root: Path, workers: int) -> None:
+    """Render the clips that are not there yet."""
+    places = [(clip, root / "UCF-101" / clip.list_path) for clip in rendering.clip_list()]
+    missing = [(clip, path) for clip, path in places if not path.exists()]
+    for folder in {path.parent for _, path in missing}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with progress_bar(len(places), "video", "rendering", done=len(places) - len(missing)) as bar:
+        if workers == 1 or len(missing) <= 1:
+            for clip, path in missing:
+                _write_clip(clip, rendering.seed, path)
+                bar.update()
+            return
+        # Spawn, never fork: OpenCV may hang in a child of a process that has used its threads.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            tasks = [pool.submit(_write_clip, clip, rendering.seed, path) for clip, path in missing]
+            try:
+                for task in as_completed(tasks):
+                    task.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _write_clip(clip: Clip, seed: int, path: Path) -> None:
+    """Render one clip; a file of the final name is always whole."""
+    frames = clip_frames(clip, seed)
+    # The writer needs the suffix. Only the holder of the lock writes here, so the name need not be unique, and what a
+    # killed process left is overwritten.
+    unfinished = path.with_name(f".{path.name}")
+    writer = cv2.VideoWriter(str(unfinished), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"XVID"), FPS, (WIDTH, HEIGHT))
     for frame in frames:
         writer.write(frame)
     writer.release()
-    os.replace(unfinished, final)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` whole or not at all."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text)
+    written = _count_frames(unfinished)
+    if written != len(frames):  # the writer itself never says that the disk is full
+        unfinished.unlink(missing_ok=True)
+        raise OSError(f"of the {len(frames)} frames of {path} only {written} could be written. Is the disk full?")
     os.replace(unfinished, path)
+
+
+def _count_frames(path: Path) -> int:
+    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    count = 0
+    while video.grab():
+        count += 1
+    video.release()
+    return count
+
+
+def _write_lists(rendering: Rendering, folder: Path) -> None:
+    """``classInd.txt`` and three pairs of ``trainlist0k.txt`` and ``testlist0k.txt``, as UCF101 writes them."""
+    clips = rendering.clip_list()
+    class_ids = {name: number for number, name in enumerate(sorted({clip.class_name for clip in clips}), start=1)}
+    lists = {"classInd.txt": [f"{number} {name}" for name, number in class_ids.items()]}
+    for split, test_groups in enumerate(rendering.test_groups(), start=1):
+        lists[f"testlist{split:02d}.txt"] = [clip.list_path for clip in clips if clip.group in test_groups]
+        lists[f"trainlist{split:02d}.txt"] = [
+            f"{clip.list_path} {class_ids[clip.class_name]}" for clip in clips if clip.group not in test_groups
+        ]
+    for name, lines in lists.items():
+        write_text_atomically(folder / name, "".join(f"{line}\n" for line in lines))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns its exit code: 0 done, 1 a disk that refuses, 2 usage."""
+    import tyro
+
+    try:
+        tyro.cli(render, prog="python -m data.demo", args=arguments)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except DatasetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

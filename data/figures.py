@@ -1,7 +1,7 @@
 """Cartoon people in cartoon places: what ``data.demo`` films.
 
-A figure is posed by forward kinematics in three dimensions and everything solid (limbs, head, chair, box) is drawn as
-a ``Solid``: the convex hull of a few spheres, projected and painted from back to front. Lengths are metres, angles
+A figure is posed by forward kinematics in three dimensions. Everything solid (limbs, head, chair, parcel) is drawn as a
+``Solid``: the convex hull of a few spheres, projected and painted from back to front. Lengths are metres, angles
 degrees, colours BGR.
 
 Three frames of reference:
@@ -76,13 +76,14 @@ class Solid:
     centres: Points
     radii: Points
     colour: Colour
-    rounded: bool = True  # lit like a limb; False for flat faces and small marks
+    rounded: bool = True  # lit like a limb
+    outlined: bool = True
 
 
-def solid(colour: Colour, *spheres: tuple[Points, float], rounded: bool = True) -> Solid:
+def solid(colour: Colour, *spheres: tuple[Points, float], rounded: bool = True, outlined: bool = True) -> Solid:
     """A ``Solid`` from (centre, radius) pairs."""
     centres, radii = zip(*spheres, strict=True)
-    return Solid(np.array(centres), np.array(radii), colour, rounded)
+    return Solid(np.array(centres), np.array(radii), colour, rounded, outlined)
 
 
 def random_colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
@@ -117,10 +118,15 @@ def random_actor(rng: np.random.Generator) -> Actor:
     )
 
 
-def direction(pitch: float, spread: float, side: float) -> Points:
-    """Unit vector [3] of a segment that hangs down at (0, 0); ``side`` is +1 on the right and -1 on the left."""
-    pitch, spread = np.radians(pitch), np.radians(spread)
+def direction(angles: Points, side: float) -> Points:
+    """Unit vector [3] of a segment at (pitch, spread) [2]; it hangs down at (0, 0). Right ``side`` +1, left -1."""
+    pitch, spread = np.radians(angles)
     return np.array([np.sin(pitch) * np.cos(spread), -np.cos(pitch) * np.cos(spread), side * np.sin(spread)])
+
+
+def upward(angles: Points) -> Points:
+    """Unit vector [3] of a segment that stands up at (0, 0) and leans forward with the pitch."""
+    return direction(np.array([180 - angles[0], angles[1]]), 1)
 
 
 def joints(actor: Actor, postures: Points) -> dict[str, Points]:
@@ -132,18 +138,19 @@ def joints(actor: Actor, postures: Points) -> dict[str, Points]:
     h = actor.height
     torso, head = postures[:, TORSO].mean(axis=0), postures[:, HEAD].mean(axis=0)
     hips = np.zeros(3)
-    shoulders = hips + 0.28 * h * direction(180 - torso[0], torso[1], 1)
-    skull = shoulders + 0.135 * h * direction(180 - head[0], head[1], 1)
+    shoulders = hips + 0.28 * h * upward(torso)
+    skull = shoulders + 0.135 * h * upward(head)
     points = {"hips": hips, "shoulders": shoulders, "head": skull}
     for name, side, posture in (("left", -1, postures[0]), ("right", 1, postures[1])):
         across = np.array([0.0, 0.0, side])
         hip, shoulder = hips + 0.055 * h * across, shoulders + 0.105 * h * across
-        elbow = shoulder + 0.165 * h * direction(*posture[UPPER_ARM], side)
-        hand = elbow + 0.165 * h * direction(*posture[FOREARM], side)
-        knee = hip + 0.245 * h * direction(*posture[THIGH], side)
-        ankle = knee + 0.235 * h * direction(*posture[SHIN], side)
+        upper_arm, forearm, thigh, shin = (direction(posture[row], side) for row in (UPPER_ARM, FOREARM, THIGH, SHIN))
+        elbow = shoulder + 0.165 * h * upper_arm
+        hand = elbow + 0.165 * h * forearm
+        knee = hip + 0.245 * h * thigh
+        ankle = knee + 0.235 * h * shin
         # a foot stays flat under a shin that leans back, and points up on one that lies on the floor
-        toe = ankle + 0.1 * h * direction(90 + max(0.0, posture[SHIN, 0]), 12, side)
+        toe = ankle + 0.1 * h * direction(np.array([90 + max(0.0, posture[SHIN, 0]), 12]), side)
         limb = {
             "hip": hip,
             "shoulder": shoulder,
@@ -208,22 +215,27 @@ def head(actor: Actor, at: dict[str, Points]) -> list[Solid]:
         solid(
             actor.hair, *fringe, (on_skull(0.1, 0.95, -0.3), 0.25 * radius), (on_skull(0.1, 0.95, 0.3), 0.25 * radius)
         ),
-        solid(shaded(actor.skin, 0.8), (on_skull(1.02, -0.12, 0.0), 0.14 * radius), rounded=False),
-        *(solid((30, 25, 25), (on_skull(0.93, 0.12, aside), 0.12 * radius), rounded=False) for aside in (-0.36, 0.36)),
+        *(
+            solid(colour, (on_skull(*place), size * radius), rounded=False, outlined=False)
+            for colour, place, size in (
+                ((30, 25, 25), (0.93, 0.12, -0.36), 0.12),
+                ((30, 25, 25), (0.93, 0.12, 0.36), 0.12),
+                (shaded(actor.skin, 0.8), (1.02, -0.12, 0.0), 0.14),
+                ((60, 50, 140), (0.9, -0.45, 0.0), 0.1),
+            )
+        ),
     ]
 
 
 def block(colour: Colour, low: Iterable[float], high: Iterable[float]) -> list[Solid]:
     """A cuboid between two body-frame corners, as its six faces, each with its own light."""
-    corners = np.array([list(low), list(high)], dtype=np.float64)
+    ends = np.array([list(low), list(high)], dtype=np.float64)
     faces = []
     for axis, light in ((0, 0.85), (1, 1.35), (2, 0.68)):
         for end in (0, 1):
-            face = []
-            for first, second in ((0, 0), (0, 1), (1, 1), (1, 0)):
-                picks = np.insert([first, second], axis, end)
-                face.append((corners[picks, range(3)], 0.006))
-            faces.append(solid(shaded(colour, light), *face, rounded=False))
+            picks = np.roll([(end, 0, 0), (end, 0, 1), (end, 1, 1), (end, 1, 0)], axis, axis=1)
+            corners = ends[picks, range(3)]
+            faces.append(Solid(corners, np.full(4, 0.006), shaded(colour, light), rounded=False))
     return faces
 
 
@@ -239,22 +251,38 @@ def chair(colour: Colour, x: float, z: float, seat_height: float) -> list[Solid]
     return solids
 
 
-def box(colour: Colour, centre: Points, half: float) -> list[Solid]:
+def parcel(colour: Colour, centre: Points, half: float) -> list[Solid]:
     """A parcel with a strip of tape over its top and sides; it never sinks into the floor."""
     middle = np.array([centre[0], max(centre[1], half), centre[2]])
     tape = np.array([half * 1.02, half * 1.02, half * 0.18])
     return block(colour, middle - half, middle + half) + block(shaded(colour, 1.9), middle - tape, middle + tape)
 
 
+def mat(colour: Colour, back: float, front: float) -> list[Solid]:
+    """A mat on the floor, from ``back`` to ``front`` along the figure's forward axis."""
+    return block(colour, (back, 0.0, -0.38), (front, 0.01, 0.38))
+
+
 def draw_solids(canvas: Image, solids: Iterable[Solid], view: View) -> None:
     """Paint ``solids`` onto ``canvas``, the farthest first."""
-    seen = [(*view.project(item.centres), item) for item in solids]
-    for pixels, _, item in sorted(seen, key=lambda entry: float(entry[1].mean())):
+    items = list(solids)
+    all_pixels, all_nearness = view.project(np.concatenate([item.centres for item in items]))
+    ends = np.cumsum([len(item.centres) for item in items])[:-1]
+    pixels_of, nearness_of = np.split(all_pixels, ends), np.split(all_nearness, ends)
+    for index in sorted(range(len(items)), key=lambda index: float(nearness_of[index].mean())):
+        item, pixels = items[index], pixels_of[index]
         radii = item.radii * view.scale
-        fill_hull(canvas, pixels, radii + 1.6, shaded(item.colour, 0.5))
+        if item.outlined:
+            fill_hull(canvas, pixels, radii + 1.6, shaded(item.colour, 0.5))
         fill_hull(canvas, pixels, radii, item.colour)
         if item.rounded:
             fill_hull(canvas, pixels - 0.3 * radii[:, None], 0.45 * radii, shaded(item.colour, 1.22))
+
+
+def draw_standing(canvas: Image, solids: list[Solid], view: View) -> None:
+    """Paint a thing that stands on the floor, with its shadow."""
+    draw_shadow(canvas, np.concatenate([item.centres for item in solids]), view)
+    draw_solids(canvas, solids, view)
 
 
 def fill_hull(canvas: Image, centres: Points, radii: Points, colour: Colour) -> None:

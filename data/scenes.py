@@ -5,12 +5,17 @@ import numpy as np
 
 from data.figures import CANVAS_HEIGHT, CANVAS_WIDTH, FLOOR_LINE, Colour, Image, random_colour, shaded
 
+BLUR = 3.0  # standard deviation in canvas pixels
 
-def paint_scene(rng: np.random.Generator) -> Image:
-    """A background, uint8 [CANVAS_HEIGHT, CANVAS_WIDTH, 3]: wall or sky above FLOOR_LINE, floor or grass below."""
+
+def paint_scene(kind: int, rng: np.random.Generator) -> Image:
+    """A background, uint8 [CANVAS_HEIGHT, CANVAS_WIDTH, 3]: wall or sky above FLOOR_LINE, floor or grass below.
+
+    ``kind`` counts through rooms, parks and gyms. All is a little out of focus, as behind somebody who is filmed.
+    """
     canvas = np.zeros((CANVAS_HEIGHT, CANVAS_WIDTH, 3), np.uint8)
-    (paint_room, paint_gym, paint_park)[rng.choice(3, p=(0.5, 0.2, 0.3))](canvas, rng)
-    return add_texture(canvas, rng)
+    (paint_room, paint_park, paint_room, paint_gym)[kind % 4](canvas, rng)
+    return add_grain(cv2.GaussianBlur(canvas, (0, 0), BLUR), rng)
 
 
 def paint_room(canvas: Image, rng: np.random.Generator) -> None:
@@ -22,9 +27,9 @@ def paint_room(canvas: Image, rng: np.random.Generator) -> None:
     paint_boards(canvas, wood, rng)
     cv2.rectangle(canvas, (0, FLOOR_LINE - 16), (CANVAS_WIDTH, FLOOR_LINE), shaded(wall, 1.6), -1)
     cv2.line(canvas, (0, FLOOR_LINE), (CANVAS_WIDTH, FLOOR_LINE), shaded(wood, 0.5), 2)
-    slots = rng.permutation([40, 290, 540])
-    for slot, furnish in zip(slots, rng.permutation([paint_window, paint_picture, paint_shelf])[: rng.integers(2, 4)]):
-        furnish(canvas, int(slot + rng.integers(-20, 21)), rng)
+    furnishings = (paint_window, paint_picture, paint_shelf)
+    for place, kind in enumerate(rng.permutation(len(furnishings))):
+        furnishings[kind](canvas, 40 + 250 * place + int(rng.integers(-20, 21)), rng)
 
 
 def paint_gym(canvas: Image, rng: np.random.Generator) -> None:
@@ -48,7 +53,8 @@ def paint_gym(canvas: Image, rng: np.random.Generator) -> None:
 
 def paint_park(canvas: Image, rng: np.random.Generator) -> None:
     """Sky, clouds, hills, trees and grass."""
-    fill_gradient(canvas, 0, FLOOR_LINE, random_colour(rng, (0.3, 0.6), (0.7, 0.9)), (245, 235, 225))
+    skies: list[Colour] = [(235, 180, 110), (225, 165, 135), (200, 150, 190), (205, 195, 170)]
+    fill_gradient(canvas, 0, FLOOR_LINE, skies[rng.integers(len(skies))], (245, 235, 225))
     for _ in range(rng.integers(2, 5)):
         x, y = int(rng.integers(0, CANVAS_WIDTH)), int(rng.integers(30, 170))
         for _ in range(5):
@@ -66,8 +72,8 @@ def paint_park(canvas: Image, rng: np.random.Generator) -> None:
         leaf = (int(rng.integers(30, 80)), int(rng.integers(100, 160)), int(rng.integers(40, 110)))
         for _ in range(7):
             clump = (x + int(rng.integers(-42, 43)), top + int(rng.integers(-35, 36)))
-            tone = shaded(leaf, float(rng.uniform(0.8, 1.15)))
-            cv2.circle(canvas, clump, int(rng.integers(24, 42)), tone, -1, cv2.LINE_AA)
+            green = shaded(leaf, float(rng.uniform(0.8, 1.15)))
+            cv2.circle(canvas, clump, int(rng.integers(24, 42)), green, -1, cv2.LINE_AA)
     grass = (int(rng.integers(40, 90)), int(rng.integers(130, 180)), int(rng.integers(80, 130)))
     fill_gradient(canvas, FLOOR_LINE, CANVAS_HEIGHT, shaded(grass, 0.85), shaded(grass, 1.1))
     for _ in range(500):
@@ -146,7 +152,7 @@ def fill_gradient(
     canvas[top:bottom, max(0, left) : right] = np.round(rows).astype(np.uint8)
 
 
-def add_texture(canvas: Image, rng: np.random.Generator) -> Image:
+def add_grain(canvas: Image, rng: np.random.Generator) -> Image:
     """Uneven light and a little grain, the same in every frame."""
     light = cv2.resize(rng.normal(1.0, 0.06, (5, 7)), (CANVAS_WIDTH, CANVAS_HEIGHT), interpolation=cv2.INTER_CUBIC)
     grain = cv2.GaussianBlur(rng.normal(0.0, 9.0, (CANVAS_HEIGHT, CANVAS_WIDTH)), (0, 0), 1.2)

@@ -6,7 +6,7 @@ import sys
 
 from tests.conftest import REPOSITORY
 
-TIME_LIMIT = 240
+TIME_LIMIT = 240.0  # seconds
 
 
 def start(*arguments: object) -> "subprocess.Popen[str]":
@@ -21,10 +21,10 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
     )
 
 
-def finish(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+def finish(process: "subprocess.Popen[str]", time_limit: float = TIME_LIMIT) -> "subprocess.CompletedProcess[str]":
     """Wait for its end; it is killed where that does not come."""
     try:
-        stdout, stderr = process.communicate(timeout=TIME_LIMIT)
+        stdout, stderr = process.communicate(timeout=time_limit)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
@@ -32,9 +32,9 @@ def finish(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: object, time_limit: float = TIME_LIMIT) -> "subprocess.CompletedProcess[str]":
     """``python ARGUMENTS``, to its end."""
-    return finish(start(*arguments))
+    return finish(start(*arguments), time_limit)
 
 
 def message(done: "subprocess.CompletedProcess[str]") -> str:

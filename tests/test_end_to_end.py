@@ -248,3 +248,18 @@ def test_a_folder_of_runs_is_evaluated_past_its_damaged_ones(workplace: Workplac
     assert {row["run"] for row in rows} == {"unbroken", "resumed"}
     assert {float(row["video_top1"]) for row in rows} == {metrics_of(workplace.unbroken)["video_top1"]}
     assert "| unbroken |" in (workplace.runs / "leaderboard.md").read_text()
+
+
+def test_a_run_predicts_new_videos(workplace: Workplace) -> None:
+    """Prediction names the classes of a video with probabilities, and a broken one with the reason and exit code 1."""
+    broken = workplace.folder / "broken.avi"
+    broken.write_text("no video")
+    video = workplace.folder / "videos" / "left" / f"v_{TEST_GROUP}_left.avi"
+    done = run("-m", "pipeline.predict", video, broken, "--run", workplace.unbroken, "--top", 2)
+    (line,) = done.stdout.splitlines()
+    named = {name: float(value) for name, value in (part.split() for part in line.partition(": ")[2].split(", "))}
+    assert named.keys() == {"left", "right"} and abs(sum(named.values()) - 1) < 0.01
+    with (workplace.unbroken / "evaluation" / "predictions.csv").open() as file:
+        (row,) = (row for row in csv.DictReader(file) if row["video_id"].startswith("left"))
+    assert abs(named["left"] - float(row["p:left"])) < 0.01
+    assert done.returncode == 1 and f"failed: {broken}" in done.stderr

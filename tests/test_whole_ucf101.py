@@ -136,7 +136,7 @@ def test_101_classes_and_three_splits(action_data: Path, tiny_backbone: tuple[st
 def test_all_13320_videos(action_data: Path, tiny_backbone: tuple[str, Path], tmp_path: Path) -> None:
     """The whole tree of the official lists: every video is cached, and split 1 is scored on its 3,783 test videos."""
     assert make_ucf101(tmp_path, action_data / "ucf101" / "ucfTrainTestlist", whole=True) == 13_320
-    done = run(*train(tmp_path, tiny_backbone, "--splits", 1, "--epochs", 3))
+    done = run(*train(tmp_path, tiny_backbone, "--splits", 1, "--epochs", 3), time_limit=1700)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 13_320
     check_answers(tmp_path / "runs" / "ucf101" / "np_rnn-split_1-seed_0" / "evaluation", 3783)

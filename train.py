@@ -15,8 +15,13 @@ def main(arguments: Sequence[str]) -> int:
     """0: all done; 1: some videos failed and were left out, as --allow-missing asks."""
     config = parse_command_line(Config, arguments)
     dataset = load_dataset(config.data.dataset, config.data.options)
-    from pipeline.experiment import run_experiment  # slow to import: a typo or a wrong folder is answered before
+    import torch  # slow to import, as what follows: a typo or a wrong folder is answered before
 
+    from pipeline.experiment import run_experiment
+
+    # Fading states and gradients end in denormal numbers, slow on some CPUs. The program decides that, not the library,
+    # for it holds for the whole process; and before any tensor work, for PyTorch's threads take it from their parent.
+    torch.set_flush_denormal(True)
     return run_experiment(config, dataset)
 
 

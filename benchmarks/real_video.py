@@ -131,6 +131,7 @@ def start_worker(data: DataConfig, features: FeatureConfig) -> None:
     from pipeline.experiment import load_features
 
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as train.py does
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  a bar for each of a thousand trainings would bury the one that counts
     cache = FeatureCache(features)
     _worker["features"] = load_features(cache, load_dataset(data.dataset, data.options), allow_missing=False)

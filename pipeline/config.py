@@ -285,7 +285,7 @@ def from_flat(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             if not _is_readable(kind, key, value):
                 wanted = _types(kind())[key].removeprefix("typing.")
                 raise ConfigError(f"{where}: {key} can't be {value!r}: it is {wanted}") from None
-        raise
+        raise ConfigError(f"{where}: its settings can't be read: {chosen}") from None
 
 
 def _parse_quietly(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -51,7 +51,6 @@ def train(
     settings = config.training
     clips = clip_sampling(settings)
     device = accelerator.device
-    torch.set_flush_denormal(True)  # fading states and gradients end in denormal numbers, slow on some CPUs
     torch.manual_seed(seed)
     model = SequenceClassifier(config.model, training.feature_dim, len(classes))
     model.set_feature_statistics(*training.statistics())

@@ -59,12 +59,14 @@ def load_features(cache: FeatureCache, dataset: VideoDataset, allow_missing: boo
 
 def run_experiment(config: Config, dataset: VideoDataset) -> int:
     """Train and evaluate one run per split and seed. Returns the exit code: 1 where videos had to be left out."""
+    started = time.perf_counter()
     device = choose_device(config.features.device)
     cache = FeatureCache(config.features)
     runs = planned_runs(config, dataset)
     for run, own in runs:
         run.check(own, cache.store.recipe)  # before hours of caching
     features = load_features(cache, dataset, config.run.allow_missing)
+    print(f"{dataset.name}: features ready after {time.perf_counter() - started:.1f} s", file=sys.stderr)
     rows = []
     for run, own in runs:
         run.begin(own, cache.store.recipe)

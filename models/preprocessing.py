@@ -4,6 +4,7 @@ Needs numpy and Pillow only, never torch: frames are resized where they are deco
 start fast and stay small. Normalisation happens on the whole batch, in ``models.backbones.normalize``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,15 +36,34 @@ class Preprocessing:
     keep_aspect_ratio: bool = True
 
 
-def resize_and_crop(frame: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+VIEWS = (
+    "center",
+    "center-flipped",
+    "top-left",
+    "top-right",
+    "bottom-left",
+    "bottom-right",
+    "top-left-flipped",
+    "top-right-flipped",
+    "bottom-left-flipped",
+    "bottom-right-flipped",
+)
+"""Which square is cut from a frame, and whether it is mirrored: the ten crops of AlexNet's evaluation. ``--views N``
+takes the first N; the first is what the weights were evaluated with."""
+
+
+def resize_and_crop(
+    frame: npt.NDArray[np.uint8], preprocessing: Preprocessing, views: Sequence[str] = VIEWS[:1]
+) -> npt.NDArray[np.uint8]:
     """One frame as the network sees it, before normalisation; the same pixels as torchvision's and timm's transforms.
 
     Args:
         frame: uint8 ``[height, width, 3]``, RGB.
         preprocessing: of the backbone.
+        views: which of ``VIEWS`` are wanted.
 
     Returns:
-        uint8 ``[crop, crop, 3]``, RGB.
+        uint8 ``[len(views), crop, crop, 3]``, RGB.
 
     Raises:
         ValueError: the frame is not uint8 ``[height, width, 3]`` or is empty.
@@ -51,15 +71,20 @@ def resize_and_crop(frame: npt.NDArray[np.uint8], preprocessing: Preprocessing) 
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         raise ValueError(f"a frame is uint8 [height, width, 3]; got {frame.dtype} {list(frame.shape)}")
     height, width = frame.shape[:2]
-    size = _resized(width, height, preprocessing)
+    size = resized(width, height, preprocessing)
     image = Image.fromarray(frame).resize(size, _FILTERS[preprocessing.interpolation])
-    left, top = (_crop_offset(length, preprocessing.crop) for length in size)
-    # Pillow fills what lies outside the image with black, as torchvision's padding does.
-    image = image.crop((left, top, left + preprocessing.crop, top + preprocessing.crop))
-    return np.array(image)
+    crop = preprocessing.crop
+    pixels = np.empty((len(views), crop, crop, 3), dtype=np.uint8)
+    for view, out in zip(views, pixels, strict=True):
+        left, top = crop_corner(size, crop, view)
+        # Pillow fills what lies outside the image with black, as torchvision's padding does.
+        cut = np.asarray(image.crop((left, top, left + crop, top + crop)))
+        out[:] = cut[:, ::-1] if is_flipped(view) else cut
+    return pixels
 
 
-def _resized(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+def resized(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height of a frame after the resize, before the crop."""
     side = preprocessing.resize
     if not preprocessing.keep_aspect_ratio:
         return side, side
@@ -69,6 +94,28 @@ def _resized(width: int, height: int, preprocessing: Preprocessing) -> tuple[int
     return int(side * width / height), side
 
 
-def _crop_offset(length: int, crop: int) -> int:
-    # torchvision rounds half to even when it cuts, and rounds the leading half down when it pads.
-    return round((length - crop) / 2) if length >= crop else -((crop - length) // 2)
+def resize_weights(length: int, new_length: int, interpolation: str) -> npt.NDArray[np.float32]:
+    """The resize of one axis as a matrix: float32 ``[length, new_length]``; a column holds a new pixel's weights."""
+    impulses = Image.fromarray(np.eye(length, dtype=np.float32))
+    return np.array(impulses.resize((new_length, length), _FILTERS[interpolation]))
+
+
+def crop_corner(size: tuple[int, int], crop: int, view: str) -> tuple[int, int]:
+    """Left and top of a view's square in a resized frame of ``size`` (width, height); negative where it is padded."""
+    place = view.removesuffix("-flipped")
+    assert place in VIEWS, view
+    corner = []
+    for length, before, behind in zip(size, ("left", "top"), ("right", "bottom"), strict=True):
+        if before in place and length > crop:
+            corner.append(0)
+        elif behind in place and length > crop:
+            corner.append(length - crop)
+        else:
+            # torchvision rounds half to even when it cuts, and rounds the leading half down when it pads.
+            corner.append(round((length - crop) / 2) if length >= crop else -((crop - length) // 2))
+    left, top = corner
+    return left, top
+
+
+def is_flipped(view: str) -> bool:
+    return view.endswith("-flipped")

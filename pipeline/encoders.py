@@ -1,14 +1,17 @@
 """The CNN as a function from frames to features: ONNX Runtime on a CPU, PyTorch on a GPU or where asked for.
 
 The two agree to 1e-3 relative (tested), so the runtime is noted with the features but is no part of their fingerprint.
+
+On a GPU the frames arrive whole and are resized there: the cores that decode have nothing else to do. A thread uploads
+and resizes the next frames on a stream of its own while the network works on the last ones.
 """
 
 import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +22,8 @@ from torch import Tensor, nn
 
 from data.atomic import write_atomically
 from models.backbones import Backbone, normalize
-from models.preprocessing import Preprocessing
+from models.gpu_preprocessing import resize_and_crop_tensor
+from models.preprocessing import VIEWS, Preprocessing
 from pipeline.config import ConfigError
 
 Runtime = Literal["auto", "onnx", "torch"]
@@ -29,19 +33,32 @@ CPU_BATCH_FRAMES = 8
 GPU_BATCH_FRAMES = 256
 
 
+Pixels = NDArray[np.uint8] | Tensor
+"""uint8 ``[N, crop, crop, 3]``, RGB, where the network wants them."""
+
+
+def _as_they_are(pixels: NDArray[np.uint8]) -> Pixels:
+    return pixels
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A backbone, ready to run.
 
     Attributes:
-        encode: uint8 ``[N, crop, crop, 3]`` RGB -> float16 ``[N, feature_dim]``; any N, quickest at ``batch_frames``.
+        encode: ``Pixels`` of N frames -> float16 ``[N, feature_dim]``; any N, quickest at ``batch_frames``.
         batch_frames: frames to give at once.
         runtime: what runs it, with its version; for the record.
+        takes_whole_frames: whether ``stage`` wants frames as they were decoded, and makes the views itself.
+        stage: turns what the readers hand out into ``Pixels``. Called by another thread than ``encode``, so that the
+            two overlap.
     """
 
-    encode: Callable[[NDArray[np.uint8]], NDArray[np.float16]]
+    encode: Callable[[Pixels], NDArray[np.float16]]
     batch_frames: int
     runtime: str
+    takes_whole_frames: bool = False
+    stage: Callable[[NDArray[np.uint8]], Pixels] = _as_they_are
 
 
 def choose_device(name: str) -> torch.device:
@@ -53,16 +70,21 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def make_encoder(backbone: Backbone, device: torch.device, runtime: Runtime, folder: Path) -> Encoder:
+def make_encoder(
+    backbone: Backbone, device: torch.device, runtime: Runtime, folder: Path, views: Sequence[str] = VIEWS[:1]
+) -> Encoder:
     """Make a backbone ready to run.
 
     Args:
         runtime: ``auto`` is ``torch`` on a GPU, and ``onnx`` on a CPU unless the network can't be exported.
         folder: where the exported network is kept, so that it is exported once.
+        views: what is to be made of each frame.
 
     Raises ``ConfigError`` where ``onnx`` is asked for and the network can't be exported.
     """
     if runtime == "torch" or (runtime == "auto" and device.type == "cuda"):
+        if device.type == "cuda":
+            return whole_frames_encoder(backbone, device, views)
         return _torch_encoder(backbone, device)
     try:
         return _onnx_encoder(backbone, _exported(backbone, folder))
@@ -80,14 +102,33 @@ def _torch_encoder(backbone: Backbone, device: torch.device) -> Encoder:
     network = backbone.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def encode(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
-        images = normalize(torch.from_numpy(frames).to(device), backbone.preprocessing)
+    def encode(pixels: Pixels) -> NDArray[np.float16]:
+        images = normalize(torch.as_tensor(pixels).to(device), backbone.preprocessing)
         with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
             features = network(images)
         return np.asarray(features.half().cpu().numpy())
 
     batch_frames = GPU_BATCH_FRAMES if device.type == "cuda" else CPU_BATCH_FRAMES
     return Encoder(encode, batch_frames, f"torch-{torch.__version__}-{device.type}")
+
+
+def whole_frames_encoder(backbone: Backbone, device: torch.device, views: Sequence[str]) -> Encoder:
+    """PyTorch, with the resize on the device too. Made for a GPU; runs on a CPU as well, but slower than without."""
+    on_gpu = device.type == "cuda"
+    stream = torch.cuda.Stream(device) if on_gpu else None
+
+    @torch.inference_mode()
+    def stage(frames: NDArray[np.uint8]) -> Pixels:
+        with torch.cuda.stream(stream):  # does nothing without one
+            whole = torch.from_numpy(frames)
+            if on_gpu:
+                whole = whole.pin_memory().to(device, non_blocking=True)
+            pixels = resize_and_crop_tensor(whole, backbone.preprocessing, views)
+        if stream is not None:
+            stream.synchronize()  # this thread alone waits; the network's stream may use the pixels from now on
+        return pixels
+
+    return replace(_torch_encoder(backbone, device), takes_whole_frames=True, stage=stage)
 
 
 class _FromPixels(nn.Module):
@@ -139,14 +180,16 @@ def _onnx_encoder(backbone: Backbone, path: Path) -> Encoder:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    # A cluster's worker may use some of the machine's cores only, and is told so as OpenMP is.
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else len(os.sched_getaffinity(0))
     options.log_severity_level = 3
     # A thread that spins while it waits takes the core from the readers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def encode(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
-        (features,) = session.run(None, {"frames": frames})
+    def encode(pixels: Pixels) -> NDArray[np.float16]:
+        (features,) = session.run(None, {"frames": pixels})
         return np.asarray(features, dtype=np.float16)
 
     return Encoder(encode, CPU_BATCH_FRAMES, f"onnxruntime-{onnxruntime.__version__}")

@@ -6,22 +6,27 @@ video or of several, so short videos cost no half-empty batches.
 
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.backbones import Backbone
-from pipeline.encoders import Encoder
-from pipeline.readers import Event, Failed, Finished, Frames, read_videos
+from models.preprocessing import VIEWS
+from pipeline.encoders import Encoder, Pixels
+from pipeline.readers import Failed, Finished, Frames, read_videos
 from pipeline.sampling import FrameSampling
 from pipeline.store import FeatureRecipe, Origin, VideoFeatures
 
 _EVENTS_AHEAD = 8
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -48,32 +53,59 @@ def make_recipe(backbone: Backbone, sampling: FrameSampling) -> FeatureRecipe:
 
 
 def extract(
-    paths: Sequence[Path],
+    paths: Iterable[Path],
     backbone: Backbone,
     sampling: FrameSampling,
     encoder: Encoder,
     *,
+    views: Sequence[str] = VIEWS[:1],
     workers: int,
     timeout: float,
     on_short: Literal["keep", "fail"] = "keep",
-) -> Generator[tuple[int, VideoFeatures | ExtractionFailure], None, None]:
+) -> Generator[tuple[int, tuple[VideoFeatures, ...] | ExtractionFailure], None, None]:
     """Features of videos, each as soon as it is whole; videos may overtake one another.
 
     Args:
-        paths: of the videos.
-        encoder: the backbone, ready to run.
+        paths: of the videos; read lazily, by another thread, a few videos ahead.
+        encoder: the backbone, ready to run, made for the same views.
+        views: which of ``models.preprocessing.VIEWS`` are wanted of each video.
         workers: processes that decode.
         timeout: seconds without a new frame after which a video is given up.
         on_short: what becomes of a file that holds fewer frames than its header promises.
 
     Yields:
-        a video's position in ``paths`` with its features, or with why there are none.
+        a video's position in ``paths`` with its features, one for each view, or with why there are none.
     """
     videos: dict[int, _Video] = {}
-    waiting = _WaitingFrames()
+    waiting = _WaitingPixels()
     stop = threading.Event()
-    read = read_videos(paths, sampling, backbone.preprocessing, workers=workers, timeout=timeout, stop=stop)
-    with closing(_ahead(read, stop)) as events:
+    read = read_videos(
+        paths,
+        sampling,
+        None if encoder.takes_whole_frames else backbone.preprocessing,
+        views=views,
+        workers=workers,
+        timeout=timeout,
+        stop=stop,
+    )
+
+    def staged() -> Generator[_Staged | Finished | Failed, None, None]:
+        with closing(read):
+            for event in read:
+                if isinstance(event, Frames):
+                    yield _Staged(event.job, event.indices, encoder.stage(event.pixels))
+                else:
+                    yield event
+
+    def encode(count: int) -> None:
+        blocks = waiting.take(count)
+        features = encoder.encode(_joined([pixels for _, pixels in blocks]))
+        start = 0
+        for job, pixels in blocks:
+            videos[job].features.append(features[start : start + len(pixels)])
+            start += len(pixels)
+
+    with closing(_ahead(staged(), stop)) as events:
         for event in events:
             if isinstance(event, Failed):
                 videos.pop(event.job, None)
@@ -85,16 +117,24 @@ def extract(
                 video.finished = event
             else:
                 video.indices.append(event.indices)
-                video.num_read += len(event.indices)
-                waiting.add(event)
-            while waiting.num_frames >= encoder.batch_frames:
-                _encode_batch(waiting.take(encoder.batch_frames), videos, encoder)
-            for job in [job for job, video in videos.items() if video.is_whole]:
-                yield job, _result(paths[job], videos.pop(job), encoder.runtime, on_short)
-    if waiting.num_frames:
-        _encode_batch(waiting.take(waiting.num_frames), videos, encoder)
+                waiting.add(event.job, event.pixels)
+            while waiting.num_rows >= encoder.batch_frames:
+                encode(encoder.batch_frames)
+            for job in [job for job, video in videos.items() if video.finished and not waiting.holds(job)]:
+                yield job, _result(videos.pop(job), len(views), encoder.runtime, on_short)
+    if waiting.num_rows:
+        encode(waiting.num_rows)
     for job, video in videos.items():
-        yield job, _result(paths[job], video, encoder.runtime, on_short)
+        yield job, _result(video, len(views), encoder.runtime, on_short)
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """``Frames`` where the network wants them."""
+
+    job: int
+    indices: NDArray[np.int32]
+    pixels: Pixels
 
 
 @dataclass
@@ -103,57 +143,51 @@ class _Video:
 
     indices: list[NDArray[np.int32]] = field(default_factory=list)
     features: list[NDArray[np.float16]] = field(default_factory=list)
-    num_read: int = 0
-    num_encoded: int = 0
     finished: Finished | None = None
 
-    @property
-    def is_whole(self) -> bool:
-        return self.finished is not None and self.num_encoded == self.num_read
 
-
-class _WaitingFrames:
-    """Frames of any videos, first in first out."""
+class _WaitingPixels:
+    """Rows for the network, of any videos, first in first out."""
 
     def __init__(self) -> None:
-        self._blocks: list[tuple[int, NDArray[np.uint8]]] = []
+        self._blocks: deque[tuple[int, Pixels]] = deque()
 
     @property
-    def num_frames(self) -> int:
+    def num_rows(self) -> int:
         return sum(len(pixels) for _, pixels in self._blocks)
 
-    def add(self, frames: Frames) -> None:
-        self._blocks.append((frames.job, frames.pixels))
+    def add(self, job: int, pixels: Pixels) -> None:
+        self._blocks.append((job, pixels))
 
     def drop(self, job: int) -> None:
-        self._blocks = [block for block in self._blocks if block[0] != job]
+        self._blocks = deque(block for block in self._blocks if block[0] != job)
 
-    def take(self, count: int) -> list[tuple[int, NDArray[np.uint8]]]:
-        """The first ``count`` frames, as (job, pixels)."""
+    def holds(self, job: int) -> bool:
+        return any(block[0] == job for block in self._blocks)
+
+    def take(self, count: int) -> list[tuple[int, Pixels]]:
+        """The first ``count`` rows, as (job, pixels)."""
         taken = []
         while count:
-            job, pixels = self._blocks.pop(0)
+            job, pixels = self._blocks.popleft()
             if len(pixels) > count:
-                self._blocks.insert(0, (job, pixels[count:]))
+                self._blocks.appendleft((job, pixels[count:]))
             taken.append((job, pixels[:count]))
             count -= len(taken[-1][1])
         return taken
 
 
-def _encode_batch(blocks: list[tuple[int, NDArray[np.uint8]]], videos: dict[int, _Video], encoder: Encoder) -> None:
-    features = encoder.encode(np.concatenate([pixels for _, pixels in blocks]))
-    start = 0
-    for job, pixels in blocks:
-        videos[job].features.append(features[start : start + len(pixels)])
-        videos[job].num_encoded += len(pixels)
-        start += len(pixels)
+def _joined(blocks: list[Pixels]) -> Pixels:
+    if isinstance(blocks[0], torch.Tensor):
+        return torch.cat(cast(list[torch.Tensor], blocks))
+    return np.concatenate(cast(list[NDArray[np.uint8]], blocks))
 
 
 def _result(
-    path: Path, video: _Video, runtime: str, on_short: Literal["keep", "fail"]
-) -> VideoFeatures | ExtractionFailure:
+    video: _Video, num_views: int, runtime: str, on_short: Literal["keep", "fail"]
+) -> tuple[VideoFeatures, ...] | ExtractionFailure:
     assert video.finished is not None
-    count = video.finished.count
+    path, count = video.finished.path, video.finished.count
     if (count.is_short and on_short == "fail") or not video.features:
         reason = "is short" if video.features else "ends before the first frame wanted"
         return ExtractionFailure(f"{path} {reason}: {count.decoded_frames} of {count.header_frames} frames decode")
@@ -163,28 +197,29 @@ def _result(
             f"the features of {path} are not finite: float16 ends at 65504 and this backbone goes beyond. "
             "Choose another --backbone or other --weights"
         )
-    return VideoFeatures(
-        features=features,
-        frame_indices=np.concatenate(video.indices),
-        origin=Origin(
-            fps=video.finished.fps,
-            header_frames=count.header_frames,
-            decoded_frames=count.decoded_frames,
-            source_bytes=video.finished.source_bytes,
-            decoder=count.decoder,
-            runtime=runtime,
-        ),
+    frame_indices = np.concatenate(video.indices)
+    origin = Origin(
+        fps=video.finished.fps,
+        header_frames=count.header_frames,
+        decoded_frames=count.decoded_frames,
+        source_bytes=video.finished.source_bytes,
+        decoder=count.decoder,
+        runtime=runtime,
+    )
+    return tuple(
+        VideoFeatures(np.ascontiguousarray(features[view::num_views]), frame_indices, origin)
+        for view in range(num_views)
     )
 
 
-def _ahead(events: Generator[Event, None, None], stop: threading.Event) -> Generator[Event, None, None]:
-    """The same events, fetched by a thread of its own while the caller computes; at most ``_EVENTS_AHEAD`` in store.
+def _ahead(events: Generator[Item, None, None], stop: threading.Event) -> Generator[Item, None, None]:
+    """The same items, fetched by a thread of its own while the caller computes; at most ``_EVENTS_AHEAD`` in store.
 
     Closing it sets ``stop``, which ends ``events`` too.
     """
-    ready: queue.Queue[Event | BaseException | None] = queue.Queue(_EVENTS_AHEAD)
+    ready: queue.Queue[Item | BaseException | None] = queue.Queue(_EVENTS_AHEAD)
 
-    def put(item: Event | BaseException | None) -> None:
+    def put(item: Item | BaseException | None) -> None:
         while not stop.is_set():
             with suppress(queue.Full):
                 ready.put(item, timeout=0.1)

@@ -2,6 +2,7 @@
 
 <cache>/<fingerprint>/recipe.json                         everything that can change a number, in clear
 <cache>/<fingerprint>/<dataset>/<video_id>.safetensors    the features of one video
+<cache>/<fingerprint>/<dataset>@<view>/...                the same of its mirrored or cropped views, where asked for
 <cache>/<fingerprint>/<dataset>/errors.jsonl              videos that failed, with the reason
 """
 
@@ -20,8 +21,10 @@ from safetensors.numpy import save_file
 
 from data.atomic import write_atomically, write_text_atomically
 from data.video import FrameCount
+from models.preprocessing import VIEWS
 
 FORMAT_VERSION = 1
+CENTER = VIEWS[0]
 
 
 class StoreError(ValueError):
@@ -135,18 +138,19 @@ class FeatureStore:
                 "Move the folder away, or give another --cache."
             )
 
-    def path(self, dataset: str, video_id: str) -> Path:
-        return self.folder / dataset / f"{video_id}.safetensors"
+    def path(self, dataset: str, video_id: str, view: str = CENTER) -> Path:
+        return self.folder / (dataset if view == CENTER else f"{dataset}@{view}") / f"{video_id}.safetensors"
 
-    def write(self, dataset: str, video_id: str, video: VideoFeatures) -> None:
+    def write(self, dataset: str, video_id: str, video: VideoFeatures, view: str = CENTER) -> None:
         """Publish the features of one video, atomically. Raises ``StoreError`` (full disk, read-only store)."""
         tensors = {"features": video.features, "frame_indices": video.frame_indices}
         metadata = {
             "fingerprint": self.recipe.fingerprint,
             "video_id": video_id,
+            "view": view,
             "origin": json.dumps(asdict(video.origin)),
         }
-        path = self.path(dataset, video_id)
+        path = self.path(dataset, video_id, view)
         metadata["crc32"] = str(_checksum(metadata, video.features, video.frame_indices))
 
         def save(temporary: Path) -> None:
@@ -160,25 +164,25 @@ class FeatureStore:
         except OSError as error:
             raise _not_written(error) from error
 
-    def origin(self, dataset: str, video_id: str) -> Origin | None:
+    def origin(self, dataset: str, video_id: str, view: str = CENTER) -> Origin | None:
         """Where a video's features come from, without reading them.
 
         ``None`` where there are none, the file is cut off, or it is another recipe's or another video's.
         """
         try:
-            with safe_open(self.path(dataset, video_id), framework="numpy") as file:
+            with safe_open(self.path(dataset, video_id, view), framework="numpy") as file:
                 header = file.metadata()
-            return Origin(**json.loads(header["origin"])) if self._is_of(video_id, header) else None
+            return Origin(**json.loads(header["origin"])) if self._is_of(video_id, view, header) else None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
-    def read(self, dataset: str, video_id: str) -> VideoFeatures | None:
+    def read(self, dataset: str, video_id: str, view: str = CENTER) -> VideoFeatures | None:
         """The features of one video; ``None`` where there are none.
 
         Raises:
             DamagedEntry: the entry is not what was written for this video (checked by length and checksum).
         """
-        path = self.path(dataset, video_id)
+        path = self.path(dataset, video_id, view)
         try:
             with safe_open(path, framework="numpy") as file:
                 features, frame_indices = file.get_tensor("features"), file.get_tensor("frame_indices")
@@ -189,15 +193,16 @@ class FeatureStore:
             return None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DamagedEntry(f"{path}: {error}") from error
-        if not intact or not self._is_of(video_id, header):
+        if not intact or not self._is_of(video_id, view, header):
             raise DamagedEntry(f"{path}: what is in the file is not what was written for this video")
         return VideoFeatures(features, frame_indices, origin)
 
-    def _is_of(self, video_id: str, header: dict[str, str]) -> bool:
-        return (header.get("fingerprint"), header.get("video_id")) == (self.recipe.fingerprint, video_id)
+    def _is_of(self, video_id: str, view: str, header: dict[str, str]) -> bool:
+        wanted = (self.recipe.fingerprint, video_id, view)
+        return (header.get("fingerprint"), header.get("video_id"), header.get("view", CENTER)) == wanted
 
-    def remove(self, dataset: str, video_id: str) -> None:
-        self.path(dataset, video_id).unlink(missing_ok=True)
+    def remove(self, dataset: str, video_id: str, view: str = CENTER) -> None:
+        self.path(dataset, video_id, view).unlink(missing_ok=True)
 
     def note_failure(self, dataset: str, video_id: str, path: Path, reason: str) -> None:
         """Add a line to the dataset's ``errors.jsonl``. Raises ``StoreError``."""

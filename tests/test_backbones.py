@@ -53,7 +53,7 @@ def images(lite0: Backbone) -> torch.Tensor:
 
 
 def batch(frames: list[Any], backbone: Backbone) -> torch.Tensor:
-    cropped = np.stack([resize_and_crop(frame, backbone.preprocessing) for frame in frames])
+    cropped = np.stack([resize_and_crop(frame, backbone.preprocessing)[0] for frame in frames])
     return normalize(torch.from_numpy(cropped), backbone.preprocessing)
 
 

@@ -24,7 +24,7 @@ def tiny(tiny_backbone: tuple[str, Path]) -> Backbone:
 
 
 def frames_of(path: Path, backbone: Backbone, count: int) -> NDArray[np.uint8]:
-    frames = [resize_and_crop(frame, backbone.preprocessing) for _, frame in read_frames(path, range(count))]
+    frames = [resize_and_crop(frame, backbone.preprocessing)[0] for _, frame in read_frames(path, range(count))]
     return np.stack(frames)
 
 

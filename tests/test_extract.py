@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from models.backbones import Backbone, load_backbone
-from models.preprocessing import Preprocessing
-from pipeline.encoders import Encoder, choose_device, make_encoder
+from models.preprocessing import VIEWS, Preprocessing
+from pipeline.encoders import Encoder, choose_device, make_encoder, whole_frames_encoder
 from pipeline.extract import ExtractionFailure, extract, make_recipe
 from pipeline.readers import FRAMES_PER_BLOCK
 from pipeline.sampling import FrameSampling
 from pipeline.store import VideoFeatures
 from tests.clips import board_means, make_clip, told_by
+from tests.processes import reader_processes
 
 EVERY_FRAME = FrameSampling.parse("every:1")
 BOARD = Backbone(
@@ -40,11 +40,19 @@ Result = VideoFeatures | ExtractionFailure
 
 
 def extract_all(paths: Sequence[Path], sampling: FrameSampling = EVERY_FRAME, **settings: Any) -> list[Result]:
-    """The results of all videos, in the order of ``paths``; each video must have exactly one."""
+    """The results of all videos, in the order of ``paths``; each video must have exactly one, of one view."""
     arguments: dict[str, Any] = {"encoder": ENCODER, "workers": 2, "timeout": 60} | settings
     results = list(extract(paths, BOARD, sampling, **arguments))
     assert sorted(position for position, _ in results) == list(range(len(paths)))
-    return [result for _, result in sorted(results, key=lambda item: item[0])]
+    return [
+        result if isinstance(result, ExtractionFailure) else only(result)
+        for _, result in sorted(results, key=lambda item: item[0])
+    ]
+
+
+def only(videos: Sequence[VideoFeatures]) -> VideoFeatures:
+    (video,) = videos
+    return video
 
 
 def assert_features_of(result: Result, number: int, indices: Sequence[int]) -> None:
@@ -89,10 +97,46 @@ def test_real_network_gives_what_it_gives_one_by_one(tmp_path: Path, tiny_backbo
     for number, path in enumerate(paths):
         ((_, alone),) = extract([path], backbone, sampling, encoder, workers=1, timeout=60)
         result = together[number]
-        assert isinstance(alone, VideoFeatures) and isinstance(result, VideoFeatures)
+        assert not isinstance(alone, ExtractionFailure) and not isinstance(result, ExtractionFailure)
+        alone, result = only(alone), only(result)
         assert alone.features.shape == (min(6, 3 + 4 * number), backbone.feature_dim)
         np.testing.assert_array_equal(result.frame_indices, alone.frame_indices)
         np.testing.assert_allclose(result.features, alone.features, rtol=2e-3, atol=1e-3)
+
+
+def test_views_are_features_of_their_own(tmp_path: Path) -> None:
+    """Each view of each video gets its own features, in order, also where a batch ends between a frame's views."""
+    lengths = [40, 3, 11]
+    paths = [make_clip(tmp_path / f"{number}.avi", length, number) for number, length in enumerate(lengths)]
+    views = VIEWS[:2]
+    for position, result in extract(paths, BOARD, EVERY_FRAME, ENCODER, views=views, workers=2, timeout=60):
+        assert not isinstance(result, ExtractionFailure)
+        plain, flipped = result
+        assert_features_of(plain, position, range(lengths[position]))
+        board = flipped.features.reshape(-1, 4, 4)[:, :, ::-1].reshape(-1, 16)
+        assert told_by(board) == [(position, index) for index in range(lengths[position])]
+        np.testing.assert_array_equal(plain.frame_indices, flipped.frame_indices)
+
+
+def test_whole_frames_give_the_same_features(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """The way over a GPU (whole frames travel, resize and crops there), run on the CPU, agrees with the other one."""
+    backbone = load_backbone(*tiny_backbone)
+    views = VIEWS[:3]
+    paths = [make_clip(tmp_path / f"{number}.avi", 9 + number, number) for number in range(3)]
+    ours = make_encoder(backbone, choose_device("cpu"), "torch", tmp_path, views)
+    theirs = whole_frames_encoder(backbone, choose_device("cpu"), views)
+    assert theirs.takes_whole_frames and not ours.takes_whole_frames
+    first, second = (
+        dict(extract(paths, backbone, EVERY_FRAME, encoder, views=views, workers=2, timeout=60))
+        for encoder in (ours, theirs)
+    )
+    for position in range(3):
+        one, other = first[position], second[position]
+        assert not isinstance(one, ExtractionFailure) and not isinstance(other, ExtractionFailure)
+        for mine, yours in zip(one, other, strict=True):
+            assert mine.features.shape == (9 + position, backbone.feature_dim)
+            difference = np.abs(mine.features.astype(float) - yours.features.astype(float)).max()
+            assert difference < 1e-2 * np.abs(mine.features.astype(float)).max()
 
 
 def test_origin_tells_where_features_come_from(tmp_path: Path) -> None:
@@ -224,8 +268,8 @@ def test_results_come_while_others_are_read(tmp_path: Path, hanging_video: Path)
     results = extract(paths, BOARD, EVERY_FRAME, ENCODER, workers=2, timeout=60)
     with closing(results):
         position, result = next(results)
-        assert position == 0
-        assert_features_of(result, 0, range(2 * BATCH_FRAMES))
+        assert position == 0 and not isinstance(result, ExtractionFailure)
+        assert_features_of(only(result), 0, range(2 * BATCH_FRAMES))
 
 
 def test_leaving_early_ends_threads_and_processes(tmp_path: Path, hanging_video: Path) -> None:
@@ -239,7 +283,7 @@ def test_leaving_early_ends_threads_and_processes(tmp_path: Path, hanging_video:
     with pytest.raises(RuntimeError, match="out of memory"):
         extract_all(paths, encoder=Encoder(out_of_memory, BATCH_FRAMES, "broken"))
     assert time.monotonic() - started < 20
-    assert not active_children()
+    assert not reader_processes()
     assert "readers" not in [thread.name for thread in threading.enumerate()]
 
 

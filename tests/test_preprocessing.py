@@ -29,7 +29,7 @@ def real_frame(height: int, width: int) -> Frame:
 
 
 def as_network_input(frame: Frame, preprocessing: Preprocessing) -> torch.Tensor:
-    return normalize(torch.from_numpy(resize_and_crop(frame, preprocessing))[None], preprocessing)[0]
+    return normalize(torch.from_numpy(resize_and_crop(frame, preprocessing)), preprocessing)[0]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -80,14 +80,14 @@ def test_any_size_equals_torchvision(height: int, width: int, crop: int, margin:
     frame = real_frame(height, width)
     ours = Preprocessing(resize, crop, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
     theirs = Compose([Resize(resize, InterpolationMode.BILINEAR), CenterCrop(crop)])
-    np.testing.assert_array_equal(resize_and_crop(frame, ours), np.array(theirs(Image.fromarray(frame))))
+    np.testing.assert_array_equal(resize_and_crop(frame, ours)[0], np.array(theirs(Image.fromarray(frame))))
 
 
 def test_result_belongs_to_the_caller() -> None:
     """The result is a writable copy, so that torch can wrap it and the decoder may reuse its buffer."""
     frame = real_frame(64, 64)
     before = frame.copy()
-    result = resize_and_crop(frame, Preprocessing(64, 64, "bicubic", (0, 0, 0), (1, 1, 1)))
+    result = resize_and_crop(frame, Preprocessing(64, 64, "bicubic", (0, 0, 0), (1, 1, 1)))[0]
     result[:] = 0
     np.testing.assert_array_equal(frame, before)
 

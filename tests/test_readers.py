@@ -9,17 +9,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from multiprocessing import active_children
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from models.preprocessing import Preprocessing
+from models.preprocessing import VIEWS, Preprocessing
 from pipeline.readers import FRAMES_PER_BLOCK, Event, Failed, Finished, Frames, read_videos
 from pipeline.sampling import FrameSampling
 from tests.clips import board_means, make_clip, told_by
+from tests.processes import reader_processes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = Preprocessing(resize=16, crop=16, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -27,15 +27,27 @@ EVERY_FRAME = FrameSampling.parse("every:1")
 
 READ_AND_STALL = """
 import sys, time
-from multiprocessing import active_children
 from pathlib import Path
+from tests.processes import reader_processes
 from tests.test_readers import EVERY_FRAME, SMALL
 from pipeline.readers import read_videos
 
-if __name__ == "__main__":
-    for event in read_videos([Path(path) for path in sys.argv[1:]], EVERY_FRAME, SMALL, workers=2, timeout=60):
-        print(*[child.pid for child in active_children()], flush=True)
-        time.sleep(60)
+for event in read_videos([Path(path) for path in sys.argv[1:]], EVERY_FRAME, SMALL, workers=2, timeout=60):
+    print(*[reader.pid for reader in reader_processes()], flush=True)
+    time.sleep(60)
+"""
+
+READ_IN_A_POOL_WORKER = """
+import multiprocessing, sys
+from pathlib import Path
+from pipeline.readers import read_videos
+from tests.test_readers import EVERY_FRAME, SMALL
+
+def count_events(path):
+    return len(list(read_videos([path], EVERY_FRAME, SMALL, workers=1, timeout=60)))
+
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.map(count_events, [Path(sys.argv[1])]))
 """
 
 
@@ -184,19 +196,19 @@ def test_slow_caller_is_not_a_hanging_reader(tmp_path: Path) -> None:
 def test_long_decode_without_a_wanted_frame_is_no_hang(tmp_path: Path) -> None:
     """The limit counts decoded frames, not wanted ones: a long video with few wanted frames is read to its end."""
     started = time.monotonic()
-    frames, end = read([long_video(tmp_path)], FrameSampling.parse("uniform:1"), timeout=2)[0]
+    frames, end = read([long_video(tmp_path)], FrameSampling.parse("uniform:1"), timeout=1)[0]
     assert isinstance(frames, Frames) and isinstance(end, Finished)
     assert frames.indices.tolist() == [20_000] and end.count.decoded_frames == 40_000
-    assert time.monotonic() - started > 2, "the video is too short to show anything"
+    assert time.monotonic() - started > 1, "the video is too short to show anything"
 
 
 def test_crashing_reader_costs_one_video(tmp_path: Path, hanging_video: Path) -> None:
     """A reader that dies in the middle of a video (a crash in native code) is replaced; the signal is told."""
 
     def kill_the_reader() -> None:
-        wait_until(lambda: bool(active_children()))
-        (reader,) = active_children()
-        os.kill(reader.pid or 0, signal.SIGSEGV)
+        wait_until(lambda: bool(reader_processes()))
+        (reader,) = reader_processes()
+        os.kill(reader.pid, signal.SIGSEGV)
 
     killer = threading.Thread(target=kill_the_reader)
     killer.start()
@@ -213,9 +225,9 @@ def test_reader_that_dies_between_videos_costs_nothing(tmp_path: Path) -> None:
     for event in read_videos(paths, EVERY_FRAME, SMALL, workers=1, timeout=60):
         events[event.job].append(event)
         if isinstance(event, Finished) and event.job == 0:
-            (reader,) = active_children()
+            (reader,) = reader_processes()
             reader.kill()
-            reader.join()
+            os.waitid(os.P_PID, reader.pid, os.WEXITED | os.WNOWAIT)
     for number in range(2):
         assert_whole(events[number], number, 5)
 
@@ -224,7 +236,7 @@ def test_readers_wait_when_nobody_takes(tmp_path: Path) -> None:
     """A reader stops decoding as soon as a block is not taken, so memory does not grow with a video's length."""
     with closing(read_videos([long_video(tmp_path)], EVERY_FRAME, SMALL, workers=1, timeout=60)) as events:
         next(events)
-        (reader,) = active_children()
+        (reader,) = reader_processes()
 
         def seconds_computed() -> float:
             fields = Path(f"/proc/{reader.pid}/stat").read_text().rpartition(")")[2].split()
@@ -241,21 +253,21 @@ def test_readers_wait_when_nobody_takes(tmp_path: Path) -> None:
 
 def test_ctrl_c_is_not_for_the_readers(tmp_path: Path) -> None:
     """The signal that a terminal sends to every process ends no reader, not even one that is just starting."""
-    path = make_clip(tmp_path / "good.avi")
+    path = make_clip(tmp_path / "good.avi", FRAMES_PER_BLOCK)
 
     def interrupt_the_reader() -> None:
-        wait_until(lambda: bool(active_children()))
-        (reader,) = active_children()
+        wait_until(lambda: bool(reader_processes()))
+        (reader,) = reader_processes()
         for _ in range(20):
-            os.kill(reader.pid or 0, signal.SIGINT)
+            os.kill(reader.pid, signal.SIGINT)
             time.sleep(0.02)
 
     interrupter = threading.Thread(target=interrupt_the_reader)
-    with closing(read_videos([path] * 20, EVERY_FRAME, SMALL, workers=1, timeout=60)) as stream:
+    with closing(read_videos([path] * 200, EVERY_FRAME, SMALL, workers=1, timeout=60)) as stream:
         interrupter.start()
         events = list(stream)
         interrupter.join()
-    assert [type(event) for event in events] == [Frames, Finished] * 20
+    assert [type(event) for event in events] == [Frames, Finished] * 200
 
 
 def test_closing_ends_the_processes(tmp_path: Path, hanging_video: Path) -> None:
@@ -263,8 +275,8 @@ def test_closing_ends_the_processes(tmp_path: Path, hanging_video: Path) -> None
     paths = [make_clip(tmp_path / "good.avi"), hanging_video, hanging_video]
     with closing(read_videos(paths, EVERY_FRAME, SMALL, workers=2, timeout=60)) as events:
         next(events)
-        assert len(active_children()) == 2
-    assert not active_children()
+        assert len(reader_processes()) == 2
+    assert not reader_processes()
 
 
 def test_stop_is_obeyed_while_the_readers_are_silent(hanging_video: Path) -> None:
@@ -275,7 +287,7 @@ def test_stop_is_obeyed_while_the_readers_are_silent(hanging_video: Path) -> Non
     started = time.monotonic()
     assert list(read_videos([hanging_video], EVERY_FRAME, SMALL, workers=1, timeout=60, stop=stop)) == []
     assert time.monotonic() - started < 10
-    assert not active_children()
+    assert not reader_processes()
 
 
 def test_readers_end_when_their_parent_is_killed(tmp_path: Path, hanging_video: Path) -> None:
@@ -289,3 +301,48 @@ def test_readers_end_when_their_parent_is_killed(tmp_path: Path, hanging_video: 
     job.wait()
     assert wait_until(lambda: all(map(has_ended, readers)))
     job.stdout.close()
+
+
+def test_plain_script_and_pool_worker_can_read(tmp_path: Path) -> None:
+    """A script needs no ``if __name__ == "__main__"``, and a daemonic worker of somebody's pool may start readers."""
+    script = tmp_path / "script.py"
+    script.write_text(READ_IN_A_POOL_WORKER)
+    command = [sys.executable, str(script), str(make_clip(tmp_path / "good.avi"))]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[2]\n", done.stderr
+
+
+def test_folder_named_like_ours_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the user stands there may be a folder ``pipeline`` or ``data`` of their own."""
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "readers.py").write_text("raise ImportError('not this one')")
+    path = make_clip(tmp_path / "good.avi")
+    monkeypatch.chdir(tmp_path)
+    assert_whole(read([path])[0], 0, 20)
+
+
+def test_views_come_one_behind_the_other(tmp_path: Path) -> None:
+    """Of each frame all views asked for, in their order; the first is the plain one, the second its mirror image."""
+    path = make_clip(tmp_path / "good.avi", 40)
+    plain = np.concatenate([event.pixels for event in read([path])[0] if isinstance(event, Frames)])
+    views = VIEWS[:2]
+    events = read_videos([path], EVERY_FRAME, SMALL, views=views, workers=1, timeout=60)
+    both = np.concatenate([event.pixels for event in events if isinstance(event, Frames)])
+    np.testing.assert_array_equal(both[0::2], plain)
+    np.testing.assert_array_equal(both[1::2], plain[:, :, ::-1])
+
+
+def test_whole_frames_in_blocks_of_bounded_size(tmp_path: Path) -> None:
+    """Without a preprocessing the frames come as decoded; however large they are, a block stays small."""
+    path = tmp_path / "large.avi"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25, (1920, 1080))
+    for level in range(6):
+        writer.write(np.full((1080, 1920, 3), 40 * level, dtype=np.uint8))
+    writer.release()
+    events = list(read_videos([path], EVERY_FRAME, None, workers=1, timeout=60))
+    blocks = [event for event in events if isinstance(event, Frames)]
+    assert [index for block in blocks for index in block.indices] == list(range(6))
+    for block in blocks:
+        assert block.pixels.shape == (1, 1080, 1920, 3)
+        assert abs(int(block.pixels.mean()) - 40 * int(block.indices[0])) < 5

@@ -1,0 +1,54 @@
+"""The resize as matrix products: Pillow's pixels, up to ties."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from models.gpu_preprocessing import resize_and_crop_tensor
+from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
+
+
+def smooth_frames(height: int, width: int) -> np.ndarray:
+    """Three frames with edges, gradients and colours."""
+    down, across = np.mgrid[0:height, 0:width]
+    frames = [
+        np.stack([across * 255 / width, 128 + 127 * np.sin(down / 7 + shift), (across // 9 % 2) * 255], axis=-1)
+        for shift in range(3)
+    ]
+    return np.stack(frames).astype(np.uint8)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (500, 1000), (48, 64), (224, 224), (37, 211)])
+@pytest.mark.parametrize(("resize", "keep_aspect_ratio"), [(256, True), (160, True), (224, False)])
+def test_pixels_are_those_of_the_readers(
+    interpolation: Literal["bilinear", "bicubic"], height: int, width: int, resize: int, keep_aspect_ratio: bool
+) -> None:
+    """Every view of every size is what ``resize_and_crop`` gives, but for ties in the rounding; padding is black."""
+    preprocessing = Preprocessing(resize, 224, interpolation, (0, 0, 0), (1, 1, 1), keep_aspect_ratio)
+    frames = smooth_frames(height, width)
+    expected = np.concatenate([resize_and_crop(frame, preprocessing, VIEWS) for frame in frames]).astype(int)
+    found = resize_and_crop_tensor(torch.from_numpy(frames), preprocessing, VIEWS).numpy()
+    assert found.dtype == np.uint8 and found.shape == expected.shape
+    differences = np.abs(found - expected)
+    assert differences.max() <= 2 and (differences > 0).mean() < 0.1
+    assert differences.mean() < 0.05
+
+
+def test_views_are_the_ten_crops_of_torchvision() -> None:
+    """Centre and corners, plain and mirrored, cut as torchvision's ``TenCrop`` cuts them."""
+    from models.torchvision_ops import declare_missing_ops
+
+    declare_missing_ops()
+    from PIL import Image
+    from torchvision.transforms import Compose, InterpolationMode, Resize, TenCrop
+
+    frame = smooth_frames(240, 330)[0]  # margins of whole pixels: the mirror image of a centre is a centre
+    ours = resize_and_crop(frame, Preprocessing(256, 224, "bilinear", (0, 0, 0), (1, 1, 1)), VIEWS)
+    theirs = Compose([Resize(256, InterpolationMode.BILINEAR), TenCrop(224)])(Image.fromarray(frame))
+    order = ["top-left", "top-right", "bottom-left", "bottom-right", "center"]
+    names = [*order, "top-right-flipped", "top-left-flipped", "bottom-right-flipped", "bottom-left-flipped"]
+    for name, crop in zip([*names, "center-flipped"], theirs, strict=True):
+        np.testing.assert_array_equal(ours[VIEWS.index(name)], np.asarray(crop), err_msg=name)

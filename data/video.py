@@ -13,7 +13,8 @@ if it was really decoded, so what they deliver can be held against what the file
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,7 +68,7 @@ class FrameCount:
     """How many frames a file promised and gave.
 
     Attributes:
-        header_frames: ``VideoHeader.num_frames``.
+        header_frames: ``FrameStream.header.num_frames``.
         decoded_frames: frames really decoded, at least 1; stand-ins for broken frames are not counted.
         decoder: ``"decord"`` or ``"opencv"``: the one that reached the end.
     """
@@ -83,11 +84,22 @@ class FrameCount:
 
 
 class FrameStream:
-    """The wanted frames of one file; iterate over it once. Made by ``read_frames``."""
+    """The wanted frames of one file; iterate over it once. Made by ``read_frames``.
+
+    Attributes:
+        path: the video file.
+        header: as ``read_header`` gives it; but where the file holds clearly more packets, that is ``num_frames``.
+    """
 
     def __init__(self, path: Path, wanted: Wanted, on_frame: Callable[[], object]) -> None:
         self.path = path
         self.header = read_header(path, on_frame)
+        self._reader: decord.VideoReader | None = None
+        with suppress(_DecordFailedError):
+            self._reader = _open_decord(path)
+            if len(self._reader) > self.header.num_frames + USUAL_OVERCOUNT:
+                # A header that counts too few: uniform sampling would see only the beginning.
+                self.header = replace(self.header, num_frames=len(self._reader))
         indices: Iterable[int] | None = wanted(self.header.num_frames) if callable(wanted) else wanted
         self._wanted = None if indices is None else frozenset(map(int, indices))
         self._on_frame = on_frame
@@ -106,7 +118,7 @@ class FrameStream:
         """
         decoder, num_decoded = "decord", 0
         try:
-            for pixels in _decord_frames(self.path):
+            for pixels in _decord_frames(self._reader):
                 if self._wants(num_decoded):
                     yield num_decoded, pixels()
                 num_decoded += 1
@@ -138,8 +150,8 @@ def read_frames(path: Path, wanted: Wanted = None, on_frame: Callable[[], object
     Args:
         path: the video file.
         wanted: indices of the frames to hand out, in any order, or a function that gives them for the number of frames
-            that the header tells of; ``None``: all. The others are decoded (later frames build on them) but not
-            copied. Indices past the end of the file are simply not met.
+            that ``FrameStream.header`` tells of; ``None``: all. The others are decoded (later frames build on them)
+            but not copied. Indices past the end of the file are simply not met.
         on_frame: called after every decoded frame, wanted or not: a sign of life.
 
     Returns:
@@ -168,7 +180,7 @@ def read_header(path: Path, on_frame: Callable[[], object] = lambda: None) -> Vi
         on_frame: called after every frame that has to be decoded for it: a sign of life.
 
     Raises:
-        VideoError: the file is missing, empty or no video, or its header is absurd.
+        VideoError: the file is missing, empty, a picture or no video, or its header is absurd.
     """
     container = _container(path)
     capture = _open_capture(path)
@@ -185,6 +197,9 @@ def read_header(path: Path, on_frame: Callable[[], object] = lambda: None) -> Vi
     size = path.stat().st_size
     if num_frames > size:  # no frame takes less than a byte, and whoever believes it (decord) asks for all memory
         raise VideoError(f"{path} has a damaged header: it tells of {num_frames} frames in {size} bytes. Get it again.")
+    if num_frames == 1 and cv2.haveImageReader(_location(path)):
+        # FFmpeg goes by the content and takes a picture for a film of one frame.
+        raise VideoError(f"{path} is a picture under a video's name. Get it again, or take it out of the dataset.")
     return VideoHeader(num_frames, fps, width, height)
 
 
@@ -234,18 +249,22 @@ def _open_decord(path: Path) -> "decord.VideoReader":
         # lands several frames late and never knows.
         raise _DecordFailedError("no index to seek back by")
     try:
-        return decord.VideoReader(_location(path), ctx=decord.cpu(0), num_threads=1, fault_tol=_NO_COPIED_FRAMES)
-    except (decord.DECORDError, RuntimeError, AssertionError) as error:
+        reader = decord.VideoReader(_location(path), ctx=decord.cpu(0), num_threads=1, fault_tol=_NO_COPIED_FRAMES)
+        # Where it found no packet, its length is a guess from the header, and this raises IndexError.
+        reader.get_frame_timestamp(0)
+    except (decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
         raise _DecordFailedError from error
+    return reader
 
 
-def _decord_frames(path: Path) -> Iterator[Callable[[], Frame]]:
+def _decord_frames(reader: "decord.VideoReader | None") -> Iterator[Callable[[], Frame]]:
     """Goes from frame to frame; what it yields copies the current frame's pixels when called.
 
     Only ``next()``: ``get_batch`` and ``skip_frames`` seek at key frames and count stand-ins as frames, which gave
     wrong pixels at the end of real HMDB51 clips (and get_batch may spin forever, decord#373).
     """
-    reader = _open_decord(path)
+    if reader is None:
+        raise _DecordFailedError("not a file that it opens")
     for num_frames in itertools.count():
         try:
             frame = reader.next()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -200,6 +201,20 @@ def test_file_cut_in_half_is_reported_short(tmp_path: Path, name: str, codec: st
     assert frames.count.is_short
 
 
+@pytest.mark.parametrize("codec", ["XVID", "MJPG"])
+def test_header_that_counts_too_few_is_not_believed(tmp_path: Path, codec: str) -> None:
+    """Half the frames counted: frames are wanted from the whole film all the same, not from its beginning alone."""
+    path = write_clip(tmp_path / "clip.avi", plain_frames(40), codec)
+    data = bytearray(path.read_bytes())
+    for place in (data.index(b"avih") + 8 + 16, data.index(b"strh") + 8 + 32):
+        assert data[place : place + 4] == (40).to_bytes(4, "little")
+        data[place : place + 4] = (20).to_bytes(4, "little")
+    path.write_bytes(data)
+    frames = read_frames(path, wanted=lambda num_frames: [0, num_frames - 1])
+    assert places(list(frames)) == [0, 39]
+    assert frames.count == FrameCount(header_frames=40, decoded_frames=40, decoder="decord")
+
+
 def test_is_short_forgives_what_real_headers_overcount() -> None:
     """Two frames too many in a header is how old AVIs are; three is a loss."""
     assert not FrameCount(50, 48, "decord").is_short
@@ -324,10 +339,20 @@ def sound_only(path: Path) -> None:
         sound.writeframes(bytes(8000))
 
 
+def picture(path: Path, ending: str) -> None:
+    path.write_bytes(cv2.imencode(ending, plain_frames(1)[0])[1].tobytes())
+
+
 def header_only(path: Path) -> None:
     write_clip(path, plain_frames(20))
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"movi") + 4])
+
+
+def webm_header_only(path: Path) -> None:
+    write_clip(path.with_suffix(".webm"), plain_frames(20), "VP80")
+    data = path.with_suffix(".webm").read_bytes()
+    path.write_bytes(data[: data.index(b"\x1f\x43\xb6\x75") + 20])  # the first cluster has begun, no picture in it
 
 
 def mp4_without_its_end(path: Path) -> None:
@@ -343,7 +368,12 @@ def mp4_without_its_end(path: Path) -> None:
         (empty_file, r"is empty \(0 bytes\)"),
         (text_file, "is not a video that can be read"),
         (sound_only, "is not a video that can be read"),
+        *(
+            (partial(picture, ending=ending), "is a picture")
+            for ending in (".png", ".jpg", ".bmp", ".gif", ".webp", ".tiff")
+        ),
         (header_only, "holds no frame that can be decoded, although its header tells of 20"),
+        (webm_header_only, "holds no frame that can be decoded"),
         (mp4_without_its_end, "is not a video that can be read"),
     ],
 )

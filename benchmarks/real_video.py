@@ -124,7 +124,7 @@ _worker: dict[str, Any] = {}
 
 
 def start_worker(data: DataConfig, features: FeatureConfig) -> None:
-    """Load the features once for all trainings of a process."""
+    """Open the features, which all processes share, once for all trainings of a process."""
     import torch
 
     from pipeline.cache import FeatureCache

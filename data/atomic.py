@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -13,11 +14,10 @@ _ABANDONED_AFTER_SECONDS = 24 * 3600
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Have ``write`` make a file under a temporary name in ``path``'s folder, then publish it as ``path``.
 
-    The temporary name says which process writes it, so that what a killed process left can be told from work in
-    progress. Whatever ``write`` or the disk raises goes on to the caller, with the temporary file removed; an
+    Whatever ``write`` or the disk raises goes on to the caller, with the temporary file removed; an
     ``OSError`` names ``path`` at least.
     """
-    temporary = path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp"
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -34,17 +34,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def temporary_name(path: Path) -> Path:
+    """Where ``path`` is made before it is whole: a name beside it that says which process is at work.
+
+    So what a killed process left can be told from work in progress.
+    """
+    return path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp"
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """``path`` with ``text`` in UTF-8, whole or not at all."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def remove_abandoned(folder: Path) -> int:
-    """Remove temporary files under ``folder`` whose process is gone (or, on another host, a day old); how many.
-
-    What may not be removed (a store that can only be read) is left.
-    """
-    removed = 0
+def find_abandoned(folder: Path) -> list[Path]:
+    """Temporary files and folders under ``folder`` whose process is gone or, on another host, that are a day old."""
+    abandoned = []
     for temporary in folder.rglob(".*.tmp"):
         name_and_host, _, pid = temporary.name.removesuffix(".tmp").rpartition(".")
         if not pid.isdecimal():
@@ -53,8 +58,23 @@ def remove_abandoned(folder: Path) -> int:
             age = time.time() - temporary.stat().st_mtime
             on_this_host = name_and_host.endswith(f".{socket.gethostname()}")
             if (on_this_host and not _alive(int(pid))) or age > _ABANDONED_AFTER_SECONDS:
+                abandoned.append(temporary)
+    return abandoned
+
+
+def remove_abandoned(folder: Path) -> int:
+    """Remove what ``find_abandoned`` finds; how many.
+
+    What may not be removed (a store that can only be read) is left.
+    """
+    removed = 0
+    for temporary in find_abandoned(folder):
+        with suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
                 temporary.unlink()
-                removed += 1
+            removed += 1
     return removed
 
 

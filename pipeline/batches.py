@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from data.records import VideoRecord
+from pipeline.packed import PackedFeatures
 from pipeline.sampling import Indices, dense_clips, even_clips, random_clip
-from pipeline.store import VideoFeatures
 
 IndexArray = npt.NDArray[np.integer]
+
+_ROWS_AT_A_TIME = 1024  # in float64 they fit a processor's cache, which makes the sums several times faster
 
 
 class UnusableFeaturesError(ValueError):
@@ -42,15 +44,16 @@ class Batch:
 
 
 class FeatureTable:
-    """Features of many videos in one block of memory, one video behind the other."""
+    """The features of some videos, with their labels, read where they are packed: nothing is copied."""
 
-    def __init__(self, records: Sequence[VideoRecord], videos: Sequence[VideoFeatures]) -> None:
-        """``videos[i]`` are the features of ``records[i]``; every one has at least a frame."""
-        assert len(records) == len(videos)
+    def __init__(self, records: Sequence[VideoRecord], packed: PackedFeatures) -> None:
+        """``packed`` holds every one of ``records``, and may hold others."""
+        videos = [packed.videos[record.video_id] for record in records]
         self.records = tuple(records)
-        self.num_frames = np.array([len(video.features) for video in videos], dtype=np.int64)
-        self.starts = np.concatenate([[0], np.cumsum(self.num_frames)[:-1]]).astype(np.int64)
-        self.features = torch.from_numpy(np.concatenate([video.features for video in videos]))
+        self.num_views = len(packed.views)
+        self.num_frames = np.array([video.num_frames for video in videos], dtype=np.int64)
+        self.starts = np.array([video.start for video in videos], dtype=np.int64)
+        self.features = torch.from_numpy(packed.features)
         self.labels = torch.tensor([record.label for record in records], dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -60,37 +63,51 @@ class FeatureTable:
     def feature_dim(self) -> int:
         return self.features.shape[1]
 
+    def video(self, number: int) -> Tensor:
+        """All stored frames of a video, one view behind the other: float16 ``[num_views * num_frames, D]``."""
+        start = self.starts[number]
+        return self.features[start : start + self.num_views * self.num_frames[number]]
+
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over all frames, float32 ``[D]`` each, summed in float64 block by block.
+        """Mean and standard deviation over all frames in all views, float32 ``[D]`` each, summed in float64.
 
         Raises ``UnusableFeaturesError`` where a feature is infinite or NaN.
         """
         total = torch.zeros(self.feature_dim, dtype=torch.float64)
         squares = torch.zeros(self.feature_dim, dtype=torch.float64)
-        for block in self.features.split(65536):
-            values = block.double()
+        rows = self._rows()
+        for start in range(0, len(rows), _ROWS_AT_A_TIME):
+            values = self.features[rows[start : start + _ROWS_AT_A_TIME]].double()
             total += values.sum(0)
             squares += values.square().sum(0)
         if not total.isfinite().all():
             bad = [
-                record.video_id
-                for record, start, count in zip(self.records, self.starts, self.num_frames, strict=True)
-                if not self.features[start : start + count].isfinite().all()
+                record.video_id for number, record in enumerate(self.records) if not self.video(number).isfinite().all()
             ]
             raise UnusableFeaturesError(
                 f"the features of {len(bad)} videos are not finite: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}. "
                 "float16 ends at 65504 and this backbone goes beyond: choose another."
             )
-        mean = total / len(self.features)
-        variance = (squares / len(self.features) - mean.square()).clamp_min(0)
+        mean = total / len(rows)
+        variance = (squares / len(rows) - mean.square()).clamp_min(0)
         return mean.float(), variance.sqrt().float()
 
-    def batch(self, videos: IndexArray, clips: Sequence[IndexArray]) -> Batch:
-        """One batch: clip ``clips[i]`` (indices into the stored frames) of video ``videos[i]``."""
+    def _rows(self) -> Tensor:
+        """Of the table's own videos in the packed features, int64, video by video."""
+        counts = self.num_views * self.num_frames
+        first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        return torch.from_numpy(np.repeat(self.starts - first, counts) + np.arange(counts.sum()))
+
+    def batch(self, videos: IndexArray, clips: Sequence[IndexArray], views: IndexArray | None = None) -> Batch:
+        """One batch: clip ``clips[i]`` (indices into the stored frames) of video ``videos[i]``, in view ``views[i]``.
+
+        Without ``views`` it is the first, the one that the backbone's weights were evaluated with.
+        """
         lengths = torch.tensor([len(clip) for clip in clips])
+        starts = self.starts[videos] if views is None else self.starts[videos] + views * self.num_frames[videos]
         rows = np.zeros((int(lengths.max()), len(clips)), dtype=np.int64)
-        for column, (video, clip) in enumerate(zip(videos, clips, strict=True)):
-            rows[: len(clip), column] = self.starts[video] + clip
+        for column, (start, clip) in enumerate(zip(starts, clips, strict=True)):
+            rows[: len(clip), column] = start + clip
         features = self.features[torch.from_numpy(rows)].float()
         features[torch.arange(len(rows))[:, None] >= lengths] = 0
         chosen = torch.from_numpy(np.asarray(videos, dtype=np.int64))
@@ -127,21 +144,28 @@ class ClipSampling:
 def training_batches(
     table: FeatureTable, clips: ClipSampling, batch_size: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """One epoch: every video once, in random order, one random clip of each."""
+    """One epoch: every video once, in random order, one random clip of each in a random view."""
     order = rng.permutation(len(table))
     for start in range(0, len(order), batch_size):
         videos = order[start : start + batch_size]
         chosen = [clips.draw(int(table.num_frames[video]), rng) for video in videos]
-        yield table.batch(videos, chosen)
+        views = rng.integers(table.num_views, size=len(videos)) if table.num_views > 1 else None
+        yield table.batch(videos, chosen, views)
 
 
 def evaluation_batches(table: FeatureTable, clips: ClipSampling, batch_size: int) -> Iterator[Batch]:
-    """The clips that every video is evaluated on; nothing is drawn at random.
+    """The clips that every video is evaluated on, each in every view; nothing is drawn at random.
 
-    Clips of like length share a batch, so that little is padded.
+    A clip in another view is a clip of its own: clip-level metrics count each, and a video's answer is the mean over
+    all clips in all views. Clips of like length share a batch, so that little is padded.
     """
-    pairs = [(video, clip) for video in range(len(table)) for clip in clips.all(int(table.num_frames[video]))]
-    pairs.sort(key=lambda pair: len(pair[1]))
-    for start in range(0, len(pairs), batch_size):
-        part = pairs[start : start + batch_size]
-        yield table.batch(np.array([video for video, _ in part]), [clip for _, clip in part])
+    chosen = [
+        (video, view, clip)
+        for video in range(len(table))
+        for view in range(table.num_views)
+        for clip in clips.all(int(table.num_frames[video]))
+    ]
+    chosen.sort(key=lambda of_clip: len(of_clip[2]))
+    for start in range(0, len(chosen), batch_size):
+        videos, views, indices = zip(*chosen[start : start + batch_size], strict=True)
+        yield table.batch(np.array(videos), indices, np.array(views))

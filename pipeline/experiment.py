@@ -16,10 +16,10 @@ from pipeline.cache import FeatureCache
 from pipeline.config import Config, ConfigError, DataConfig, EvaluationOverrides, FeatureConfig, to_flat
 from pipeline.encoders import choose_device
 from pipeline.leaderboard import write_leaderboard
+from pipeline.packed import PackedFeatures
 from pipeline.report import write_evaluation
 from pipeline.runs import NOT_PART_OF_A_RUN, Run
 from pipeline.scoring import predict
-from pipeline.store import VideoFeatures
 from pipeline.training import clip_sampling, load_best, make_accelerator, train
 
 
@@ -28,15 +28,15 @@ class DatasetFeatures:
     """A dataset with the features of its videos; those that failed have none."""
 
     dataset: VideoDataset
-    by_video: dict[str, VideoFeatures]
+    packed: PackedFeatures
 
     def table(self, records: Sequence[VideoRecord]) -> FeatureTable | None:
         """The features of those videos that have some; ``None`` for no videos."""
-        there = [record for record in records if record.video_id in self.by_video]
-        return FeatureTable(there, [self.by_video[record.video_id] for record in there]) if there else None
+        there = [record for record in records if record.video_id in self.packed.videos]
+        return FeatureTable(there, self.packed) if there else None
 
     def missing(self, records: Sequence[VideoRecord]) -> list[VideoRecord]:
-        return [record for record in records if record.video_id not in self.by_video]
+        return [record for record in records if record.video_id not in self.packed.videos]
 
 
 def load_features(cache: FeatureCache, dataset: VideoDataset, allow_missing: bool) -> DatasetFeatures:
@@ -44,17 +44,16 @@ def load_features(cache: FeatureCache, dataset: VideoDataset, allow_missing: boo
 
     Raises ``DatasetError`` where videos failed and ``allow_missing`` is not set.
     """
-    features, _ = cache.load(dataset.store_name, dataset.videos)
-    pairs = zip(dataset.videos, features, strict=True)
-    by_video = {record.video_id: found for record, found in pairs if found is not None}
-    failed = [record.video_id for record in dataset.videos if record.video_id not in by_video]
-    if failed and (not allow_missing or not by_video):
+    packed, _ = cache.load(dataset.store_name, dataset.videos)
+    features = DatasetFeatures(dataset, packed)
+    failed = [record.video_id for record in features.missing(dataset.videos)]
+    if failed and (not allow_missing or not packed.videos):
         raise DatasetError(
             f"{len(failed)} of {len(dataset.videos)} videos gave no features ({', '.join(failed[:3])}"
             f"{' ...' if len(failed) > 3 else ''}). Reasons: {cache.store.errors_path(dataset.store_name)}. Mend or "
             "remove them, or go on with --allow-missing: then they are not trained on and count as wrong answers."
         )
-    return DatasetFeatures(dataset, by_video)
+    return features
 
 
 def run_experiment(config: Config, dataset: VideoDataset) -> int:

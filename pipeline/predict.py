@@ -32,24 +32,35 @@ def main(arguments: Sequence[str]) -> int:
     """0: all done; 1: some videos failed, and are named."""
     asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
     from models.backbones import load_backbone
+    from models.preprocessing import VIEWS
     from pipeline.batches import FeatureTable
+    from pipeline.config import ConfigError
     from pipeline.encoders import choose_device, make_encoder
     from pipeline.evaluation import video_probabilities
+    from pipeline.exchange import IMPORTED
     from pipeline.extract import ExtractionFailure, extract
+    from pipeline.packed import PackedFeatures
     from pipeline.runs import Run
     from pipeline.scoring import predict
     from pipeline.training import clip_sampling, load_best
 
     run, device = Run(asked.run), choose_device(asked.device)
     config = run.config()
+    if config.features.backbone.startswith(IMPORTED):
+        raise ConfigError(
+            f"{run.folder} was trained on {config.features.backbone}, features that another tool made: there is no "
+            "network here that would make them of a new video. Import those too, and evaluate the run on them."
+        )
+    views = VIEWS[: config.features.views]
     backbone = load_backbone(config.features.backbone, config.features.weights)
     model, classes = load_best(run, config)
-    encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / "onnx")
+    encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / "onnx", views)
     results = extract(
         asked.videos,
         backbone,
         FrameSampling.parse(config.features.sampling),
         encoder,
+        views=views,
         workers=min(config.features.workers, len(asked.videos)),
         timeout=config.features.video_timeout,
     )
@@ -61,7 +72,8 @@ def main(arguments: Sequence[str]) -> int:
                 failed += 1
                 print(f"failed: {path}: {result.reason}", file=sys.stderr)
                 continue
-            table = FeatureTable([VideoRecord(str(path), path, label=0, group="")], [result])
+            record = VideoRecord(str(path), path, label=0, group="")
+            table = FeatureTable([record], PackedFeatures.in_memory({record.video_id: result}, views))
             predictions = predict(model.to(device), table, clip_sampling(config.training), classes, device)
             (probabilities,) = video_probabilities(predictions)
             best = probabilities.argsort()[::-1][: asked.top]

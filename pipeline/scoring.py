@@ -21,7 +21,7 @@ def predict(
     missing: Sequence[VideoRecord] = (),
     batch_size: int = 256,
 ) -> Predictions:
-    """Score the evenly spread clips of every video.
+    """Score the evenly spread clips of every video, in all its views.
 
     Args:
         missing: videos of the list that have no features; they are counted as wrong answers.

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from data.records import VideoRecord
+from models.preprocessing import VIEWS
 from pipeline.batches import FeatureTable
+from pipeline.packed import PackedFeatures
 from pipeline.store import FeatureRecipe, Origin, VideoFeatures
 
 RECIPE = FeatureRecipe(
@@ -38,9 +40,20 @@ def make_features(values: ArrayLike) -> VideoFeatures:
 
 def make_table(videos: Sequence[ArrayLike], labels: Sequence[int] | None = None, name: str = "v") -> FeatureTable:
     """One video for each array ``[num_frames, feature_dim]``; ``v0, v1, ...``."""
+    return make_table_of_views([[values] for values in videos], labels, name)
+
+
+def make_table_of_views(
+    videos: Sequence[Sequence[ArrayLike]], labels: Sequence[int] | None = None, name: str = "v"
+) -> FeatureTable:
+    """One video for each list of views, which are arrays ``[num_frames, feature_dim]``."""
     labels = labels or [0] * len(videos)
     records = [make_record(f"{name}{number}", label) for number, label in enumerate(labels)]
-    return FeatureTable(records, [make_features(values) for values in videos])
+    features = {
+        record.video_id: [make_features(values) for values in views]
+        for record, views in zip(records, videos, strict=True)
+    }
+    return FeatureTable(records, PackedFeatures.in_memory(features, VIEWS[: len(videos[0])]))
 
 
 def rising_and_falling(num_videos: int, seed: int) -> FeatureTable:

@@ -13,7 +13,8 @@ from pipeline.batches import (
     evaluation_batches,
     training_batches,
 )
-from tests.synthetic import make_table
+from pipeline.packed import PackedFeatures
+from tests.synthetic import make_features, make_record, make_table, make_table_of_views
 
 WHOLE = ClipSampling()
 
@@ -22,6 +23,16 @@ def numbered_table(*num_frames: int) -> FeatureTable:
     """Frame f of video v has the features (v, f, 1); the label is v."""
     videos = [[[video, frame, 1] for frame in range(count)] for video, count in enumerate(num_frames)]
     return make_table(videos, list(range(len(videos))))
+
+
+def numbered_views(num_views: int, *num_frames: int) -> FeatureTable:
+    """Frame f of video v in its view w has the features (v, f, w)."""
+    return make_table_of_views(
+        [
+            [[[video, frame, view] for frame in range(count)] for view in range(num_views)]
+            for video, count in enumerate(num_frames)
+        ]
+    )
 
 
 def test_a_batch_holds_the_chosen_frames_and_zeros_behind_them() -> None:
@@ -35,6 +46,15 @@ def test_a_batch_holds_the_chosen_frames_and_zeros_behind_them() -> None:
     ]
     assert batch.lengths.tolist() == [3, 1, 2]
     assert batch.labels.tolist() == batch.videos.tolist() == [2, 0, 1]
+
+
+def test_a_clip_is_read_in_the_view_asked_for() -> None:
+    """Each column holds the frames of its own view; without views it is the first."""
+    table = numbered_views(3, 5, 2, 9)
+    videos, clips = np.array([2, 0, 2]), [np.array([1, 8]), np.array([4]), np.array([0, 1])]
+    seen = table.batch(videos, clips, np.array([2, 1, 0])).features
+    assert seen.tolist() == [[[2, 1, 2], [0, 4, 1], [2, 0, 0]], [[2, 8, 2], [0, 0, 0], [2, 1, 0]]]
+    assert (table.batch(videos, clips).features[..., 2] == 0).all()
 
 
 def test_padding_is_zero_even_where_the_first_video_is_not_finite() -> None:
@@ -80,6 +100,46 @@ def test_training_draws_one_random_clip_of_each_video() -> None:
                 starts[frames[0].item()] += 1
     assert starts.keys() == {0, 1, 2}
     assert min(starts.values()) > 70
+
+
+def test_training_draws_a_random_view_for_each_clip() -> None:
+    """Every view of every video comes up about equally often, whichever clip it is; a clip stays in its view."""
+    table, rng = numbered_views(3, 6, 2), np.random.default_rng(0)
+    seen: Counter[tuple[float, float, float]] = Counter()
+    for _ in range(900):
+        (batch,) = training_batches(table, ClipSampling(frames=5), 8, rng)
+        for column, video in enumerate(batch.videos.tolist()):
+            frames = batch.features[: batch.lengths[column], column]
+            assert len(frames.unique(dim=0)[:, 2].unique()) == 1
+            seen[video, frames[0, 1].item(), frames[0, 2].item()] += 1
+    assert seen.keys() == {(0, first, view) for first in (0, 1) for view in range(3)} | {(1, 0, v) for v in range(3)}
+    assert min(count for (video, *_), count in seen.items() if video == 0) > 110
+    assert min(count for (video, *_), count in seen.items() if video == 1) > 240
+
+
+def test_with_one_view_nothing_is_drawn_for_it() -> None:
+    """A seed gives the order and the clips that it gave before there were views: only these two are drawn."""
+    table, clips = numbered_table(6, 2, 9, 7, 8), ClipSampling(frames=4)
+    rng, expected = np.random.default_rng(7), np.random.default_rng(7)
+    for _ in range(3):
+        batches = list(training_batches(table, clips, 2, rng))
+        order = expected.permutation(5)
+        starts = [int(clips.draw(int(table.num_frames[video]), expected)[0]) for video in order]
+        assert np.concatenate([batch.videos for batch in batches]).tolist() == order.tolist()
+        assert torch.cat([batch.features[0, :, 1] for batch in batches]).tolist() == starts
+
+
+def test_evaluation_looks_at_every_clip_in_every_view() -> None:
+    """Each clip comes up exactly once in each view, and is a clip of its own."""
+    table, clips = numbered_views(2, 7, 3), ClipSampling(frames=4, per_video=2)
+    seen = sorted(
+        (video, *batch.features[: batch.lengths[column], column, 1:].T.tolist())
+        for batch in evaluation_batches(table, clips, 4)
+        for column, video in enumerate(batch.videos.tolist())
+    )
+    frames = {0: [[0, 1, 2, 3], [3, 4, 5, 6]], 1: [[0, 1, 2]]}
+    expected = [(video, clip, [view] * len(clip)) for video in frames for clip in frames[video] for view in (0, 1)]
+    assert seen == sorted(expected)
 
 
 def test_evaluation_looks_at_the_same_even_clips_every_time() -> None:
@@ -128,6 +188,19 @@ def test_statistics_are_those_of_all_frames() -> None:
     mean, std = make_table(videos).statistics()
     np.testing.assert_allclose(mean.numpy(), frames.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(std.numpy(), frames.std(0), rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_know_only_the_table_s_own_videos() -> None:
+    """Of packed features that hold other videos too (test videos!), in any order: the table's own, in all views."""
+    rng = np.random.default_rng(0)
+    values = {f"v{number}": rng.normal(number, 1, (2, 5 + number, 4)).astype(np.float16) for number in range(5)}
+    packed = PackedFeatures.in_memory(
+        {name: [make_features(view) for view in views] for name, views in values.items()}, ("center", "center-flipped")
+    )
+    mean, std = FeatureTable([make_record("v3"), make_record("v1")], packed).statistics()
+    frames = np.concatenate([*values["v3"], *values["v1"]]).astype(np.float64)
+    np.testing.assert_allclose(mean.numpy(), frames.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std.numpy(), frames.std(0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

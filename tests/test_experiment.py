@@ -12,6 +12,7 @@ from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from models.config import ModelConfig
 from pipeline.config import Config, ConfigError, RunConfig, TrainingConfig
 from pipeline.experiment import DatasetFeatures, evaluate, planned_runs, train_and_evaluate
+from pipeline.packed import PackedFeatures
 from pipeline.runs import Run
 from tests.synthetic import RECIPE, make_features, rising_and_falling
 
@@ -21,16 +22,15 @@ CPU = torch.device("cpu")
 def make_dataset(name: str = "moves") -> DatasetFeatures:
     """Two classes, told apart by order alone; splits "1" and "2" have 24 training, 12 validation and 12 test videos."""
     table = rising_and_falling(60, seed=0)
-    features = {
-        record.video_id: make_features(table.features[start : start + count].numpy())
-        for record, start, count in zip(table.records, table.starts, table.num_frames, strict=True)
-    }
     videos = table.records
+    features = {record.video_id: [make_features(table.video(number))] for number, record in enumerate(videos)}
     splits = {
         "1": Split("1", videos[:24], videos[24:36], videos[36:48]),
         "2": Split("2", videos[:24], videos[24:36], videos[48:]),
     }
-    return DatasetFeatures(VideoDataset(name, name, ("rise", "fall"), videos, splits), features)
+    return DatasetFeatures(
+        VideoDataset(name, name, ("rise", "fall"), videos, splits), PackedFeatures.in_memory(features)
+    )
 
 
 def make_config(runs: Path, **run: object) -> Config:
@@ -55,8 +55,20 @@ def same_checkpoints(first: Run, second: Run) -> bool:
 
 def with_features(features: DatasetFeatures, records: tuple[VideoRecord, ...], value: float) -> DatasetFeatures:
     """The same features, but those of ``records`` are all ``value``."""
-    made_up = {record.video_id: make_features(np.full((3, 4), value)) for record in records}
-    return DatasetFeatures(features.dataset, features.by_video | made_up)
+    changed = {record.video_id for record in records}
+    table = features.table(features.dataset.videos)
+    assert table is not None
+    values = {
+        record.video_id: [make_features(np.full((3, 4), value) if record.video_id in changed else table.video(number))]
+        for number, record in enumerate(table.records)
+    }
+    return DatasetFeatures(features.dataset, PackedFeatures.in_memory(values))
+
+
+def without_features(features: DatasetFeatures, video_ids: set[str]) -> DatasetFeatures:
+    """The same, but these videos have failed."""
+    videos = {video_id: video for video_id, video in features.packed.videos.items() if video_id not in video_ids}
+    return DatasetFeatures(features.dataset, dataclasses.replace(features.packed, videos=videos))
 
 
 def test_test_videos_never_influence_training(tmp_path: Path) -> None:
@@ -98,8 +110,7 @@ def test_a_missing_test_video_is_a_wrong_answer_and_a_missing_training_video_is_
     features = make_dataset()
     split = features.dataset.splits["1"]
     lost = {split.test[0].video_id, split.test[5].video_id, split.train[3].video_id}
-    rest = {video_id: found for video_id, found in features.by_video.items() if video_id not in lost}
-    _, metrics = train_one(tmp_path, DatasetFeatures(features.dataset, rest))
+    _, metrics = train_one(tmp_path, without_features(features, lost))
     assert (metrics["num_videos"], metrics["num_missing"], metrics["num_clips"]) == (12, 2, 10)
     assert float(str(metrics["video_top1"])) <= 10 / 12
 
@@ -109,9 +120,8 @@ def test_a_list_without_any_features_is_an_error(tmp_path: Path, part: str) -> N
     """Nothing to train on, or nothing to score, is said; it is no score of 0 or NaN."""
     features = make_dataset()
     lost = {record.video_id for record in getattr(features.dataset.splits["1"], part)}
-    rest = {video_id: found for video_id, found in features.by_video.items() if video_id not in lost}
     with pytest.raises(DatasetError, match=f"split 1 of moves has no {part}"):
-        train_one(tmp_path, DatasetFeatures(features.dataset, rest))
+        train_one(tmp_path, without_features(features, lost))
 
 
 def test_a_run_is_not_evaluated_on_other_classes(tmp_path: Path) -> None:
@@ -120,7 +130,7 @@ def test_a_run_is_not_evaluated_on_other_classes(tmp_path: Path) -> None:
     run, _ = train_one(tmp_path, features)
     renamed = dataclasses.replace(features.dataset, classes=("fall", "rise"))
     with pytest.raises(DatasetError, match=r"trained on 2 classes \(rise, fall .*now has 2 \(fall, rise"):
-        evaluate(run, run.config(), DatasetFeatures(renamed, features.by_video), CPU)
+        evaluate(run, run.config(), DatasetFeatures(renamed, features.packed), CPU)
 
 
 def test_one_run_for_each_split_and_seed(tmp_path: Path) -> None:

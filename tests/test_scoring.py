@@ -9,7 +9,7 @@ from models.recurrent import SequenceClassifier
 from pipeline.batches import ClipSampling
 from pipeline.evaluation import metrics, video_probabilities
 from pipeline.scoring import predict
-from tests.synthetic import make_record, rising_and_falling
+from tests.synthetic import make_record, make_table, make_table_of_views, rising_and_falling
 
 CPU = torch.device("cpu")
 CLASSES = ("rise", "fall")
@@ -50,6 +50,21 @@ def test_clips_of_a_video_are_averaged(model: SequenceClassifier) -> None:
     np.testing.assert_allclose(video_probabilities(predictions), expected)
     by_one = predict(model, TABLE, clips, CLASSES, CPU, batch_size=1)
     np.testing.assert_allclose(video_probabilities(by_one), expected, atol=1e-5)
+
+
+def test_views_of_a_video_are_averaged(model: SequenceClassifier) -> None:
+    """Each view of a clip is scored by itself and counts as a clip; the video's answer is the mean over all of them."""
+    views = [[TABLE.video(number).numpy() * sign for sign in (1, -1)] for number in range(len(TABLE))]
+    single = [make_table([of_video[view] for of_video in views], TABLE.labels.tolist()) for view in (0, 1)]
+    clips = ClipSampling(frames=4, per_video=2)
+    first, second = (predict(model, table, clips, CLASSES, CPU) for table in single)
+    both = predict(model, make_table_of_views(views, TABLE.labels.tolist()), clips, CLASSES, CPU)
+    assert (both.clip_counts == 4).all()
+    expected = (video_probabilities(first) + video_probabilities(second)) / 2
+    np.testing.assert_allclose(video_probabilities(both), expected, atol=1e-6)
+    assert np.abs(video_probabilities(first) - expected).max() > 0.01
+    clip_right = float(str(metrics(first)["clip_top1"])) + float(str(metrics(second)["clip_top1"]))
+    assert metrics(both)["clip_top1"] == pytest.approx(clip_right / 2)
 
 
 def test_a_video_without_features_is_counted_as_wrong(model: SequenceClassifier) -> None:

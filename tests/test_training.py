@@ -88,8 +88,7 @@ def test_the_loss_is_the_cross_entropy_of_logits_and_a_short_batch_weighs_what_i
     classifier = first_weights(model)
     losses, right = [], []
     for video, label in enumerate(TRAINING.labels.tolist()):
-        start, count = TRAINING.starts[video], TRAINING.num_frames[video]
-        frames = TRAINING.features[start : start + count].float()
+        frames = TRAINING.video(video).float()
         standardised = (frames - classifier.feature_mean) * classifier.feature_scale
         logits = (standardised.mean(0) @ classifier.classifier.weight.T).tolist()
         losses.append(math.log(sum(map(math.exp, logits))) - logits[label])
@@ -136,7 +135,7 @@ def test_the_best_epoch_has_the_highest_validation_accuracy_then_the_lowest_loss
 def test_the_best_epoch_can_be_an_early_one(tmp_path: Path) -> None:
     """Where validation gets worse, the best checkpoint stays behind: it is not simply the last."""
     swapped = make_table(
-        [VALIDATION.features[s : s + n].numpy() for s, n in zip(VALIDATION.starts, VALIDATION.num_frames, strict=True)],
+        [VALIDATION.video(number).numpy() for number in range(len(VALIDATION))],
         (1 - VALIDATION.labels).tolist(),
     )
     run = train_small(tmp_path, validation=swapped, epochs=12, learning_rate=1e-2)

@@ -1,0 +1,53 @@
+"""Frames as pictures: the sampled ones, whole folders, and bad videos named."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data.records import VideoRecord
+from models.preprocessing import Preprocessing, resize_and_crop
+from pipeline.config import FeatureConfig
+from pipeline.frames import extract_frames
+from tests.clips import board_means, make_clip, told_by
+from tests.commands import run
+
+
+def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
+    """Each video's sampled frames lie under their numbers, as large as they are; a bad video is named, exit code 1."""
+    for number in range(3):
+        make_clip(tmp_path / "videos" / ("run", "walk")[number % 2] / f"{number}.avi", 20, number)
+    (tmp_path / "videos" / "walk" / "bad.avi").write_bytes(b"no video")
+    command = ["-m", "pipeline.cache", "--dataset", "folder", "--root", tmp_path / "videos"]
+    command += ["--sampling", "uniform:4", "--frames", tmp_path / "frames", "--workers", 2]
+    done = run(*command)
+    assert done.returncode == 1 and "failed: walk/bad.avi" in done.stderr, done.stderr
+    for name, number in [("run/0.avi", 0), ("walk/1.avi", 1), ("run/2.avi", 2)]:
+        pictures = sorted((tmp_path / "frames" / name).iterdir())
+        assert [picture.name for picture in pictures] == ["000002.jpg", "000007.jpg", "000012.jpg", "000017.jpg"]
+        frames = [cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB) for picture in pictures]
+        assert frames[0].shape == (64, 64, 3)
+        small = Preprocessing(16, 16, "bilinear", (0, 0, 0), (1, 1, 1))
+        boards = np.concatenate([resize_and_crop(frame, small) for frame in frames])
+        assert told_by(board_means(boards)) == [(number, index) for index in (2, 7, 12, 17)]
+    assert not (tmp_path / "frames" / "walk" / "bad.avi").exists()
+    assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "cache").exists()
+    again = run(*command)
+    assert "0 videos' frames written, 1 failed" in again.stderr
+
+
+def test_partial_folder_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    """What a killed job left is cleared, and the video is done anew."""
+    record = VideoRecord("a.avi", make_clip(tmp_path / "a.avi"), 0, "g")
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    leftover = tmp_path / "frames" / f".a.avi.{socket.gethostname()}.{process.pid}.tmp"
+    leftover.mkdir(parents=True)
+    (leftover / "000001.jpg").touch()
+    config = FeatureConfig(sampling="uniform:2", workers=1)
+    assert extract_frames([record], config, tmp_path / "frames") == 0
+    assert sorted(path.name for path in (tmp_path / "frames" / "a.avi").iterdir()) == ["000005.jpg", "000015.jpg"]
+    assert not leftover.exists()

@@ -229,8 +229,8 @@ def _promised_packets(path: Path, duration: float, on_frame: Callable[[], object
         return max(1, num_frames)
     num_packets = len(reader)
     _, end_of_last = reader.get_frame_timestamp(num_packets - 1)
-    # A tenth is left for a sound track that runs on after the picture.
-    is_cut_off = 0 < end_of_last < 0.9 * duration
+    # A tenth, three seconds at most, is left for a sound track that runs on after the picture.
+    is_cut_off = 0 < end_of_last < duration - min(0.1 * duration, 3.0)
     return round(num_packets * duration / float(end_of_last)) if is_cut_off else num_packets
 
 

@@ -8,6 +8,7 @@
 
 import hashlib
 import json
+import os
 import time
 import zlib
 from dataclasses import asdict, dataclass, fields
@@ -210,8 +211,12 @@ class FeatureStore:
         log = self.errors_path(dataset)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            with log.open("a+b") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a full disk tore the last line, which is not to take this one with it
+                        file.write(b"\n")
+                file.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
             error.filename = str(log)
             raise _not_written(error) from error

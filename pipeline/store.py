@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from data.atomic import write_atomically, write_text_atomically
 from data.video import FrameCount
@@ -154,14 +154,10 @@ class FeatureStore:
         path = self.path(dataset, video_id, view)
         metadata["crc32"] = str(_checksum(metadata, video.features, video.frame_indices))
 
-        def save(temporary: Path) -> None:
-            try:
-                save_file(tensors, temporary, metadata)
-            except SafetensorError as error:  # how the library reports a full disk
-                raise OSError(f"{path}: {error}") from error
-
+        # Not save_file: that makes a temporary file of its own, whose name says nothing, readable by its owner alone.
+        content = save(tensors, metadata)
         try:
-            write_atomically(path, save)
+            write_atomically(path, lambda temporary: temporary.write_bytes(content))
         except OSError as error:
             raise _not_written(error) from error
 

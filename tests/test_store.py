@@ -115,6 +115,14 @@ def test_features_are_stored_as_float16(store: FeatureStore) -> None:
     assert path.stat().st_size < 1000 * (8 * 2 + 4) + 1000
 
 
+def test_entry_can_be_read_by_whoever_may_read_new_files(store: FeatureStore) -> None:
+    """A store is shared: entries have the permissions that any new file gets, not their maker's alone."""
+    store.write("set", "v", a_video())
+    usual = store.folder / "usual"
+    usual.touch()
+    assert store.path("set", "v").stat().st_mode == usual.stat().st_mode
+
+
 def test_absent_entry_is_none(store: FeatureStore) -> None:
     """A video that was never stored is absent, which is no damage."""
     assert store.read("set", "v") is None

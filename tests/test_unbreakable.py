@@ -48,7 +48,9 @@ def assert_all_intact(cache: Path) -> int:
 
 
 def abandoned(cache: Path) -> set[Path]:
-    return set(cache.rglob("*.tmp"))
+    """All files that are none of those a store is made of."""
+    kept = {".safetensors", ".onnx", ".json", ".jsonl", ".npy", ".index"}
+    return {path for path in cache.rglob("*") if path.is_file() and path.suffix not in kept}
 
 
 class Killing:

@@ -29,5 +29,5 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable ".[dev,cluster]"
 	touch $(STAMP)

@@ -1,7 +1,7 @@
 """Evaluate trained runs: python evaluate.py RUN [RUN ...]
 
 A run is a folder that train.py made, or a folder with runs somewhere in it. Writes each run's evaluation/ anew and,
-for several, one leaderboard.
+for several, one leaderboard (and a table of its own for addition and multiplication).
 """
 
 import os
@@ -33,17 +33,24 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     """0: all done; 1: some runs failed, and are named, or videos were counted as wrong for want of features."""
     asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    import torch
+
     from pipeline.encoders import choose_device
     from pipeline.experiment import evaluate_runs
     from pipeline.leaderboard import write_leaderboard
     from pipeline.runs import find_runs
+    from pipeline.sequence_experiment import write_sequence_table
 
+    torch.set_flush_denormal(True)  # as train.py does, and for its reasons
     runs = find_runs(list(asked.runs))
     rows = evaluate_runs(runs, choose_device(asked.device), asked.overrides)
     if len(rows) > 1:
         output = asked.output or Path(os.path.commonpath([run.folder.resolve() for run in runs]))
-        print(f"\n{write_leaderboard(output, rows)}\n{output / 'leaderboard.csv'}")
-    return 1 if len(rows) < len(runs) or any(row["num_missing"] for row in rows) else 0
+        if classified := [row for row in rows if "mse" not in row]:
+            print(f"\n{write_leaderboard(output, classified)}\n{output / 'leaderboard.csv'}")
+        if computed := [row for row in rows if "mse" in row]:
+            print(f"\n{write_sequence_table(output, computed)}\n{output / 'sequences.csv'}")
+    return 1 if len(rows) < len(runs) or any(row.get("num_missing") for row in rows) else 0
 
 
 if __name__ == "__main__":

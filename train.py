@@ -1,12 +1,14 @@
 """Train a classifier: python train.py --dataset ucf101
 
-Caches the features that are missing, trains, evaluates on the test list and writes the report.
+Caches the features that are missing, trains, evaluates on the test list and writes the report. The tasks without video
+go the same way: python train.py --dataset addition --length 200
 """
 
 import sys
 from collections.abc import Sequence
 
 from data.catalog import load_dataset
+from data.sequences import load_task
 from pipeline.command import run_command
 from pipeline.config import Config, parse_command_line
 
@@ -14,15 +16,23 @@ from pipeline.config import Config, parse_command_line
 def main(arguments: Sequence[str]) -> int:
     """0: all done; 1: some videos failed and were left out, as --allow-missing asks."""
     config = parse_command_line(Config, arguments)
-    dataset = load_dataset(config.data.dataset, config.data.options)
+    data = config.data
+    if data.has_video:
+        dataset = load_dataset(data.dataset, data.options)
+    else:
+        task = load_task(data.dataset, data.options)
     import torch  # slow to import, as what follows: a typo or a wrong folder is answered before
-
-    from pipeline.experiment import run_experiment
 
     # Fading states and gradients end in denormal numbers, slow on some CPUs. The program decides that, not the library,
     # for it holds for the whole process; and before any tensor work, for PyTorch's threads take it from their parent.
     torch.set_flush_denormal(True)
-    return run_experiment(config, dataset)
+    if data.has_video:
+        from pipeline.experiment import run_experiment
+
+        return run_experiment(config, dataset)
+    from pipeline.sequence_experiment import run_sequence_experiment
+
+    return run_sequence_experiment(config, task)
 
 
 if __name__ == "__main__":

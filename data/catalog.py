@@ -10,6 +10,7 @@ VIDEO_DATASETS = {
     "ucf101": "data.ucf101",
     "hmdb51": "data.hmdb51",
     "folder": "data.folder",
+    "unlabelled": "data.unlabelled",
     "demo": "data.demo",
 }
 
@@ -25,6 +26,8 @@ class DatasetOptions:
         group_pattern: regular expression; its first (...) in the file's stem is the video's group (``folder``).
         validation_groups: how many training groups to set aside for validation where the dataset does not say;
             ``None``: about one in five; 0: none.
+        length: steps of a sequence (the tasks of ``data/sequences.py``: addition, multiplication).
+        permuted: the pixels in one fixed random order (pixel MNIST).
     """
 
     root: Path | None = None
@@ -32,6 +35,8 @@ class DatasetOptions:
     holdout_group: str | None = None
     group_pattern: str | None = None
     validation_groups: int | None = None
+    length: int = 100
+    permuted: bool = False
 
     def root_or(self, default: str) -> Path:
         return Path(self.root if self.root is not None else Path("datasets") / default)

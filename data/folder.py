@@ -84,10 +84,14 @@ def load(options: "DatasetOptions") -> VideoDataset:
     else:
         split = split_by_seed(videos, options)
     check_disjoint(split)
+    name = folder.resolve().name or "folder"
+    return VideoDataset(name, store_name_of(folder), classes, videos, {split.name: split})
+
+
+def store_name_of(folder: Path) -> str:
+    """Names the features of a folder's videos: two folders of one name have each their own."""
     resolved = folder.resolve()
-    name = resolved.name or "folder"
-    store_name = f"{name}-{_short_hash(str(resolved))}"
-    return VideoDataset(name, store_name, classes, videos, {split.name: split})
+    return f"{resolved.name or 'folder'}-{_short_hash(str(resolved))}"
 
 
 def find_csv(root: Path) -> Path | None:
@@ -120,7 +124,7 @@ def walk_class_folders(root: Path) -> Iterator[Entry]:
     Raises:
         DatasetError: there is no video; one lies outside the class folders; the folders are splits, not classes.
     """
-    paths = sorted(path for path in _walk(root) if path.suffix.lower() in VIDEO_EXTENSIONS)
+    paths = sorted(path for path in walk(root) if path.suffix.lower() in VIDEO_EXTENSIONS)
     if not paths:
         raise DatasetError(
             f"no video in {root}. Looked for {root}/<class>/<video> with the endings "
@@ -244,7 +248,7 @@ def _set_aside(
     return train, tuple(video for video in videos if video.group in drawn)
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
     # Class folders that are links to elsewhere are common, so links are followed; each real folder once.
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):

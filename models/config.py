@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 InputScale = Literal["sqrt_hidden", "hidden", "fan_in", "sqrt_fan_in"]
-ModelName = Literal["np_rnn", "irnn", "rnn_relu", "rnn_tanh", "lstm", "gru", "mean"]
+ModelName = Literal[
+    "np_rnn", "irnn", "scaled_irnn", "nrnn", "orthogonal", "rnn_relu", "rnn_tanh", "lstm", "gru", "mean"
+]
 Readout = Literal["last", "mean"]
 
 
@@ -17,7 +19,8 @@ class ModelConfig:
     """The shape of a classifier, and how it starts."""
 
     model: ModelName = "np_rnn"
-    """np_rnn (default), irnn, rnn_relu, rnn_tanh, lstm, gru, or mean (frame average + linear)"""
+    """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal and rnn_relu (ReLU networks that differ in how they start),
+    rnn_tanh, lstm, gru, or mean (frame average + linear)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
     num_layers: int = 1
@@ -27,7 +30,9 @@ class ModelConfig:
     dropout: float = 0.5
     """share of the features, and of what the linear layer reads, zeroed in training"""
     input_scale: InputScale = "hidden"
-    """np_rnn: what the input weights' standard deviation is divided by (see models/initializers.py)"""
+    """np_rnn, nrnn: what the input weights' standard deviation is divided by (see models/initializers.py)"""
+    identity_scale: float = 0.99
+    """scaled_irnn: the diagonal of the recurrent matrix, which is 0 elsewhere"""
 
     def __post_init__(self) -> None:
         if self.model not in get_args(ModelName):

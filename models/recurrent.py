@@ -22,6 +22,18 @@ def _irnn(inputs: int, config: ModelConfig) -> nn.Module:
     return init.init_irnn_(ReluRNN(inputs, config.hidden_size))
 
 
+def _scaled_irnn(inputs: int, config: ModelConfig) -> nn.Module:
+    return init.init_irnn_(ReluRNN(inputs, config.hidden_size), config.identity_scale)
+
+
+def _nrnn(inputs: int, config: ModelConfig) -> nn.Module:
+    return init.init_nrnn_(ReluRNN(inputs, config.hidden_size), config.input_scale)
+
+
+def _orthogonal(inputs: int, config: ModelConfig) -> nn.Module:
+    return init.init_orthogonal_rnn_(ReluRNN(inputs, config.hidden_size))
+
+
 def _rnn_relu(inputs: int, config: ModelConfig) -> nn.Module:
     return init.init_gaussian_rnn_(ReluRNN(inputs, config.hidden_size))
 
@@ -41,6 +53,9 @@ def _gru(inputs: int, config: ModelConfig) -> nn.Module:
 STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "np_rnn": _np_rnn,
     "irnn": _irnn,
+    "scaled_irnn": _scaled_irnn,
+    "nrnn": _nrnn,
+    "orthogonal": _orthogonal,
     "rnn_relu": _rnn_relu,
     "rnn_tanh": _rnn_tanh,
     "lstm": _lstm,
@@ -94,22 +109,32 @@ class SequenceClassifier(nn.Module):
             states, _ = layer(states)
         return states
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Class scores (logits).
 
         Args:
             features: ``[T, B, D]``, time first; behind a sequence's length, anything at all.
-            lengths: int64 ``[B]``, from 1 to T.
+            lengths: int64 ``[B]``, from 1 to T; ``None`` means T for all.
 
         Returns:
             ``[B, num_classes]``.
         """
+        read = self._read_whole(features) if lengths is None else self._read_padded(features, lengths)
+        scores: Tensor = self.classifier(self.dropout(read) if self.layers else read)
+        return scores
+
+    @property
+    def _reads_mean(self) -> bool:
+        return self.config.readout == "mean" or self.config.model == "mean"
+
+    def _read_whole(self, features: Tensor) -> Tensor:
+        states = self.states(features)
+        return states.mean(0) if self._reads_mean else states[-1]
+
+    def _read_padded(self, features: Tensor, lengths: Tensor) -> Tensor:
         padded = ~valid_steps(lengths, len(features)).unsqueeze(-1)
         # No state that is read sees padding, but a gradient of 0 times a NaN in it would be NaN.
         states = self.states(torch.where(padded, self.feature_mean, features))
-        if self.config.readout == "mean" or self.config.model == "mean":
-            read = states.masked_fill(padded, 0).sum(0) / lengths.unsqueeze(-1)
-        else:
-            read = states[lengths - 1, torch.arange(len(lengths), device=states.device)]
-        scores: Tensor = self.classifier(self.dropout(read) if self.layers else read)
-        return scores
+        if self._reads_mean:
+            return states.masked_fill(padded, 0).sum(0) / lengths.unsqueeze(-1)
+        return states[lengths - 1, torch.arange(len(lengths), device=states.device)]

@@ -1,20 +1,34 @@
-"""The feature caching job: extract what the store lacks. ``python -m pipeline.cache --dataset ucf101``"""
+"""The feature caching job: extract what the store lacks.
+
+python -m pipeline.cache --dataset ucf101                 fill the store; any number of such jobs may share it
+python -m pipeline.cache --dataset ucf101 --engine ray    the same on all machines of a Ray cluster
+python -m pipeline.cache --dataset ucf101 --frames FOLDER JPEGs of the frames instead, to look at
+python -m pipeline.cache status|verify|gc|export|import ...     look after the store (each has --help)
+"""
 
 import json
+import random
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from data.atomic import remove_abandoned
 from data.catalog import load_dataset
-from data.records import VideoRecord
+from data.records import VideoDataset, VideoRecord
+from models.preprocessing import VIEWS
 from pipeline.command import run_command
-from pipeline.config import CacheConfig, FeatureConfig, parse_command_line
+from pipeline.config import CacheConfig, ConfigError, FeatureConfig, nearest, parse_command_line
+from pipeline.exchange import IMPORTED, imported_recipe
+from pipeline.packed import PackedFeatures, open_packed, pack
 from pipeline.progress import Progress
 from pipeline.sampling import FrameSampling
-from pipeline.store import DamagedEntry, FeatureStore, Origin, VideoFeatures
+from pipeline.shards import Shard
+from pipeline.store import FeatureStore, Origin
 
 
 @dataclass(frozen=True)
@@ -23,14 +37,37 @@ class CacheSummary:
 
     num_videos: int
     num_cached_before: int
-    num_extracted: int
-    num_failed: int
-    num_frames: int
-    seconds: float
-    store: str
+    num_extracted: int = 0
+    num_made_elsewhere: int = 0
+    num_failed: int = 0
+    num_frames: int = 0
+    seconds: float = 0.0
+    store: str = ""
 
     def to_json(self) -> str:
         return json.dumps(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one video.
+
+    Attributes:
+        num_frames: of its features, all views together.
+        failure: why it has none.
+        made_elsewhere: another job had stored it meanwhile.
+        shortfall: what is to be said of a file that ends early and was kept.
+    """
+
+    record: VideoRecord
+    num_frames: int = 0
+    failure: str | None = None
+    made_elsewhere: bool = False
+    shortfall: str | None = None
+
+
+Make = Callable[[str, Iterable[VideoRecord]], Generator[Made, None, None]]
+"""Extracts and stores the features of a dataset's videos, and says what became of each."""
 
 
 class FeatureCache:
@@ -41,97 +78,184 @@ class FeatureCache:
 
         Raises ``BackboneError``, ``SamplingError``, ``StoreError``.
         """
-        from models.backbones import load_backbone
-        from pipeline.extract import make_recipe
-
         self.config = config
+        self.views = VIEWS[: config.views]
         self.sampling = FrameSampling.parse(config.sampling)
-        self.backbone = load_backbone(config.backbone, config.weights)
-        self.store = FeatureStore(config.cache, make_recipe(self.backbone, self.sampling))
+        if config.backbone.startswith(IMPORTED):
+            self.backbone = None  # other tools made the features
+            if config.views > 1:
+                raise ConfigError(f"--views {config.views}: of {config.backbone} there is one view. Leave --views out")
+            recipe = imported_recipe(config.backbone.removeprefix(IMPORTED))
+        else:
+            from models.backbones import load_backbone
+            from pipeline.extract import make_recipe
 
-    def fill(self, dataset: str, records: Sequence[VideoRecord]) -> CacheSummary:
+            self.backbone = load_backbone(config.backbone, config.weights)
+            recipe = make_recipe(self.backbone, self.sampling)
+        self.store = FeatureStore(config.cache, recipe)
+
+    def fill(self, dataset: str, records: Sequence[VideoRecord], make: Make | None = None) -> CacheSummary:
         """Extract the features of those videos that the store lacks; each is published as soon as it is whole.
+
+        Args:
+            make: what extracts and stores them, instead of ``self.make``.
 
         A video that fails is named in the store's ``errors.jsonl`` with the reason, and the others go on. Raises
         ``StoreError`` where the store can't be written.
         """
-        lacking = [
-            record for record in records if not self._usable(record, self.store.origin(dataset, record.video_id))
-        ]
-        return self._extract(dataset, lacking, len(records))
+        for folder in (self.store.folder, self._networks):
+            remove_abandoned(folder)
+        lacking = self.lacking(dataset, records)
+        if not lacking:
+            return self._nothing_lacking(len(records))
+        # Jobs that share a store meet seldom if each goes its own way.
+        random.Random().shuffle(lacking)
+        made = (make or self.make)(dataset, lacking)
+        return self.summarize(dataset, made, len(lacking), len(records))
 
-    def load(self, dataset: str, records: Sequence[VideoRecord]) -> tuple[list[VideoFeatures | None], CacheSummary]:
+    def load(self, dataset: str, records: Sequence[VideoRecord]) -> tuple[PackedFeatures, CacheSummary]:
         """The features of the videos, extracted where the store lacks them or holds a damaged entry.
 
         Returns:
-            the features in the order of ``records``, ``None`` for a video that failed; and what was done.
+            the features of all videos but those that failed; and what was done.
         """
-        features = [self._read(dataset, record) for record in records]
-        lacking = [record for record, found in zip(records, features, strict=True) if found is None]
-        summary = self._extract(dataset, lacking, len(records))
-        if lacking:
-            features = [found or self._read(dataset, record) for record, found in zip(records, features, strict=True)]
-        return features, summary
-
-    def _usable(self, record: VideoRecord, origin: Origin | None) -> bool:
-        """Whether features made from ``origin`` will do: the file is still that one, and not shorter than allowed."""
-        if origin is None or (origin.is_short and self.config.on_short == "fail"):
-            return False
-        return not record.path.exists() or record.path.stat().st_size == origin.source_bytes
-
-    def _read(self, dataset: str, record: VideoRecord) -> VideoFeatures | None:
-        try:
-            found = self.store.read(dataset, record.video_id)
-        except DamagedEntry as error:
-            print(f"damaged entry, made again: {error}", file=sys.stderr)
-            self.store.remove(dataset, record.video_id)
-            return None
-        return found if found is not None and self._usable(record, found.origin) else None
-
-    def _extract(self, dataset: str, records: Sequence[VideoRecord], num_wanted: int) -> CacheSummary:
-        started = time.perf_counter()
-        num_extracted = num_failed = num_frames = 0
-        networks = self.config.cache / "onnx"
-        for folder in (self.store.folder, networks):
-            remove_abandoned(folder)
-        if records:
-            from pipeline.encoders import choose_device, make_encoder
-            from pipeline.extract import ExtractionFailure, extract
-
-            device = choose_device(self.config.device)
-            encoder = make_encoder(self.backbone, device, self.config.runtime, networks)
-            results = extract(
-                [record.path for record in records],
-                self.backbone,
-                self.sampling,
-                encoder,
-                workers=min(self.config.workers, len(records)),
-                timeout=self.config.video_timeout,
-                on_short=self.config.on_short,
+        packed = open_packed(self.store, dataset, [record.video_id for record in records], self.views)
+        if packed is not None and all(
+            self._usable(record, packed.videos[record.video_id].origin) for record in records
+        ):
+            return packed, self._nothing_lacking(len(records))
+        summary = self.fill(dataset, records)
+        packed, damaged = self._pack(dataset, records)
+        if damaged:
+            again = self.fill(dataset, [record for record in records if record.video_id in damaged])
+            summary = replace(
+                summary,
+                num_cached_before=summary.num_cached_before - len(damaged),
+                num_extracted=summary.num_extracted + again.num_extracted,
+                num_failed=summary.num_failed + again.num_failed,
+                num_frames=summary.num_frames + again.num_frames,
+                seconds=summary.seconds + again.seconds,
             )
-            progress = Progress(total=len(records), unit="video", what="caching features")
-            with closing(results), closing(progress):
-                for position, result in results:
-                    record = records[position]
-                    if isinstance(result, ExtractionFailure):
-                        num_failed += 1
-                        self.store.note_failure(dataset, record.video_id, record.path, result.reason)
-                        progress.note(f"failed: {record.video_id}: {result.reason}")
-                    else:
-                        self.store.write(dataset, record.video_id, result)
-                        num_extracted += 1
-                        num_frames += len(result.features)
-                        if result.origin.is_short:
-                            progress.note(
-                                f"short: {record.video_id}: {result.origin.decoded_frames} of "
-                                f"{result.origin.header_frames} frames decode; kept (--on-short fail would not)"
-                            )
-                    rate = num_frames / (time.perf_counter() - started)
-                    progress.advance(frames_per_s=f"{rate:.0f}", failed=num_failed)
+            packed, _ = self._pack(dataset, records)
+        return packed, summary
+
+    def _nothing_lacking(self, num_videos: int) -> CacheSummary:
+        return CacheSummary(num_videos, num_videos, store=str(self.store.folder))
+
+    def _pack(self, dataset: str, records: Sequence[VideoRecord]) -> tuple[PackedFeatures, set[str]]:
+        """What is there, packed; and which entries were found damaged."""
+        lacking = {record.video_id for record in self.lacking(dataset, records)}
+        there = [record.video_id for record in records if record.video_id not in lacking]
+        packed = open_packed(self.store, dataset, there, self.views)
+        if packed is not None:
+            return packed, set()
+        packed, damaged = pack(self.store, dataset, there, self.views)
+        return packed, set(damaged)
+
+    def lacking(self, dataset: str, records: Sequence[VideoRecord]) -> list[VideoRecord]:
+        """Those videos of which the store lacks a view."""
+        return [record for record in records if not self._has(dataset, record)]
+
+    def _has(self, dataset: str, record: VideoRecord) -> bool:
+        return all(self._has_view(dataset, record, view) for view in self.views)
+
+    def _has_view(self, dataset: str, record: VideoRecord, view: str) -> bool:
+        origin = self.store.origin(dataset, record.video_id, view)
+        return origin is not None and self._usable(record, origin)
+
+    def _usable(self, record: VideoRecord, origin: Origin) -> bool:
+        """Whether features made from ``origin`` will do: the file is still that one, and not shorter than allowed."""
+        if origin.is_short and self.config.on_short == "fail":
+            return False
+        return not origin.source_bytes or not record.path.exists() or record.path.stat().st_size == origin.source_bytes
+
+    @property
+    def _networks(self) -> Path:
+        return self.config.cache / "onnx"
+
+    def make(self, dataset: str, records: Iterable[VideoRecord]) -> Generator[Made, None, None]:
+        """Extract and store the features of videos, in the order in which they come to be whole.
+
+        Args:
+            records: read lazily, a few videos ahead; one that the store has by the time it is its turn is left alone.
+        """
+        if self.backbone is None:
+            what = f"there are no features of it in {self.config.backbone}: python -m pipeline.cache import --help"
+            yield from (Made(record, failure=what) for record in records)
+            return
+        from pipeline.encoders import choose_device, make_encoder
+        from pipeline.extract import ExtractionFailure, extract
+
+        under_way: dict[int, VideoRecord] = {}
+        made_elsewhere: deque[VideoRecord] = deque()
+
+        def paths() -> Iterator[Path]:
+            number = 0
+            for record in records:
+                if self._has(dataset, record):
+                    made_elsewhere.append(record)
+                else:
+                    under_way[number] = record
+                    number += 1
+                    yield record.path
+
+        device = choose_device(self.config.device)
+        encoder = make_encoder(self.backbone, device, self.config.runtime, self._networks, self.views)
+        results = extract(
+            paths(),
+            self.backbone,
+            self.sampling,
+            encoder,
+            views=self.views,
+            workers=self.config.workers,
+            timeout=self.config.video_timeout,
+            on_short=self.config.on_short,
+        )
+        with closing(results):
+            for number, result in results:
+                while made_elsewhere:
+                    yield Made(made_elsewhere.popleft(), made_elsewhere=True)
+                record = under_way.pop(number)
+                if isinstance(result, ExtractionFailure):
+                    yield Made(record, failure=result.reason)
+                    continue
+                for view, features in zip(self.views, result, strict=True):
+                    if not self._has_view(dataset, record, view):
+                        self.store.write(dataset, record.video_id, features, view)
+                origin = result[0].origin
+                yield Made(
+                    record,
+                    num_frames=sum(len(video.features) for video in result),
+                    shortfall=f"{origin.decoded_frames} of {origin.header_frames} frames decode" * origin.is_short
+                    or None,
+                )
+        yield from (Made(record, made_elsewhere=True) for record in made_elsewhere)
+
+    def summarize(
+        self, dataset: str, made: Generator[Made, None, None], num_lacking: int, num_wanted: int
+    ) -> CacheSummary:
+        """Take what is made as it comes: show it, write failures down, count."""
+        started = time.perf_counter()
+        num_elsewhere = num_failed = num_frames = 0
+        progress = Progress(total=num_lacking, unit="video", what="caching features")
+        with closing(made), closing(progress):
+            for video in made:
+                name = video.record.video_id
+                if video.failure is not None:
+                    num_failed += 1
+                    self.store.note_failure(dataset, name, video.record.path, video.failure)
+                    progress.note(f"failed: {name}: {video.failure}")
+                elif video.shortfall is not None:
+                    progress.note(f"short: {name}: {video.shortfall}; kept (--on-short fail would not)")
+                num_elsewhere += video.made_elsewhere
+                num_frames += video.num_frames
+                rate = num_frames / (time.perf_counter() - started)
+                progress.advance(frames_per_s=f"{rate:.0f}", failed=num_failed)
         return CacheSummary(
             num_videos=num_wanted,
-            num_cached_before=num_wanted - len(records),
-            num_extracted=num_extracted,
+            num_cached_before=num_wanted - num_lacking,
+            num_extracted=num_lacking - num_elsewhere - num_failed,
+            num_made_elsewhere=num_elsewhere,
             num_failed=num_failed,
             num_frames=num_frames,
             seconds=round(time.perf_counter() - started, 2),
@@ -139,12 +263,41 @@ class FeatureCache:
         )
 
 
+def chosen_videos(dataset: VideoDataset, split: str, shard: Shard) -> list[VideoRecord]:
+    """The videos of a split (``all``: of the dataset) that belong to a shard. Raises ``DatasetError``."""
+    videos: Sequence[VideoRecord] = dataset.videos
+    if split != "all":
+        chosen = dataset.split(split)
+        videos = chosen.train + chosen.validation + chosen.test
+    return [video for video in videos if shard.takes(video.video_id)]
+
+
 def main(arguments: Sequence[str]) -> int:
     """0: every video has features; 1: some failed."""
+    if arguments and not arguments[0].startswith("-"):
+        from pipeline.manage import COMMANDS
+
+        command = COMMANDS.get(arguments[0])
+        if command is None:
+            raise ConfigError(f"no such command: {arguments[0]!r}.{nearest(arguments[0], list(COMMANDS))}")
+        return command(arguments[1:])
     config = parse_command_line(CacheConfig, arguments)
+    shard = Shard.parse(config.job.shard) if config.job.shard else Shard.from_environment()
     dataset = load_dataset(config.data.dataset, config.data.options)
+    videos = chosen_videos(dataset, config.job.split, shard)
+    if shard.count > 1:
+        print(f"shard {shard}: {len(videos)} videos", file=sys.stderr)
+    if config.job.frames is not None:
+        from pipeline.frames import extract_frames
+
+        return extract_frames(videos, config.features, config.job.frames)
     cache = FeatureCache(config.features)
-    summary = cache.fill(dataset.store_name, dataset.videos)
+    make: Make = cache.make
+    if config.job.engine == "ray":
+        from pipeline.cluster import make_on_cluster
+
+        make = partial(make_on_cluster, cache, config.job)
+    summary = cache.fill(dataset.store_name, videos, make)
     print(summary.to_json())
     if summary.num_failed:
         print(f"{summary.num_failed} videos failed: {cache.store.errors_path(dataset.store_name)}", file=sys.stderr)

@@ -18,7 +18,9 @@ import tyro
 import yaml
 
 from data.catalog import VIDEO_DATASETS, DatasetOptions
+from data.sequences import SEQUENCE_TASKS
 from models.config import ModelConfig
+from models.preprocessing import VIEWS
 
 T = TypeVar("T")
 
@@ -34,9 +36,11 @@ class DataConfig:
     """What there is to learn from."""
 
     dataset: str = "ucf101"
-    """ucf101, hmdb51, folder (your own videos: --root), or demo"""
+    """ucf101, hmdb51, folder (your own videos: --root) or demo; unlabelled: videos to cache features of; without video:
+    addition, multiplication, pixel_mnist"""
     root: Path | None = None
-    """the dataset's folder (default: datasets/NAME); for folder: class folders or a CSV"""
+    """the dataset's folder (default: datasets/NAME); for folder: class folders or a CSV; for pixel_mnist: the four
+    files of MNIST (default: fetched into datasets/mnist)"""
     holdout_group: str | None = None
     """folder: test on this group and train on the others"""
     group_pattern: str | None = None
@@ -45,15 +49,32 @@ class DataConfig:
     """folder: training groups set aside to choose the model by (default: one in five; 0: the last epoch counts)"""
     split_seed: int = 0
     """folder: seed of the drawn split"""
+    length: int = 100
+    """addition, multiplication: steps of a sequence"""
+    permuted: bool = False
+    """pixel_mnist: the pixels in one fixed random order"""
 
     def __post_init__(self) -> None:
-        if self.dataset not in VIDEO_DATASETS:
-            raise ConfigError(f"unknown dataset {self.dataset!r}.{nearest(self.dataset, list(VIDEO_DATASETS))}")
+        known = [*VIDEO_DATASETS, *SEQUENCE_TASKS]
+        if self.dataset not in known:
+            raise ConfigError(f"unknown dataset {self.dataset!r}.{nearest(self.dataset, known)}")
+        if self.length < 2:
+            raise ConfigError(f"length is at least 2, not {self.length}: two steps of a sequence are marked")
+
+    @property
+    def has_video(self) -> bool:
+        return self.dataset not in SEQUENCE_TASKS
 
     @property
     def options(self) -> DatasetOptions:
         return DatasetOptions(
-            self.root, self.split_seed, self.holdout_group, self.group_pattern, self.validation_groups
+            self.root,
+            self.split_seed,
+            self.holdout_group,
+            self.group_pattern,
+            self.validation_groups,
+            self.length,
+            self.permuted,
         )
 
 
@@ -62,11 +83,15 @@ class FeatureConfig:
     """How a video becomes feature vectors, and where they are kept."""
 
     backbone: str = "efficientnet_lite0"
-    """efficientnet_lite0, a torchvision model (resnet50), or a timm model (timm:vit_small_patch14_dinov2)"""
+    """efficientnet_lite0, a torchvision model (resnet50), a timm model (timm:vit_small_patch14_dinov2), or features
+    that another tool made (imported:NAME)"""
     weights: Path | None = None
     """local weights for the backbone"""
     sampling: str = "uniform:25"
     """frames of a video: uniform:K over the whole video, or every:N"""
+    views: int = 1
+    """how each frame is seen: 1: its centre; 2: also mirrored; up to 10: also its corners. Training draws one view at
+    random, evaluation averages all"""
     cache: Path = Path("cache")
     """the feature store"""
     on_short: Literal["keep", "fail"] = "keep"
@@ -84,6 +109,8 @@ class FeatureConfig:
         for name in ("workers", "video_timeout"):
             if not getattr(self, name) >= 1:
                 raise ConfigError(f"{name} is at least 1, not {getattr(self, name)}")
+        if not 1 <= self.views <= len(VIEWS):
+            raise ConfigError(f"views is 1 to {len(VIEWS)}, not {self.views}: {', '.join(VIEWS)}")
 
 
 @dataclass(frozen=True)
@@ -99,11 +126,15 @@ class TrainingConfig:
     clip_step: int | None = None
     """evaluate on dense clips, one every so many stored frames, instead of --clips-per-video"""
     epochs: int = 60
-    """passes over the training videos"""
+    """passes over the training videos (addition, multiplication: --steps-per-epoch fresh batches)"""
+    steps_per_epoch: int = 500
+    """addition, multiplication: batches from one validation to the next"""
     batch_size: int = 32
-    """clips per step"""
+    """clips, or sequences, per step"""
     learning_rate: float = 1e-3
     """of AdamW, at its height"""
+    adam_beta2: float = 0.999
+    """of AdamW: how slowly it forgets the size of past gradients; lower is steadier where they can explode"""
     weight_decay: float = 1e-4
     """of AdamW, on matrices only"""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -113,16 +144,20 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     """share of the target given to the other classes"""
     patience: int = 20
-    """epochs without a better validation accuracy after which training stops"""
+    """epochs without a better validation accuracy (addition, multiplication: error) after which training stops"""
     amp: bool = True
     """mixed precision on a GPU (never on a CPU)"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "clip_frames", "clip_stride", "clips_per_video", "clip_step", "patience"):
+        at_least_one = ("epochs", "steps_per_epoch", "batch_size", "patience")
+        of_clips = ("clip_frames", "clip_stride", "clips_per_video", "clip_step")
+        for name in at_least_one + of_clips:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is at least 1, not {getattr(self, name)}")
         if self.clip_step is not None and self.clip_frames is None:
             raise ConfigError("clip_step slides a clip over the video: give clip_frames too")
+        if not 0 <= self.adam_beta2 < 1:
+            raise ConfigError(f"adam_beta2 lies in [0, 1), not {self.adam_beta2}")
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate is above 0, not {self.learning_rate}")
 
@@ -172,13 +207,44 @@ class Config:
 
 
 @dataclass(frozen=True)
+class JobConfig:
+    """Which videos a caching job takes, and where it runs."""
+
+    split: str = "all"
+    """cache the videos of this split only"""
+    shard: str | None = None
+    """I/N: cache the I-th of N parts, from 0 (default: RANK/WORLD_SIZE or SLURM_ARRAY_TASK_ID/COUNT, where set)"""
+    frames: Path | None = None
+    """write the sampled frames as JPEGs into this folder, and no features"""
+    engine: Literal["local", "ray"] = "local"
+    """this machine, or all machines of a Ray cluster (docs/scale.md)"""
+    ray_address: str | None = None
+    """of the cluster (default: RAY_ADDRESS, or the cluster that runs here, or one of this machine for this job)"""
+    ray_cpus: float = 1.0
+    """CPUs of one worker: it decodes on so many processes, and computes on so many threads"""
+    ray_gpus: float = 0.0
+    """GPU of one worker; less than 1: several share one"""
+
+    def __post_init__(self) -> None:
+        if self.engine == "local" and (self.ray_address, self.ray_cpus, self.ray_gpus) != (None, 1.0, 0.0):
+            raise ConfigError("--ray-address, --ray-cpus and --ray-gpus are for --engine ray")
+        if self.engine == "ray" and self.frames is not None:
+            raise ConfigError("--frames is written by this machine only: leave out --engine ray, or divide by --shard")
+        if not 0.1 <= self.ray_cpus < float("inf"):
+            raise ConfigError(f"ray_cpus is at least 0.1, not {self.ray_cpus}")
+        if not 0 <= self.ray_gpus <= 1:
+            raise ConfigError(f"ray_gpus is 0 to 1, not {self.ray_gpus}: a worker uses one GPU, or a part of it")
+
+
+@dataclass(frozen=True)
 class CacheConfig:
-    """Cache the features of a dataset's videos."""
+    """Cache the features of a dataset's videos. Other commands: status, verify, gc, export, import."""
 
     config: Path | None = None
     """YAML file of settings; flags go over it"""
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     features: Annotated[FeatureConfig, tyro.conf.arg(name="")] = field(default_factory=FeatureConfig)
+    job: Annotated[JobConfig, tyro.conf.arg(name="")] = field(default_factory=JobConfig)
 
 
 @dataclass(frozen=True)

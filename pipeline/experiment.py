@@ -11,15 +11,17 @@ import torch
 
 from data.catalog import load_dataset
 from data.records import DatasetError, VideoDataset, VideoRecord
+from data.sequences import load_task
 from pipeline.batches import FeatureTable
 from pipeline.cache import FeatureCache
-from pipeline.config import Config, ConfigError, DataConfig, EvaluationOverrides, FeatureConfig, to_flat
+from pipeline.config import Config, ConfigError, DataConfig, EvaluationOverrides, FeatureConfig
 from pipeline.encoders import choose_device
 from pipeline.leaderboard import write_leaderboard
 from pipeline.packed import PackedFeatures
 from pipeline.report import write_evaluation
-from pipeline.runs import NOT_PART_OF_A_RUN, Run
+from pipeline.runs import Run, settings_text
 from pipeline.scoring import predict
+from pipeline.sequence_experiment import evaluate_on_sequences, sequence_summary_line
 from pipeline.training import clip_sampling, load_best, make_accelerator, train
 
 
@@ -77,6 +79,8 @@ def run_experiment(config: Config, dataset: VideoDataset) -> int:
 
 def planned_runs(config: Config, dataset: VideoDataset) -> list[tuple[Run, Config]]:
     """One run for each split and seed, with its own settings: those that make it again when they are used alone."""
+    if not dataset.splits:
+        raise DatasetError(f"there are no labels for {dataset.name}, so nothing to train on: see --dataset folder")
     splits = [dataset.split(name) for name in config.run.splits or list(dataset.splits)[:1]]
     is_only_one = len(splits) * len(config.run.seeds) == 1
     runs = []
@@ -137,17 +141,6 @@ def evaluate(run: Run, config: Config, features: DatasetFeatures, device: torch.
     return write_evaluation(run.evaluation, predictions, facts, run.history())
 
 
-def settings_text(config: Config) -> str:
-    """The settings that are not the default's, but for those that tell repeats of one experiment apart."""
-    told_elsewhere = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name"}
-    default = to_flat(Config())
-    return " ".join(
-        f"{key}={value}"
-        for key, value in to_flat(config).items()
-        if key not in told_elsewhere | NOT_PART_OF_A_RUN and value != default[key]
-    )
-
-
 def evaluate_runs(runs: Sequence[Run], device: torch.device, overrides: EvaluationOverrides) -> list[dict[str, Any]]:
     """Evaluate runs again, each dataset's features loaded once; a run that fails is named and the others go on.
 
@@ -160,6 +153,11 @@ def evaluate_runs(runs: Sequence[Run], device: torch.device, overrides: Evaluati
     for run in runs:
         try:
             config = overrides.apply(run.config())
+            if not config.data.has_video:
+                task = load_task(config.data.dataset, config.data.options)
+                rows.append(evaluate_on_sequences(run, config, task, device))
+                print(sequence_summary_line(rows[-1]))
+                continue
             wanted = dataclasses.replace(config.features, device=device.type)
             cache = caches[wanted] = caches.get(wanted) or FeatureCache(wanted)
             if cache.store.recipe != run.recipe():

@@ -108,7 +108,7 @@ def stores_used_by(runs: Sequence[Path]) -> set[str]:
         except RunError:  # there is no run in it
             continue
         try:
-            used |= {run.recipe().fingerprint[:16] for run in found}
+            used |= {run.recipe().fingerprint[:16] for run in found if run.has_features}
         except RunError as error:
             raise StoreError(f"which of them runs use is not known: {error}") from error
     return used

@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
 
     run, device = Run(asked.run), choose_device(asked.device)
     config = run.config()
+    if not config.data.has_video:
+        raise ConfigError(f"{run.folder} was trained on {config.data.dataset}, not on video. Name another --run.")
     if config.features.backbone.startswith(IMPORTED):
         raise ConfigError(
             f"{run.folder} was trained on {config.features.backbone}, features that another tool made: there is no "

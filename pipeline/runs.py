@@ -2,7 +2,7 @@
 
 runs/<dataset>/<name>/
     config.yaml                       all settings, usable as --config
-    recipe.json                       what made the features
+    recipe.json                       what made the features (not for a task without video)
     metrics.jsonl                     one line per epoch
     checkpoints/last.pt, best.pt      whole or not there
     tensorboard/                      the same curves for TensorBoard
@@ -25,6 +25,10 @@ from pipeline.store import FeatureRecipe
 
 # Settings that say where and how fast, not what: they may differ when a run goes on.
 NOT_PART_OF_A_RUN = {"resume", "overwrite", "workers", "cache", "root", "runs", "video_timeout", "device", "runtime"}
+
+
+# What a run's metrics tell by themselves, next to the text of its settings.
+TOLD_ELSEWHERE = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name", "length"}
 
 
 class RunError(ValueError):
@@ -53,8 +57,13 @@ class Run:
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
 
-    def check(self, config: Config, recipe: FeatureRecipe) -> None:
-        """Whether ``begin`` may be called; changes nothing.
+    @property
+    def has_features(self) -> bool:
+        """False for a task without video. Raises ``RunError`` where it is not known."""
+        return (self.folder / "recipe.json").exists() or self.config().data.has_video
+
+    def check(self, config: Config, recipe: FeatureRecipe | None) -> None:
+        """Whether ``begin`` may be called; changes nothing. ``recipe`` is ``None`` for a task without video.
 
         Raises ``RunError`` where the run exists and neither ``resume`` nor ``overwrite`` is set, or where it is
         resumed with other settings.
@@ -73,11 +82,11 @@ class Run:
                 f"{self.folder} was made with other settings ({listed}). Resume it with --config "
                 f"{self.folder / 'config.yaml'} --resume, or --name another run."
             )
-        if self.recipe() != recipe:
+        if recipe is not None and self.recipe() != recipe:
             listed = "; ".join(self.recipe().differences(recipe))
             raise RunError(f"{self.folder} was made with other features ({listed}): --name another run.")
 
-    def begin(self, config: Config, recipe: FeatureRecipe) -> None:
+    def begin(self, config: Config, recipe: FeatureRecipe | None) -> None:
         """Make the folder for a new run, or open it again; raises as ``check`` does."""
         self.check(config, recipe)
         if self._exists() and not config.run.overwrite:
@@ -90,7 +99,8 @@ class Run:
             shutil.rmtree(self.folder)
         # A run does not ask to be overwritten whenever its settings are used again.
         asked = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=False, overwrite=False))
-        write_text_atomically(self.folder / "recipe.json", recipe.to_json())
+        if recipe is not None:
+            write_text_atomically(self.folder / "recipe.json", recipe.to_json())
         write_text_atomically(self.folder / "config.yaml", yaml.safe_dump(to_flat(asked), sort_keys=False))
 
     def _exists(self) -> bool:
@@ -147,6 +157,16 @@ class Run:
     def write_history(self, history: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line) + "\n" for line in history)
         write_text_atomically(self.folder / "metrics.jsonl", text)
+
+
+def settings_text(config: Config) -> str:
+    """The settings that are not the default's, but for those that tell repeats of one experiment apart."""
+    default = to_flat(Config())
+    return " ".join(
+        f"{key}={value}"
+        for key, value in to_flat(config).items()
+        if key not in TOLD_ELSEWHERE | NOT_PART_OF_A_RUN and value != default[key]
+    )
 
 
 def find_runs(paths: list[Path]) -> list[Run]:

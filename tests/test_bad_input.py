@@ -204,7 +204,7 @@ def test_full_disk(class_folders: Path, where: list[object], tmp_path: Path) -> 
         preexec_fn=no_file_above_one_kib,
     )
     said = no_traceback(done, 2)
-    assert f"the feature store can't be written: {tmp_path / 'cache'}" in said
+    assert "the feature store can't be written" in said and str(tmp_path / "cache") in said
     assert "make room" in said and "run the same command again" in said
     left = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     assert left == {"recipe.json"}

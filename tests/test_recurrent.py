@@ -69,6 +69,21 @@ def test_gradients_are_those_of_the_sequences_alone(config: ModelConfig, behind:
         torch.testing.assert_close(batched[name], parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("config", every_classifier)
+def test_without_lengths_all_are_whole(config: ModelConfig) -> None:
+    """Sequences of one length need no lengths: scores and gradients are those of giving the same length for all."""
+    model, features = make_classifier(config), padded_batch(0.0)
+    scores = model(features)
+    scores.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    same = model(features, torch.full((len(LENGTHS),), 7))
+    same.square().sum().backward()
+    torch.testing.assert_close(scores, same)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, msg=name)
+
+
 @pytest.mark.parametrize("model_name", MODELS)
 def test_every_real_frame_counts(model_name: ModelName) -> None:
     """The last real frame of a padded sequence reaches its scores, and so does the first: no step is cut off."""
@@ -184,9 +199,16 @@ def test_every_name_is_a_network_of_its_own() -> None:
     assert eigenvalues[-1] == pytest.approx(1, abs=1e-5)
     assert eigenvalues[0] > 0 and eigenvalues[-2] < 1
     assert torch.equal(recurrent["irnn"], torch.eye(32))
+    assert torch.equal(recurrent["scaled_irnn"], 0.99 * torch.eye(32))
+    torch.testing.assert_close(recurrent["orthogonal"] @ recurrent["orthogonal"].T, torch.eye(32))
+    spectrum = torch.linalg.eigvalsh(recurrent["nrnn"])
+    assert spectrum[-1] == pytest.approx(1, abs=1e-5) and spectrum[0] < 0
     assert {name: layer.nonlinearity for name, layer in layers.items() if isinstance(layer, torch.nn.RNN)} == {
         "np_rnn": "relu",
         "irnn": "relu",
+        "scaled_irnn": "relu",
+        "nrnn": "relu",
+        "orthogonal": "relu",
         "rnn_relu": "relu",
         "rnn_tanh": "tanh",
     }

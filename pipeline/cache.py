@@ -23,12 +23,12 @@ from data.records import VideoDataset, VideoRecord
 from models.preprocessing import VIEWS
 from pipeline.command import run_command
 from pipeline.config import CacheConfig, ConfigError, FeatureConfig, nearest, parse_command_line
-from pipeline.exchange import IMPORTED, imported_recipe
+from pipeline.inventory import NETWORKS
 from pipeline.packed import PackedFeatures, open_packed, pack
 from pipeline.progress import Progress
 from pipeline.sampling import FrameSampling
 from pipeline.shards import Shard
-from pipeline.store import FeatureStore, Origin
+from pipeline.store import IMPORTED, FeatureStore, NameTooLongError, Origin, imported_recipe
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Made:
     """What became of one video.
 
     Attributes:
-        num_frames: of its features, all views together.
+        num_frames: that its features are of.
         failure: why it has none.
         made_elsewhere: another job had stored it meanwhile.
         shortfall: what is to be said of a file that ends early and was kept.
@@ -132,6 +132,7 @@ class FeatureCache:
                 summary,
                 num_cached_before=summary.num_cached_before - len(damaged),
                 num_extracted=summary.num_extracted + again.num_extracted,
+                num_made_elsewhere=summary.num_made_elsewhere + again.num_made_elsewhere,
                 num_failed=summary.num_failed + again.num_failed,
                 num_frames=summary.num_frames + again.num_frames,
                 seconds=summary.seconds + again.seconds,
@@ -171,7 +172,7 @@ class FeatureCache:
 
     @property
     def _networks(self) -> Path:
-        return self.config.cache / "onnx"
+        return self.config.cache / NETWORKS
 
     def make(self, dataset: str, records: Iterable[VideoRecord]) -> Generator[Made, None, None]:
         """Extract and store the features of videos, in the order in which they come to be whole.
@@ -219,13 +220,17 @@ class FeatureCache:
                 if isinstance(result, ExtractionFailure):
                     yield Made(record, failure=result.reason)
                     continue
-                for view, features in zip(self.views, result, strict=True):
-                    if not self._has_view(dataset, record, view):
-                        self.store.write(dataset, record.video_id, features, view)
+                try:
+                    for view, features in zip(self.views, result, strict=True):
+                        if not self._has_view(dataset, record, view):
+                            self.store.write(dataset, record.video_id, features, view)
+                except NameTooLongError as error:
+                    yield Made(record, failure=str(error))
+                    continue
                 origin = result[0].origin
                 yield Made(
                     record,
-                    num_frames=sum(len(video.features) for video in result),
+                    num_frames=len(result[0].features),
                     shortfall=f"{origin.decoded_frames} of {origin.header_frames} frames decode" * origin.is_short
                     or None,
                 )
@@ -281,7 +286,7 @@ def main(arguments: Sequence[str]) -> int:
         if command is None:
             raise ConfigError(f"no such command: {arguments[0]!r}.{nearest(arguments[0], list(COMMANDS))}")
         return command(arguments[1:])
-    config = parse_command_line(CacheConfig, arguments)
+    config = parse_command_line(CacheConfig, arguments, prog="python -m pipeline.cache")
     shard = Shard.parse(config.job.shard) if config.job.shard else Shard.from_environment()
     dataset = load_dataset(config.data.dataset, config.data.options)
     videos = chosen_videos(dataset, config.job.split, shard)

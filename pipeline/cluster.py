@@ -368,7 +368,7 @@ class _Driver:
             answer = ray.get(worker.call)
         except RayError as error:
             cause = getattr(error, "cause", None)
-            if isinstance(cause, ValueError | OSError):  # it would be so on the next worker too
+            if isinstance(cause, ValueError):  # the store's or the settings' fault: the next worker's too
                 raise cause from error
             reason = f"{type(cause).__name__}: {cause}" if cause else " ".join(str(error).split())[:300]
             yield from self._lose(worker, reason)

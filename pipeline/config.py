@@ -97,11 +97,11 @@ class FeatureConfig:
     on_short: Literal["keep", "fail"] = "keep"
     """a video with fewer frames than its header says: keep what there is (and record it), or count it as failed"""
     video_timeout: float = 60.0
-    """seconds without a new frame after which a video is given up and its reader replaced"""
+    """seconds without a new frame, also while it is opened, after which a video is given up and its reader replaced"""
     runtime: Literal["auto", "onnx", "torch"] = "auto"
     """what runs the backbone: ONNX Runtime (auto on a CPU) or PyTorch (auto on a GPU)"""
-    workers: int = os.cpu_count() or 1
-    """processes that decode"""
+    workers: int = len(os.sched_getaffinity(0))
+    """processes that decode (default: as many as cores that this process may use)"""
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda"""
 
@@ -381,10 +381,11 @@ def _types(config: Any) -> dict[str, str]:
     return types
 
 
-def parse_command_line(kind: type[T], arguments: Sequence[str]) -> T:
+def parse_command_line(kind: type[T], arguments: Sequence[str], prog: str | None = None) -> T:
     """A config from the dataset's YAML, the one named by ``--config``, and flags, the later over the earlier.
 
-    Ends the process with exit code 2 and the nearest name on a flag that is not known.
+    Ends the process with exit code 2 and the nearest name on a flag that is not known. ``prog``: the command, as help
+    calls it.
     """
 
     files, _ = tyro.cli(_Files, args=list(arguments), return_unknown_args=True, add_help=False)
@@ -392,4 +393,4 @@ def parse_command_line(kind: type[T], arguments: Sequence[str]) -> T:
     dataset = files.dataset or values.get("dataset") or DataConfig().dataset
     own = CONFIGS / f"{dataset}.yaml"
     defaults = (read_yaml(own) if own.exists() else {}) | values
-    return tyro.cli(kind, args=list(arguments), default=from_flat(kind, defaults, str(files.config or own)))
+    return tyro.cli(kind, prog=prog, args=list(arguments), default=from_flat(kind, defaults, str(files.config or own)))

@@ -1,6 +1,7 @@
 """The CNN as a function from frames to features: ONNX Runtime on a CPU, PyTorch on a GPU or where asked for.
 
-The two agree to 1e-3 relative (tested), so the runtime is noted with the features but is no part of their fingerprint.
+On a CPU the two agree to 1e-3 relative (tested), so the runtime is noted with the features but is no part of their
+fingerprint. How near a GPU comes, in float16, is not measured yet.
 
 On a GPU the frames arrive whole and are resized there: the cores that decode have nothing else to do. A thread uploads
 and resizes the next frames on a stream of its own while the network works on the last ones.
@@ -9,8 +10,11 @@ and resizes the next frames on a stream of its own while the network works on th
 import hashlib
 import os
 import re
+import tempfile
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -104,8 +108,14 @@ def _torch_encoder(backbone: Backbone, device: torch.device) -> Encoder:
     @torch.inference_mode()
     def encode(pixels: Pixels) -> NDArray[np.float16]:
         images = normalize(torch.as_tensor(pixels).to(device), backbone.preprocessing)
-        with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
-            features = network(images)
+        try:
+            with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
+                features = network(images)
+        except torch.cuda.OutOfMemoryError:
+            half = len(pixels) // 2
+            if not half:
+                raise
+            return np.concatenate([encode(pixels[:half]), encode(pixels[half:])])
         return np.asarray(features.half().cpu().numpy())
 
     batch_frames = GPU_BATCH_FRAMES if device.type == "cuda" else CPU_BATCH_FRAMES
@@ -149,31 +159,42 @@ class _FromPixels(nn.Module):
 
 
 def _exported(backbone: Backbone, folder: Path) -> Path:
-    """The network as an ONNX file, exported where it is not there yet: BatchNorm folded, any batch size."""
+    """The network as an ONNX file: BatchNorm folded, any batch size. Exported where it is not there, or damaged.
+
+    Its name ends with its checksum: a bit that flips in a weight would change features, and nobody would know.
+    """
     made_of = f"{backbone.weights_sha256} {backbone.preprocessing} torch {torch.__version__}"
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', backbone.name)}-{digest}.onnx"
-    if path.exists():
-        return path
+    name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', backbone.name)}-{digest}"
+    for path in folder.glob(f"{name}-*.onnx"):
+        with suppress(FileNotFoundError):  # removed by another job that found it damaged
+            if path.name == _network_name(name, path.read_bytes()):
+                return path
+            path.unlink()
     module = _FromPixels(backbone.network, backbone.preprocessing)
     crop = backbone.preprocessing.crop
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
 
-    def export(temporary: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's hints are for those who write the model
-            torch.onnx.export(
-                module,
-                (example,),
-                temporary,
-                input_names=["frames"],
-                output_names=["features"],
-                dynamic_axes={"frames": {0: "num_frames"}, "features": {0: "num_frames"}},
-                dynamo=False,  # the newer exporter needs onnxscript and minutes where this needs a second
-            )
-
-    write_atomically(path, export)
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's hints are for those who write the model
+        exported = Path(scratch) / "network.onnx"
+        torch.onnx.export(
+            module,
+            (example,),
+            exported,
+            input_names=["frames"],
+            output_names=["features"],
+            dynamic_axes={"frames": {0: "num_frames"}, "features": {0: "num_frames"}},
+            dynamo=False,  # the newer exporter needs onnxscript and minutes where this needs a second
+        )
+        content = exported.read_bytes()
+    path = folder / _network_name(name, content)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return path
+
+
+def _network_name(name: str, content: bytes) -> str:
+    return f"{name}-{zlib.crc32(content):08x}.onnx"
 
 
 def _onnx_encoder(backbone: Backbone, path: Path) -> Encoder:

@@ -24,9 +24,8 @@ from data.records import VideoDataset, VideoRecord
 from pipeline.config import DataConfig
 from pipeline.inventory import dataset_folders, find_stores, list_entries, open_store, select_stores
 from pipeline.progress import Progress
-from pipeline.store import CENTER, DamagedEntry, FeatureRecipe, FeatureStore, Origin, VideoFeatures
+from pipeline.store import CENTER, DamagedEntry, FeatureStore, Origin, VideoFeatures, imported_recipe
 
-IMPORTED = "imported:"
 FEW = 3
 
 
@@ -83,28 +82,6 @@ class ImportSummary:
     missing: tuple[str, ...]
     refused: dict[str, str]
     store: str
-
-
-def imported_recipe(name: str) -> FeatureRecipe:
-    """What stands for the making of features that were imported as ``name``: they are told apart by that alone.
-
-    Raises ``ExchangeError`` for an empty name.
-    """
-    if not name.strip():
-        raise ExchangeError("imported features need a name: import them with --name NAME, train with imported:NAME.")
-    return FeatureRecipe(
-        backbone=f"{IMPORTED}{name}",
-        weights_sha256="",
-        resize=0,
-        crop=0,
-        interpolation="",
-        mean=(),
-        std=(),
-        keep_aspect_ratio=True,
-        sampling="imported",
-        layer="imported",
-        channel_order="imported",
-    )
 
 
 def export_command(arguments: Sequence[str]) -> int:

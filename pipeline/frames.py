@@ -54,7 +54,7 @@ def extract_frames(videos: Sequence[VideoRecord], config: FeatureConfig, folder:
             elif event.count.is_short and config.on_short == "fail":
                 reason = f"is short: {event.count.decoded_frames} of {event.count.header_frames} frames decode"
             if reason is None:
-                os.replace(unfinished, target)
+                _publish(unfinished, target)
             else:
                 shutil.rmtree(unfinished)
                 failed += 1
@@ -62,3 +62,12 @@ def extract_frames(videos: Sequence[VideoRecord], config: FeatureConfig, folder:
             progress.advance(failed=failed)
     print(f"{len(lacking) - failed} videos' frames written, {failed} failed: {folder}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _publish(unfinished: Path, target: Path) -> None:
+    try:
+        os.replace(unfinished, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(unfinished)  # another job has made the same pictures meanwhile

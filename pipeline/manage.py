@@ -191,7 +191,9 @@ def verify(arguments: Sequence[str]) -> int:
     with closing(Progress(total=len(listed), unit="file", what="verifying")) as progress:
         for store, folder, entry in listed:
             try:
-                store.read(folder.dataset, entry.video_id, folder.view)
+                features = store.read(folder.dataset, entry.video_id, folder.view)
+                if features is None and entry.path.exists():  # not removed by another process since
+                    unreadable[entry.path] = f"{entry.path} can't be opened: see to its permissions"
             except DamagedEntry as error:
                 damaged[entry.path] = str(error).removeprefix(f"{entry.path}: ")
                 if asked.remove:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from data.atomic import write_atomically
+from pipeline.inventory import PACKED
 from pipeline.progress import Progress
 from pipeline.store import CENTER, DamagedEntry, FeatureStore, Origin, StoreError, VideoFeatures
 
@@ -140,7 +141,7 @@ def stale_files(store: FeatureStore) -> list[Path]:
     """Packed copies, and files of theirs, that are of no use any more: an entry was written or removed since they were
     made, they are damaged, or no index names them. What is being written is left out."""
     in_use: set[Path] = set()
-    files = [path for path in (store.folder / "packed").glob("*") if not path.name.startswith(".")]
+    files = [path for path in (store.folder / PACKED).glob("*") if not path.name.startswith(".")]
     for path in files:
         index = _read_index(path) if path.suffix == _INDEX else None
         if index is not None:
@@ -326,7 +327,7 @@ def _checksum(index: Mapping[str, npt.NDArray[Any]]) -> int:
 
 
 def _index_path(store: FeatureStore, dataset: str) -> Path:
-    return store.folder / "packed" / f"{dataset}{_INDEX}"
+    return store.folder / PACKED / f"{dataset}{_INDEX}"
 
 
 def _remove_older(features_path: Path, dataset: str) -> None:

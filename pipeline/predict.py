@@ -37,11 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline.config import ConfigError
     from pipeline.encoders import choose_device, make_encoder
     from pipeline.evaluation import video_probabilities
-    from pipeline.exchange import IMPORTED
     from pipeline.extract import ExtractionFailure, extract
+    from pipeline.inventory import NETWORKS
     from pipeline.packed import PackedFeatures
     from pipeline.runs import Run
     from pipeline.scoring import predict
+    from pipeline.store import IMPORTED
     from pipeline.training import clip_sampling, load_best
 
     run, device = Run(asked.run), choose_device(asked.device)
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     views = VIEWS[: config.features.views]
     backbone = load_backbone(config.features.backbone, config.features.weights)
     model, classes = load_best(run, config)
-    encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / "onnx", views)
+    encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / NETWORKS, views)
     results = extract(
         asked.videos,
         backbone,

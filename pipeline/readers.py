@@ -219,7 +219,8 @@ class _Reader:
         if self.process is not None:
             assert self.process.stdin is not None
             self.process.kill()
-            self.process.wait()
+            with suppress(subprocess.TimeoutExpired):  # one that waits for a dead network disk can't even be killed
+                self.process.wait(timeout=5)
             self.process.stdin.close()
             self.connection.close()
             self.process = None

@@ -36,16 +36,17 @@ class Shard:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """What a launcher says: ``RANK`` of ``WORLD_SIZE`` (torchrun, MPI), or a SLURM array's task; else everything.
 
-        SLURM's array may begin at another number than 0. Raises ``ConfigError`` for numbers that make no sense.
+        A SLURM array may begin at another number than 0 and go in steps. Raises ``ConfigError`` for numbers that make no
+        sense.
         """
-        for index, count, first in (
-            ("RANK", "WORLD_SIZE", None),
-            ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
+        for index, count, first, step in (
+            ("RANK", "WORLD_SIZE", "", ""),
+            ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP"),
         ):
             if index in environment and count in environment:
                 try:
-                    begin = int(environment.get(first, "0")) if first else 0
-                    return cls(int(environment[index]) - begin, int(environment[count]))
+                    number = int(environment[index]) - int(environment.get(first, "0"))
+                    return cls(number // int(environment.get(step, "1")), int(environment[count]))
                 except ValueError as error:
                     raise ConfigError(
                         f"{index}={environment[index]} {count}={environment[count]} in the environment name no shard "

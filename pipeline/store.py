@@ -6,6 +6,7 @@
 <cache>/<fingerprint>/<dataset>/errors.jsonl              videos that failed, with the reason
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -26,10 +27,16 @@ from models.preprocessing import VIEWS
 
 FORMAT_VERSION = 1
 CENTER = VIEWS[0]
+IMPORTED = "imported:"
+"""What the backbone's name begins with where other tools made the features."""
 
 
 class StoreError(ValueError):
     """The store can't be used as asked. The message says which folder and what to do."""
+
+
+class NameTooLongError(StoreError):
+    """No file can be named after this video; the store itself is well."""
 
 
 class DamagedEntry(Exception):
@@ -75,6 +82,28 @@ class FeatureRecipe:
             for field in fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         ]
+
+
+def imported_recipe(name: str) -> FeatureRecipe:
+    """What stands for the making of features that were imported as ``name``: they are told apart by that alone.
+
+    Raises ``StoreError`` for an empty name.
+    """
+    if not name.strip():
+        raise StoreError("imported features need a name: import them with --name NAME, train with imported:NAME.")
+    return FeatureRecipe(
+        backbone=f"{IMPORTED}{name}",
+        weights_sha256="",
+        resize=0,
+        crop=0,
+        interpolation="",
+        mean=(),
+        std=(),
+        keep_aspect_ratio=True,
+        sampling="imported",
+        layer="imported",
+        channel_order="imported",
+    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +172,10 @@ class FeatureStore:
         return self.folder / (dataset if view == CENTER else f"{dataset}@{view}") / f"{video_id}.safetensors"
 
     def write(self, dataset: str, video_id: str, video: VideoFeatures, view: str = CENTER) -> None:
-        """Publish the features of one video, atomically. Raises ``StoreError`` (full disk, read-only store)."""
+        """Publish the features of one video, atomically.
+
+        Raises ``StoreError`` (full disk, read-only store), of which ``NameTooLongError`` concerns this video only.
+        """
         tensors = {"features": video.features, "frame_indices": video.frame_indices}
         metadata = {
             "fingerprint": self.recipe.fingerprint,
@@ -159,6 +191,11 @@ class FeatureStore:
         try:
             write_atomically(path, lambda temporary: temporary.write_bytes(content))
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise NameTooLongError(
+                    f"the name of {video_id} is too long: a file name ends at 255 bytes, and .safetensors has to fit "
+                    "behind it. Rename the video."
+                ) from error
             raise _not_written(error) from error
 
     def origin(self, dataset: str, video_id: str, view: str = CENTER) -> Origin | None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,13 +74,31 @@ def test_failure_keeps_the_old_file(tmp_path: Path, error: BaseException) -> Non
 
 
 def test_disk_error_names_the_file(tmp_path: Path) -> None:
-    """An error of the disk that comes without a name, as when it is full, is told with the file's."""
+    """An error of the disk without a name, as when it is full, or with the temporary one, is told with the file's."""
 
     def full(temporary: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left on device.*file.txt"):
         write_atomically(tmp_path / "file.txt", full)
+    with pytest.raises(FileNotFoundError, match="file.txt"):
+        write_atomically(tmp_path / "file.txt", Path.read_bytes)  # stands for an open that fails
+
+
+def test_name_of_any_length_is_written(tmp_path: Path) -> None:
+    """A name as long as the file system allows can be written: the temporary one is no longer."""
+    path = tmp_path / ("x" * 255)
+    write_text_atomically(path, "whole")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_processes_never_share_a_temporary_name(tmp_path: Path) -> None:
+    """Two containers on one store may have one host name and one process id: their files must not mix."""
+    command = "import os, socket; os.getpid = lambda: 7; socket.gethostname = lambda: 'h'; from pathlib import Path; "
+    command += "from data.atomic import temporary_name; print(temporary_name(Path('a')), temporary_name(Path('a')))"
+    output = [subprocess.check_output([sys.executable, "-c", command], cwd=REPOSITORY, text=True) for _ in range(2)]
+    (first, same), (other, _) = map(str.split, output)
+    assert first == same != other and first.endswith(".h.7.tmp")
 
 
 def test_killed_writers_leave_no_torn_file(tmp_path: Path) -> None:
@@ -113,6 +132,23 @@ def test_only_abandoned_files_are_removed(tmp_path: Path) -> None:
     assert remove_abandoned(tmp_path) == 2
     assert all(file.exists() for file in kept)
     assert not any(file.exists() for file in gone)
+
+
+def test_folder_that_goes_away_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another job that publishes a temporary folder while the others are looked through must not end this one."""
+    folders = [tmp_path / f".{name}.host.1.tmp" for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    scandir = os.scandir
+
+    def while_another_job_works(path: Any) -> Any:
+        if Path(path) in folders:
+            Path(path).rename(tmp_path / "published")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", while_another_job_works)
+    assert remove_abandoned(tmp_path) == 0
+    assert (tmp_path / "published").is_dir()
 
 
 def test_missing_folder_holds_nothing_abandoned(tmp_path: Path) -> None:

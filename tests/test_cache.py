@@ -244,7 +244,7 @@ def test_views_are_stored_beside_the_plain_ones(open_cache: OpenCache, records: 
     store = open_cache().store
     plain = [store.path(SET, record.video_id).stat() for record in records]
     loaded, summary = open_cache(views=2).load(SET, records)
-    assert summary.num_extracted == 3 and summary.num_frames == 24
+    assert summary.num_extracted == 3 and summary.num_frames == 12
     assert [store.path(SET, record.video_id).stat().st_mtime_ns for record in records] == [
         status.st_mtime_ns for status in plain
     ]
@@ -282,6 +282,15 @@ def test_next_run_clears_what_a_killed_one_left(open_cache: OpenCache, records: 
         (folder / f".x.{socket.gethostname()}.{process.pid}.tmp").touch()
     open_cache().fill(SET, records)
     assert not list(cache.config.cache.rglob("*.tmp"))
+
+
+def test_name_too_long_to_store_costs_one_video(open_cache: OpenCache, records: list[VideoRecord]) -> None:
+    """A video whose name fills all a file name may have is one failure, told as such; a little shorter is stored."""
+    videos = [dataclasses.replace(records[0], video_id="x" * (length - 4) + ".avi") for length in (243, 255)]
+    cache = open_cache()
+    summary = cache.fill(SET, [*videos, *records])
+    assert (summary.num_extracted, summary.num_failed) == (4, 1)
+    assert "Rename the video" in failures(cache.store)[videos[1].video_id]
 
 
 def test_hanging_video_is_given_up(open_cache: OpenCache, records: list[VideoRecord], tmp_path: Path) -> None:

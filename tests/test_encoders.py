@@ -10,9 +10,9 @@ from torch import nn
 
 from data.video import read_frames
 from models.backbones import Backbone, load_backbone
-from models.preprocessing import resize_and_crop
+from models.preprocessing import VIEWS, resize_and_crop
 from pipeline.config import ConfigError
-from pipeline.encoders import choose_device, make_encoder
+from pipeline.encoders import choose_device, make_encoder, whole_frames_encoder
 from tests.clips import make_clip
 
 CPU = torch.device("cpu")
@@ -62,6 +62,19 @@ def test_network_is_exported_once(tiny: Backbone, tmp_path: Path) -> None:
     assert (exported.stat().st_ino, exported.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+@pytest.mark.parametrize("size", [1000, None])
+def test_damaged_network_is_exported_again(tiny: Backbone, tmp_path: Path, size: int | None) -> None:
+    """A bit of the exported network flipped, or its end lost: it is made again, and no feature with the damaged one."""
+    make_encoder(tiny, CPU, "onnx", tmp_path)
+    (exported,) = tmp_path.iterdir()
+    whole = exported.read_bytes()
+    damaged = bytearray(whole[:size])
+    damaged[len(damaged) // 2] ^= 1
+    exported.write_bytes(damaged)
+    assert make_encoder(tiny, CPU, "auto", tmp_path).runtime.startswith("onnxruntime-")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [whole]
+
+
 class _NotExportable(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         values = torch.fft.fft(torch.nested.nested_tensor(list(images.mean((2, 3)))).to_padded_tensor(0.0)).real
@@ -86,3 +99,27 @@ def test_unknown_device_is_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="PyTorch sees no GPU"):
             choose_device("cuda")
+
+
+def test_batch_that_does_not_fit_is_halved(tiny: Backbone) -> None:
+    """Where a GPU's memory is too small for a batch, its halves are tried; where it is for one frame, that is told."""
+
+    class SmallMemory(nn.Module):
+        num_fitting = 3
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if len(images) > self.num_fitting:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return images.mean((2, 3))
+
+    network = SmallMemory()
+    backbone = Backbone("small", network, 3, tiny.preprocessing, "none", "0" * 64)
+    encoder = whole_frames_encoder(backbone, CPU, VIEWS[:1])
+    crop = tiny.preprocessing.crop
+    frames = np.random.default_rng(0).integers(256, size=(10, crop, crop, 3), dtype=np.uint8)
+    halved = encoder.encode(frames)
+    network.num_fitting = 10
+    np.testing.assert_allclose(halved, encoder.encode(frames), atol=1e-3)
+    network.num_fitting = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        encoder.encode(frames)

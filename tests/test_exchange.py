@@ -17,10 +17,9 @@ from pipeline.exchange import (
     find_store,
     import_command,
     import_features,
-    imported_recipe,
     match_files,
 )
-from pipeline.store import FeatureStore, Origin, StoreError
+from pipeline.store import FeatureStore, Origin, StoreError, imported_recipe
 from tests.clips import make_clip
 from tests.commands import message, run
 from tests.synthetic import RECIPE, make_features, make_record
@@ -296,7 +295,7 @@ def test_name_alone_tells_imports_apart(tmp_path: Path) -> None:
     assert imported_recipe("dino").backbone == "imported:dino"
     for _ in range(2):
         assert FeatureStore(tmp_path, imported_recipe("a name, größe")).recipe == imported_recipe("a name, größe")
-    with pytest.raises(ExchangeError, match="need a name"):
+    with pytest.raises(StoreError, match="need a name"):
         imported_recipe(" ")
 
 

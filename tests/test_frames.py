@@ -3,15 +3,19 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 
 from data.records import VideoRecord
 from models.preprocessing import Preprocessing, resize_and_crop
 from pipeline.config import FeatureConfig
 from pipeline.frames import extract_frames
+from pipeline.readers import Event, Finished, read_videos
 from tests.clips import board_means, make_clip, told_by
 from tests.commands import run
 
@@ -37,6 +41,24 @@ def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "cache").exists()
     again = run(*command)
     assert "0 videos' frames written, 1 failed" in again.stderr
+
+
+def test_two_jobs_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video whose pictures another job has finished meanwhile is well: they stay, and nothing else is left."""
+    record = VideoRecord("a.avi", make_clip(tmp_path / "a.avi"), 0, "g")
+    folder = tmp_path / "frames"
+
+    def read_while_another_job_finishes(*args: Any, **kwargs: Any) -> Iterator[Event]:
+        for event in read_videos(*args, **kwargs):
+            if isinstance(event, Finished):
+                (folder / "a.avi").mkdir()
+                (folder / "a.avi" / "000000.jpg").write_text("theirs")
+            yield event
+
+    monkeypatch.setattr("pipeline.frames.read_videos", read_while_another_job_finishes)
+    assert extract_frames([record], FeatureConfig(workers=1), folder) == 0
+    assert [path.name for path in folder.iterdir()] == ["a.avi"]
+    assert (folder / "a.avi" / "000000.jpg").read_text() == "theirs"
 
 
 def test_partial_folder_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -240,6 +241,21 @@ def test_verify_finds_an_entry_of_another_view_or_recipe(cache: Path, command: C
     assert command("verify", "--fingerprint", other.recipe.fingerprint)[1]["num_entries"] == 1
     with pytest.raises(StoreError, match=r"no store's fingerprint begins with 'xyz'. There are: \w{16}, \w{16}"):
         command("verify", "--fingerprint", "xyz")
+
+
+def test_verify_does_not_pass_over_what_cannot_be_opened(
+    cache: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that is there but may not be read is no whole one: it is named, and not removed."""
+    store = fill(cache, "a", "b")
+    entry = store.path(SET, "a")
+    entry.unlink()
+    monkeypatch.chdir(entry.parent)
+    with socket.socket(socket.AF_UNIX) as in_its_place:
+        in_its_place.bind(entry.name)  # which nobody may open, not even root
+    code, told = command("verify", "--remove")
+    assert code == 1 and list(told["damaged"]) == [str(entry)] and "permissions" in told["damaged"][str(entry)]
+    assert entry.exists()
 
 
 @pytest.mark.parametrize("content", ['{"half', dataclasses.replace(RECIPE, resize=1).to_json()])

@@ -21,7 +21,6 @@ from models.config import ModelConfig
 from models.recurrent import SequenceClassifier
 from pipeline import sequence_experiment as module
 from pipeline.config import Config, ConfigError, DataConfig, EvaluationOverrides, RunConfig, TrainingConfig
-from pipeline.exchange import imported_recipe
 from pipeline.experiment import evaluate_runs
 from pipeline.garbage import stores_used_by
 from pipeline.runs import Run, RunError, find_runs
@@ -36,7 +35,7 @@ from pipeline.sequence_experiment import (
     train_on_sequences,
     write_sequence_table,
 )
-from pipeline.store import FeatureStore
+from pipeline.store import FeatureStore, imported_recipe
 from pipeline.training import TrainingError
 from tests.commands import finish, run, start
 from tests.idx import NAMES, write_small_mnist

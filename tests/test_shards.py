@@ -36,11 +36,20 @@ def test_impossible_shard_is_refused(text: str) -> None:
         ({"RANK": "3", "WORLD_SIZE": "8"}, Shard(3, 8)),
         ({"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4"}, Shard(2, 4)),
         ({"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "1"}, Shard(0, 4)),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "15",
+                "SLURM_ARRAY_TASK_COUNT": "4",
+                "SLURM_ARRAY_TASK_MIN": "5",
+                "SLURM_ARRAY_TASK_STEP": "10",
+            },
+            Shard(1, 4),
+        ),
         ({"SLURM_ARRAY_TASK_ID": "2"}, Shard()),
     ],
 )
 def test_launchers_are_understood(environment: dict[str, str], expected: Shard) -> None:
-    """What torchrun, MPI and SLURM arrays put into the environment names the shard; arrays may begin at 1."""
+    """What torchrun, MPI and SLURM put into the environment names the shard; arrays may begin at 1 and go in steps."""
     assert Shard.from_environment(environment) == expected
 
 

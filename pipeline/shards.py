@@ -36,8 +36,7 @@ class Shard:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """What a launcher says: ``RANK`` of ``WORLD_SIZE`` (torchrun, MPI), or a SLURM array's task; else everything.
 
-        A SLURM array may begin at another number than 0 and go in steps. Raises ``ConfigError`` for numbers that make no
-        sense.
+        A SLURM array may begin at another number than 0 and go in steps. Raises ``ConfigError`` for senseless numbers.
         """
         for index, count, first, step in (
             ("RANK", "WORLD_SIZE", "", ""),

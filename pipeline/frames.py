@@ -1,8 +1,8 @@
 """The sampled frames as pictures, for those who want to look: DIR/<video_id>/000012.jpg is frame 12 of the video."""
 
+import json
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -60,7 +60,13 @@ def extract_frames(videos: Sequence[VideoRecord], config: FeatureConfig, folder:
                 failed += 1
                 progress.note(f"failed: {video.video_id}: {reason}")
             progress.advance(failed=failed)
-    print(f"{len(lacking) - failed} videos' frames written, {failed} failed: {folder}", file=sys.stderr)
+    written = len(lacking) - failed
+    before = len(videos) - len(lacking)
+    print(
+        json.dumps(
+            {"num_videos": len(videos), "num_written_before": before, "num_written": written, "num_failed": failed}
+        )
+    )
     return 1 if failed else 0
 
 

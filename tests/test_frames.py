@@ -1,5 +1,6 @@
 """Frames as pictures: the sampled ones, whole folders, and bad videos named."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
     assert not (tmp_path / "frames" / "walk" / "bad.avi").exists()
     assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "cache").exists()
     again = run(*command)
-    assert "0 videos' frames written, 1 failed" in again.stderr
+    assert json.loads(again.stdout) == {"num_videos": 4, "num_written_before": 3, "num_written": 0, "num_failed": 1}
 
 
 def test_two_jobs_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,13 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation of all pixels, as ``batch`` gives them, in [0, 1]."""
+        counts = np.bincount(self.pixels.ravel(), minlength=256)
+        levels = np.arange(256) / 255
+        mean = np.average(levels, weights=counts)
+        return float(mean), float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))
+
     def batch(self, chosen: npt.NDArray[np.int64] | slice) -> SequenceBatch:
         """Some of them: pixels in [0, 1], float32 ``[T, B, 1]``, and labels, int64 ``[B]``."""
         shown = self.pixels[chosen].T.astype(np.float32, order="C")

@@ -31,6 +31,9 @@ class ModelConfig:
     """share of the features, and of what the linear layer reads, zeroed in training"""
     input_scale: InputScale = "hidden"
     """np_rnn, nrnn: what the input weights' standard deviation is divided by (see models/initializers.py)"""
+    identity_weight: float = 1.0
+    """np_rnn: c in W = (A + c I) / lambda_max. 1 is the paper's, which forgets within a few steps; the more, the longer
+    the untrained network remembers: for about c steps"""
     identity_scale: float = 0.99
     """scaled_irnn: the diagonal of the recurrent matrix, which is 0 elsewhere"""
 
@@ -39,5 +42,7 @@ class ModelConfig:
             raise ModelConfigError(f"unknown model {self.model!r}. Models: {', '.join(get_args(ModelName))}")
         if self.hidden_size < 1 or self.num_layers < 1:
             raise ModelConfigError(f"hidden_size and num_layers are at least 1: {self.hidden_size}, {self.num_layers}")
+        if not self.identity_weight >= 0:
+            raise ModelConfigError(f"identity_weight is at least 0: {self.identity_weight}")
         if not 0 <= self.dropout < 1:
             raise ModelConfigError(f"dropout lies in [0, 1): {self.dropout}")

@@ -15,7 +15,8 @@ from models.relu_rnn import ReluRNN
 
 
 def _np_rnn(inputs: int, config: ModelConfig) -> nn.Module:
-    return init.init_np_rnn_(ReluRNN(inputs, config.hidden_size), config.input_scale)
+    rnn = ReluRNN(inputs, config.hidden_size)
+    return init.init_np_rnn_(rnn, config.input_scale, identity_weight=config.identity_weight)
 
 
 def _irnn(inputs: int, config: ModelConfig) -> nn.Module:

@@ -133,6 +133,9 @@ class TrainingConfig:
     """clips, or sequences, per step"""
     learning_rate: float = 1e-3
     """of AdamW, at its height"""
+    recurrent_learning_rate: float | None = None
+    """of the recurrent matrices, at its height (default: learning_rate); each of their steps counts once per frame, so
+    long sequences want less"""
     adam_beta2: float = 0.999
     """of AdamW: how slowly it forgets the size of past gradients; lower is steadier where they can explode"""
     weight_decay: float = 1e-4
@@ -158,8 +161,9 @@ class TrainingConfig:
             raise ConfigError("clip_step slides a clip over the video: give clip_frames too")
         if not 0 <= self.adam_beta2 < 1:
             raise ConfigError(f"adam_beta2 lies in [0, 1), not {self.adam_beta2}")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is above 0, not {self.learning_rate}")
+        for name in ("learning_rate", "recurrent_learning_rate"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is above 0, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,9 @@ def train_on_sequences(run: Run, config: Config, task: SequenceTask, device: tor
     else:
         outputs, objective = task.classes, _DigitClasses(task, settings, seed, device)
     model = SequenceClassifier(config.model, task.num_inputs, len(outputs))
+    if isinstance(task, PixelMNIST):
+        mean, std = task.training.statistics()
+        model.set_feature_statistics(torch.tensor([mean]), torch.tensor([std]))
     fit(run, settings, seed, model, outputs, objective, accelerator)
 
 

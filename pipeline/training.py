@@ -271,9 +271,15 @@ def learning_rate_factor(step: int, num_steps: int, schedule: str) -> float:
 
 def _parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:
     """Weight decay on input and output matrices: decaying W_hh would pull its slow eigenvalue below 1."""
-    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and "weight_hh" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim <= 1 or "weight_hh" in name]
-    return [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    recurrent = [p for name, p in model.named_parameters() if "weight_hh" in name]
+    matrices = [p for name, p in model.named_parameters() if p.ndim > 1 and "weight_hh" not in name]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    recurrent_rate = settings.recurrent_learning_rate or settings.learning_rate
+    return [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+        {"params": recurrent, "weight_decay": 0.0, "lr": recurrent_rate},
+    ]
 
 
 def class_validation(predictions: Predictions) -> Validation:

@@ -187,6 +187,7 @@ def test_empty_file_sets_nothing(write_yaml: Callable[[str], Path]) -> None:
         ("workers: 0", "workers is at least 1, not 0"),
         ("video_timeout: .nan", "video_timeout is at least 1, not nan"),
         ("epochs: 0", "epochs is at least 1, not 0"),
+        ("recurrent_learning_rate: 0", "recurrent_learning_rate is above 0, not 0"),
         ("steps_per_epoch: 0", "steps_per_epoch is at least 1, not 0"),
         ("length: 1", "length is at least 2, not 1"),
         ("dataset: pixel_minst", "unknown dataset 'pixel_minst'. Did you mean 'pixel_mnist'"),

@@ -67,6 +67,35 @@ def test_np_rnn_is_the_same_matrix_in_every_dtype(dtype: torch.dtype) -> None:
     assert abs(torch.linalg.eigvalsh(exact)[-1] - 1) < 1e-14
 
 
+@settings(deadline=None, max_examples=30)
+@given(size=st.integers(2, 160), identity_weight=st.floats(0.01, 1e3))
+def test_more_identity_narrows_the_spectrum_below_one(size: int, identity_weight: float) -> None:
+    """Any share of identity keeps np-RNN's largest eigenvalue at 1; the others rise to it as the share grows."""
+    weight = np_rnn_(torch.empty(size, size, dtype=torch.float64), seeded(), identity_weight)
+    eigenvalues = torch.linalg.eigvalsh(weight)
+    assert abs(eigenvalues[-1] - 1) < 1e-12
+    torch.testing.assert_close(weight, weight.T, rtol=0, atol=1e-14)
+    more = np_rnn_(torch.empty(size, size, dtype=torch.float64), seeded(), 2 * identity_weight)
+    assert 1 > torch.linalg.eigvalsh(more)[0] > eigenvalues[0] > 0
+
+
+@pytest.mark.parametrize("identity_weight", [1.0, 10.0, 100.0])
+def test_the_state_lasts_for_about_as_many_steps_as_the_identity_weighs(identity_weight: float) -> None:
+    """Behind the ReLU a state without input shrinks by (c + 2.9) / (c + 4) a step: what the docstring promises."""
+    weight = np_rnn_(torch.empty(500, 500, dtype=torch.float64), seeded(), identity_weight)
+    state = torch.rand(500, dtype=torch.float64, generator=seeded())
+    for _ in range(3000):
+        previous, state = state, torch.relu(weight @ (state / state.norm()))
+    expected = (identity_weight + 2.9) / (identity_weight + 4)
+    assert state.norm() == pytest.approx(expected, rel=0.025) and 0.3 < (previous > 0).double().mean() < 0.7
+
+
+def test_less_than_no_identity_is_refused() -> None:
+    """A negative share could make the matrix indefinite: an error that names the value."""
+    with pytest.raises(ValueError, match="identity_weight is at least 0: -1"):
+        np_rnn_(torch.empty(3, 3), identity_weight=-1)
+
+
 def spectrum_of_np_rnn(eigenvalues: Tensor) -> bool:
     """What R^T R / N + I must look like at N = 512 after division by its largest eigenvalue (Marchenko-Pastur)."""
     close_to_one = (eigenvalues > 0.9).sum().item()

@@ -198,6 +198,9 @@ def test_every_name_is_a_network_of_its_own() -> None:
     assert torch.equal(recurrent["np_rnn"], recurrent["np_rnn"].T)
     assert eigenvalues[-1] == pytest.approx(1, abs=1e-5)
     assert eigenvalues[0] > 0 and eigenvalues[-2] < 1
+    torch.manual_seed(0)
+    nearly_identity = STATE_NETWORKS["np_rnn"](FEATURE_DIM, ModelConfig(hidden_size=32, identity_weight=1000.0))
+    assert torch.linalg.eigvalsh(nearly_identity.get_parameter("weight_hh_l0"))[0] > 0.99
     assert torch.equal(recurrent["irnn"], torch.eye(32))
     assert torch.equal(recurrent["scaled_irnn"], 0.99 * torch.eye(32))
     torch.testing.assert_close(recurrent["orthogonal"] @ recurrent["orthogonal"].T, torch.eye(32))
@@ -218,7 +221,14 @@ def test_every_name_is_a_network_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"model": "np-rnn"}, {"hidden_size": 0}, {"num_layers": 0}, {"dropout": 1.0}, {"dropout": -0.1}],
+    [
+        {"model": "np-rnn"},
+        {"hidden_size": 0},
+        {"num_layers": 0},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"identity_weight": -1.0},
+    ],
 )
 def test_settings_that_make_no_classifier_are_refused(settings: dict[str, object]) -> None:
     """An impossible setting is an error that names it, before anything is computed."""

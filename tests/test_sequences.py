@@ -122,6 +122,13 @@ def test_the_real_mnist(mnist: PixelMNIST, action_data: Path) -> None:
     assert inputs.max() <= 1 and labels[0] == mnist.validation.labels[-1]
 
 
+def test_statistics_are_those_of_the_pixels_shown(mnist: PixelMNIST) -> None:
+    """What inputs are standardised with is their own mean and deviation, counted over every pixel."""
+    pixels = mnist.validation.pixels / 255
+    mean, std = mnist.validation.statistics()
+    assert mean == pytest.approx(pixels.mean(), rel=1e-12) and std == pytest.approx(pixels.std(), rel=1e-12)
+
+
 def test_permuted_is_one_fixed_order(mnist: PixelMNIST, action_data: Path) -> None:
     """All images of all parts have their pixels in the same new order, and that order never changes."""
     permuted = load_mnist(action_data / "mnist", permuted=True)

@@ -277,6 +277,15 @@ def test_weight_decay_spares_the_recurrent_matrix_and_biases(tmp_path: Path) -> 
         assert (after[name].abs() < 0.95 * before[name].abs()).all(), name
 
 
+def test_the_recurrent_matrix_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
+    """Where it is set next to nothing W_hh stays where it was and the other weights learn as before."""
+    before = first_weights().state_dict()
+    after = weights(train_small(tmp_path, recurrent_learning_rate=1e-12, weight_decay=0.0, epochs=1))
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    assert moved["layers.0.weight_hh_l0"] < 1e-9
+    assert moved["layers.0.weight_ih_l0"] > 1e-5 and moved["classifier.weight"] > 1e-5
+
+
 def test_the_gradient_is_clipped(tmp_path: Path) -> None:
     """With the norm clipped to nearly nothing no weight moves, though the same run without moves them all."""
     before = first_weights().state_dict()

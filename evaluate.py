@@ -1,7 +1,8 @@
 """Evaluate trained runs: python evaluate.py RUN [RUN ...]
 
-A run is a folder that train.py made, or a folder with runs somewhere in it. Writes each run's evaluation/ anew and,
-for several, one leaderboard (and a table of its own for addition and multiplication).
+A run is a folder that train.py made, or a folder with runs somewhere in it. Writes each run's evaluation/ (one that is
+finished is left as it is; with other settings than the run's own it goes to evaluation-<those settings>/) and, for
+several, one leaderboard (and a table of its own for addition and multiplication).
 """
 
 import os
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pipeline.command import run_command
-from pipeline.config import EvaluationOverrides
+from pipeline.config import ConfigError, EvaluationOverrides
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,12 @@ class Arguments:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """folders of runs, or folders with runs somewhere in them"""
     overrides: Annotated[EvaluationOverrides, tyro.conf.arg(name="")]
+    compare: bool = False
+    """also compare the runs with one another, two by two: which is better, and by more than chance"""
+    again: bool = False
+    """evaluate anew what was evaluated before"""
     output: Path | None = None
-    """where the leaderboard goes (default: the folder that the runs have in common)"""
+    """where the leaderboard and the comparison go (default: the folder that the runs have in common)"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one"""
 
@@ -35,22 +40,30 @@ def main(arguments: Sequence[str]) -> int:
     asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
     import torch
 
+    from pipeline.batch_evaluation import choose_by_split, evaluate_runs
+    from pipeline.compare_page import write_comparison
     from pipeline.encoders import choose_device
-    from pipeline.experiment import evaluate_runs
     from pipeline.leaderboard import write_leaderboard
     from pipeline.runs import find_runs
     from pipeline.sequence_experiment import write_sequence_table
 
     torch.set_flush_denormal(True)  # as train.py does, and for its reasons
-    runs = find_runs(list(asked.runs))
-    rows = evaluate_runs(runs, choose_device(asked.device), asked.overrides)
-    if len(rows) > 1:
-        output = asked.output or Path(os.path.commonpath([run.folder.resolve() for run in runs]))
-        if classified := [row for row in rows if "mse" not in row]:
-            print(f"\n{write_leaderboard(output, classified)}\n{output / 'leaderboard.csv'}")
-        if computed := [row for row in rows if "mse" in row]:
-            print(f"\n{write_sequence_table(output, computed)}\n{output / 'sequences.csv'}")
-    return 1 if len(rows) < len(runs) or any(row.get("num_missing") for row in rows) else 0
+    runs = choose_by_split(find_runs(list(asked.runs)), asked.overrides.split)
+    if asked.compare and len(runs) < 2:
+        raise ConfigError(f"--compare takes two runs or more; there is {runs[0].folder} alone. Name another beside it.")
+    evaluated = evaluate_runs(runs, choose_device(asked.device), asked.overrides, asked.again)
+    output = asked.output or Path(os.path.commonpath([run.folder.resolve() for run in runs]))
+    classified = [each for each in evaluated if "mse" not in each.metrics]
+    computed = [each.metrics for each in evaluated if "mse" in each.metrics]
+    if len(evaluated) > 1 and classified:
+        reports = [each.folder / "report.html" for each in classified]
+        print(f"\n{write_leaderboard(output, [each.metrics for each in classified], reports)}")
+        print(output / "leaderboard.html")
+    if len(evaluated) > 1 and computed:
+        print(f"\n{write_sequence_table(output, computed)}\n{output / 'sequences.csv'}")
+    if asked.compare and len(classified) > 1:
+        print(write_comparison(output, [each.folder for each in classified]))
+    return 1 if len(evaluated) < len(runs) or any(each.metrics.get("num_missing") for each in evaluated) else 0
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from models.recurrent import STATE_NETWORKS, SequenceClassifier
 from pipeline.command import run_command
 from pipeline.config import Config, ConfigError
 from pipeline.runs import Run, find_runs
-from pipeline.training import load_best
+from pipeline.training import load_best, new_classifier
 
 RECURRENT: tuple[ModelName, ...] = tuple(name for name in get_args(ModelName) if name in STATE_NETWORKS)
 BEFORE, AFTER = "before training", "after training"
@@ -126,7 +126,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def untrained_column(name: ModelName, asked: Arguments) -> Column:
-    config = ModelConfig(model=name, hidden_size=asked.hidden, input_scale=asked.input_scale)
+    config = ModelConfig(
+        model=name, hidden_size=asked.hidden, readout="last", input_scale=asked.input_scale, identity_weight=1.0
+    )
     torch.manual_seed(asked.seed)
     model = SequenceClassifier(config, ArithmeticTask.num_inputs, num_classes=1)
     task = ArithmeticTask("addition", asked.length or DEFAULT_LENGTH)
@@ -148,8 +150,7 @@ def column_of_run(run: Run, asked: Arguments) -> Column:
 
 def as_it_began(config: Config, trained: SequenceClassifier, num_classes: int) -> SequenceClassifier:
     """A run's network before its first step, made from the run's seed as training made it."""
-    torch.manual_seed(config.run.seeds[0])
-    model = SequenceClassifier(config.model, len(trained.feature_mean), num_classes)
+    model = new_classifier(config.model, config.run.seeds[0], len(trained.feature_mean), num_classes)
     model.feature_mean.copy_(trained.feature_mean)
     model.feature_scale.copy_(trained.feature_scale)
     return model

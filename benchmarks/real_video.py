@@ -128,7 +128,7 @@ def start_worker(data: DataConfig, features: FeatureConfig) -> None:
     import torch
 
     from pipeline.cache import FeatureCache
-    from pipeline.experiment import load_features
+    from pipeline.dataset_features import load_features
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as train.py does
@@ -139,7 +139,13 @@ def start_worker(data: DataConfig, features: FeatureConfig) -> None:
 
 
 def do(task: tuple[Job, Config]) -> tuple[Job, dict[str, Any]]:
-    """Train one classifier and count the videos it gets right."""
+    """The training of one job."""
+    job, config = task
+    return job, train_and_test(config, split_of(_worker["features"].dataset, job), job.seed)
+
+
+def train_and_test(config: Config, split: Split, seed: int) -> dict[str, Any]:
+    """Train one classifier on ``split.train`` and count the videos of ``split.test`` it gets right, in a worker."""
     import torch
 
     from pipeline.evaluation import video_predictions, video_probabilities
@@ -147,19 +153,17 @@ def do(task: tuple[Job, Config]) -> tuple[Job, dict[str, Any]]:
     from pipeline.scoring import predict
     from pipeline.training import clip_sampling, make_accelerator, train
 
-    job, config = task
     features, device = _worker["features"], torch.device("cpu")
-    split = split_of(features.dataset, job)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "run")
         run.begin(config, _worker["recipe"])
         classes, table = features.dataset.classes, features.table(split.test)
         accelerator = make_accelerator(device, amp=False)
-        model = train(run, config, job.seed, classes, features.table(split.train), None, accelerator)
+        model = train(run, config, seed, classes, features.table(split.train), None, accelerator)
         predictions = predict(model, table, clip_sampling(config.training), classes, device)
     true = video_probabilities(predictions)[np.arange(len(split.test)), predictions.labels]
     right = int((video_predictions(predictions) == predictions.labels).sum())
-    return job, {"right": right, "videos": len(split.test), "loss": float(-np.log(true.clip(1e-12)).sum())}
+    return {"right": right, "videos": len(split.test), "loss": float(-np.log(true.clip(1e-12)).sum())}
 
 
 def split_of(dataset: VideoDataset, job: Job) -> Split:
@@ -220,7 +224,7 @@ def main(arguments: Sequence[str]) -> int:
     dataset = load_dataset(base.data.dataset, base.data.options)
     groups = sorted({record.group for record in dataset.videos})
     from pipeline.cache import FeatureCache
-    from pipeline.experiment import load_features
+    from pipeline.dataset_features import load_features
 
     load_features(FeatureCache(base.features), dataset, allow_missing=False)  # extracted once, before the workers start
     asked.results.mkdir(parents=True, exist_ok=True)

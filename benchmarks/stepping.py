@@ -120,8 +120,8 @@ class SteppedNetwork:
 
     def scores(self, states: Sequence[Tensor]) -> Tensor:
         """What the classifier makes of the states of all steps: ``[B, num_classes]``."""
-        read = torch.stack([self._hidden(state)[-1] for state in states])
-        scores: Tensor = self.model.classifier(read.mean(0) if self.model.config.readout == "mean" else read[-1])
+        last_layer = torch.stack([self._hidden(state)[-1] for state in states])
+        scores: Tensor = self.model.classifier(self.model.read_out(last_layer))
         return scores
 
     def jacobian(self, inputs: Tensor, state: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ InputScale = Literal["sqrt_hidden", "hidden", "fan_in", "sqrt_fan_in"]
 ModelName = Literal[
     "np_rnn", "irnn", "scaled_irnn", "nrnn", "orthogonal", "rnn_relu", "rnn_tanh", "lstm", "gru", "mean"
 ]
-Readout = Literal["last", "mean"]
+Readout = Literal["last", "mean", "last_and_mean"]
 
 
 class ModelConfigError(ValueError):
@@ -25,15 +25,15 @@ class ModelConfig:
     """units of each recurrent layer"""
     num_layers: int = 1
     """recurrent layers, one upon the other"""
-    readout: Readout = "last"
-    """what the linear layer reads: the last state, or the mean of the states over the clip"""
+    readout: Readout = "last_and_mean"
+    """what the linear layer reads: the last state, the mean of the states over the clip, or both side by side"""
     dropout: float = 0.5
     """share of the features, and of what the linear layer reads, zeroed in training"""
     input_scale: InputScale = "hidden"
     """np_rnn, nrnn: what the input weights' standard deviation is divided by (see models/initializers.py)"""
-    identity_weight: float = 1.0
-    """np_rnn: c in W = (A + c I) / lambda_max. 1 is the paper's, which forgets within a few steps; the more, the longer
-    the untrained network remembers: for about c steps"""
+    identity_weight: float = 3.0
+    """np_rnn: c in W = (A + c I) / lambda_max. 1 is the paper's; the more, the longer the untrained network remembers:
+    for about c + 4 steps"""
     identity_scale: float = 0.99
     """scaled_irnn: the diagonal of the recurrent matrix, which is 0 elsewhere"""
 

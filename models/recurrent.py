@@ -90,7 +90,7 @@ class SequenceClassifier(nn.Module):
             for _ in range(config.num_layers):
                 self.layers.append(STATE_NETWORKS[config.model](width, config))
                 width = config.hidden_size
-        self.classifier = nn.Linear(width, num_classes)
+        self.classifier = nn.Linear(width * (self._reads_last + self._reads_mean), num_classes)
         nn.init.xavier_normal_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
@@ -120,22 +120,96 @@ class SequenceClassifier(nn.Module):
         Returns:
             ``[B, num_classes]``.
         """
-        read = self._read_whole(features) if lengths is None else self._read_padded(features, lengths)
+        read = self.read_out(self.states(features)) if lengths is None else self._read_padded(features, lengths)
         scores: Tensor = self.classifier(self.dropout(read) if self.layers else read)
+        return scores
+
+    def scores_over_time(self, features: Tensor) -> Tensor:
+        """Class scores after each step, as if the sequence ended there: ``[T, B, D]`` -> ``[T, B, num_classes]``.
+
+        Without dropout, so in evaluation mode, those after step ``t`` are ``forward(features[: t + 1])``.
+        """
+        states = self.states(features)
+        read = [states] if self._reads_last else []
+        if self._reads_mean:
+            steps = torch.arange(1, len(states) + 1, device=states.device)
+            read.append(states.cumsum(0) / steps[:, None, None])
+        scores: Tensor = self.classifier(torch.cat(read, -1))
+        return scores
+
+    @property
+    def can_share_frames(self) -> bool:
+        """Whether ``project`` and ``score_projected`` work: not with LSTM, GRU and tanh layers, which read frames."""
+        return len(self._relu_layers) == len(self.layers)
+
+    @property
+    def _relu_layers(self) -> list[ReluRNN]:
+        return [layer for layer in self.layers if isinstance(layer, ReluRNN)]
+
+    def project(self, frames: Tensor) -> Tensor:
+        """What the network makes of a frame before it knows the clip: features ``[N, D]`` -> ``[N, width]``.
+
+        It is the largest matrix product, and clips that overlap can share it; see ``score_projected``.
+        """
+        standardised = (frames - self.feature_mean).mul_(self.feature_scale)
+        if not self.layers:
+            scores: Tensor = self.classifier(standardised)
+            return scores
+        return self._relu_layers[0].project(standardised)
+
+    def score_projected(self, projected: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+        """Class scores of clips whose frames went through ``project``: those of ``forward`` in evaluation mode.
+
+        Args:
+            projected: ``[N, width]``, each frame once.
+            rows: int64 ``[T, B]``, which frame each clip reads at each step; behind a clip's end, any.
+            lengths: int64 ``[B]`` on the CPU, from 1 to T, the longest first: so those that still run are the first.
+
+        Returns:
+            ``[B, num_classes]``.
+        """
+        num_running = (lengths > torch.arange(len(rows))[:, None]).sum(1).tolist()
+        width = self.config.hidden_size if self.layers else projected.shape[1]
+        last, total = projected.new_zeros(2, rows.shape[1], width)
+        layers = self._relu_layers
+        states: list[Tensor | None] = [None] * len(layers)
+        for step, running, going_on in zip(rows, num_running, [*num_running[1:], 0], strict=True):
+            state = projected.index_select(0, step[:running])
+            for number, layer in enumerate(layers):
+                before = states[number]
+                driven = layer.project(state) if number else state
+                states[number] = state = layer.step(driven, before if before is None else before[:running])
+            if self._reads_mean:
+                total[:running] += state
+            if self._reads_last:
+                last[going_on:running] = state[going_on:]
+        mean = total / lengths.to(total.device).unsqueeze(1)
+        if not self.layers:
+            return mean  # the frame average's frames are projected to scores
+        read = [last] * self._reads_last + [mean] * self._reads_mean
+        scores: Tensor = self.classifier(torch.cat(read, -1))
         return scores
 
     @property
     def _reads_mean(self) -> bool:
-        return self.config.readout == "mean" or self.config.model == "mean"
+        return self.config.model == "mean" or "mean" in self.config.readout
 
-    def _read_whole(self, features: Tensor) -> Tensor:
-        states = self.states(features)
-        return states.mean(0) if self._reads_mean else states[-1]
+    @property
+    def _reads_last(self) -> bool:
+        return self.config.model != "mean" and "last" in self.config.readout
+
+    def read_out(self, states: Tensor) -> Tensor:
+        """What the linear layer reads: states ``[T, B, width]`` -> ``[B, width]``, or twice that for both read-outs."""
+        read = [states[-1]] if self._reads_last else []
+        if self._reads_mean:
+            read.append(states.mean(0))
+        return torch.cat(read, -1)
 
     def _read_padded(self, features: Tensor, lengths: Tensor) -> Tensor:
         padded = ~valid_steps(lengths, len(features)).unsqueeze(-1)
         # No state that is read sees padding, but a gradient of 0 times a NaN in it would be NaN.
         states = self.states(torch.where(padded, self.feature_mean, features))
+        read = [states[lengths - 1, torch.arange(len(lengths), device=states.device)]] if self._reads_last else []
         if self._reads_mean:
-            return states.masked_fill(padded, 0).sum(0) / lengths.unsqueeze(-1)
-        return states[lengths - 1, torch.arange(len(lengths), device=states.device)]
+            read.append(states.masked_fill(padded, 0).sum(0) / lengths.unsqueeze(-1))
+        return torch.cat(read, -1)

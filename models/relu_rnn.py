@@ -62,6 +62,20 @@ class ReluRNN(nn.RNN):
         states = self._scan(inputs.index_select(1, order), lengths[order]).index_select(1, order.argsort())
         return states, states[lengths - 1, torch.arange(batch)].unsqueeze(0)
 
+    def project(self, inputs: Tensor) -> Tensor:
+        """What each input adds to the next state, whatever came before it: ``[..., input]`` -> ``[..., hidden]``."""
+        return nn.functional.linear(inputs, self.weight_ih_l0, self.bias_ih_l0 + self.bias_hh_l0)
+
+    def step(self, projected: Tensor, state: Tensor | None) -> Tensor:
+        """The state after one more input, written over ``projected``; no gradient comes through.
+
+        Args:
+            projected: ``[B, hidden]``, of that input.
+            state: ``[B, hidden]``, before it; ``None`` before the first.
+        """
+        driven = projected if state is None else projected.addmm_(state, self.weight_hh_l0.t())
+        return driven.relu_()
+
     def _scan(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
         if inputs.device.type != "cpu":
             states: Tensor = super().forward(inputs)[0]

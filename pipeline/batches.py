@@ -14,6 +14,7 @@ from pipeline.sampling import Indices, dense_clips, even_clips, random_clip
 
 IndexArray = npt.NDArray[np.integer]
 
+_MAX_STEPS = 2**16  # frames that the clips of one block read, so that long videos do not fill the memory
 _ROWS_AT_A_TIME = 1024  # in float64 they fit a processor's cache, which makes the sums several times faster
 
 
@@ -130,6 +131,14 @@ class ClipSampling:
     per_video: int = 10
     step: int | None = None
 
+    def __str__(self) -> str:
+        """How evaluation looks at a video, in words."""
+        if self.frames is None:
+            return "the whole video"
+        which = f"up to {self.per_video} clips" if self.step is None else f"a clip every {self.step} frames, each"
+        apart = "" if self.stride == 1 else f", {self.stride} apart"
+        return f"{which} of {self.frames} frames{apart}"
+
     def draw(self, num_frames: int, rng: np.random.Generator) -> Indices:
         """One random clip, for training."""
         return random_clip(num_frames, self.frames, rng, self.stride)
@@ -153,19 +162,66 @@ def training_batches(
         yield table.batch(videos, chosen, views)
 
 
-def evaluation_batches(table: FeatureTable, clips: ClipSampling, batch_size: int) -> Iterator[Batch]:
-    """The clips that every video is evaluated on, each in every view; nothing is drawn at random.
+@dataclass(frozen=True)
+class ClipBlock:
+    """Some clips and the frames they read: a frame that several clips share stands there once.
+
+    Attributes:
+        frames: float16 ``[N, D]``.
+        rows: int64 ``[T, B]``, which frame each clip reads at each step; behind a clip's end, its last one again.
+        lengths: int64 ``[B]``, from 1 to T, the longest first.
+        videos: int64 ``[B]``, which video of the table each clip is of.
+    """
+
+    frames: Tensor
+    rows: Tensor
+    lengths: Tensor
+    videos: Tensor
+
+
+def evaluation_blocks(
+    table: FeatureTable, clips: ClipSampling, max_clips: int, num_views: int | None = None
+) -> Iterator[ClipBlock]:
+    """The clips that every video is evaluated on, each in every view (or the first ``num_views``); none is random.
 
     A clip in another view is a clip of its own: clip-level metrics count each, and a video's answer is the mean over
-    all clips in all views. Clips of like length share a batch, so that little is padded.
+    all clips in all views. Clips of like length stand together, the longest first. The clips of one video in one view
+    share a block, but for those that do not fit into one: a block has at most ``max_clips`` clips, and fewer where they
+    are long.
     """
-    chosen = [
-        (video, view, clip)
-        for video in range(len(table))
-        for view in range(table.num_views)
-        for clip in clips.all(int(table.num_frames[video]))
-    ]
-    chosen.sort(key=lambda of_clip: len(of_clip[2]))
-    for start in range(0, len(chosen), batch_size):
-        videos, views, indices = zip(*chosen[start : start + batch_size], strict=True)
-        yield table.batch(np.array(videos), indices, np.array(views))
+    videos, views, first_rows, lengths = _all_clips(table, clips, num_views or table.num_views)
+    ends = np.flatnonzero(np.diff(views, append=-1)) + 1
+    start = 0
+    while start < len(videos):
+        furthest = min(start + max(1, min(max_clips, _MAX_STEPS // lengths[start])), len(videos))
+        stop = max(ends[(start < ends) & (ends <= furthest)], default=furthest)
+        steps = np.minimum(np.arange(lengths[start])[:, None], lengths[start:stop] - 1)
+        wanted, rows = np.unique(first_rows[start:stop] + clips.stride * steps, return_inverse=True)
+        yield ClipBlock(
+            table.features[torch.from_numpy(wanted)],
+            torch.from_numpy(rows.reshape(steps.shape)),
+            torch.from_numpy(lengths[start:stop]),
+            torch.from_numpy(videos[start:stop]),
+        )
+        start = stop
+
+
+def _all_clips(
+    table: FeatureTable, clips: ClipSampling, num_views: int
+) -> tuple[IndexArray, IndexArray, IndexArray, IndexArray]:
+    """Of every clip in those views: its video, the first row of that video's view, its own first row, its length.
+
+    The longest come first; those of one video in one view are neighbours.
+    """
+    parts = []
+    for num_frames in np.unique(table.num_frames):
+        videos = np.flatnonzero(table.num_frames == num_frames)
+        chosen = clips.all(int(num_frames))  # of one length
+        views = table.starts[videos, None] + num_frames * np.arange(num_views)
+        rows = views[..., None] + np.array([clip[0] for clip in chosen])
+        parts.append(
+            np.stack(np.broadcast_arrays(videos[:, None, None], views[..., None], rows, len(chosen[0]))).reshape(4, -1)
+        )
+    listed = np.concatenate(parts, axis=1)
+    listed = listed[:, np.argsort(-listed[3], kind="stable")]
+    return listed[0], listed[1], listed[2], listed[3]

@@ -180,6 +180,8 @@ class RunConfig:
     """name of the run (default: model, split and seed)"""
     allow_missing: bool = False
     """go on where videos have no features: not trained on, and wrong answers in evaluation"""
+    strips: int = 1000
+    """videos whose frames the report shows, mistakes first (0: none)"""
     resume: bool = False
     """go on with an interrupted run"""
     overwrite: bool = False
@@ -193,6 +195,8 @@ class RunConfig:
         for name, values in (("splits", self.splits), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ConfigError(f"{name} names one twice: {' '.join(map(str, values))}")
+        if self.strips < 0:
+            raise ConfigError(f"strips is at least 0, not {self.strips}")
         if not self.seeds or min(self.seeds) < 0:
             raise ConfigError(f"seeds are one or more numbers of at least 0, not {list(self.seeds)}")
 
@@ -255,10 +259,15 @@ class CacheConfig:
 class EvaluationOverrides:
     """What an evaluation may set otherwise than the run did; ``None`` leaves the run's own."""
 
+    split: str | None = None
+    """of the runs, those trained on this split; where none was, all of them, on its test videos (if they were not
+    trained on any of these). validation: each run's own validation videos"""
     clips: int | None = None
     """clips of each video"""
     clip_frames: int | None = None
     """stored frames of a clip"""
+    strips: int | None = None
+    """videos whose frames the report shows, mistakes first (0: none)"""
     root: Path | None = None
     """the dataset's folder, where it has moved"""
     cache: Path | None = None
@@ -275,8 +284,22 @@ class EvaluationOverrides:
             data=replaced(config.data, root=self.root),
             features=replaced(config.features, cache=self.cache),
             training=replaced(config.training, clips_per_video=self.clips, clip_frames=self.clip_frames),
-            run=replaced(config.run, allow_missing=self.allow_missing or None),
+            run=replaced(config.run, allow_missing=self.allow_missing or None, strips=self.strips),
         )
+
+    def folder_name(self, config: Config) -> str:
+        """Of the evaluation of a run of these settings: ``evaluation``, or one that says what is not the run's own."""
+        asked: dict[str, tuple[object, object]] = {
+            "split": (self.split, config.run.splits[0] if config.run.splits else None),
+            "clips": (self.clips, config.training.clips_per_video),
+            "clip_frames": (self.clip_frames, config.training.clip_frames),
+        }
+        parts = [f"{name}_{value}" for name, (value, own) in asked.items() if value is not None and value != own]
+        return "-".join(["evaluation", *parts]).replace("/", "_")
+
+    def flags(self) -> list[str]:
+        """Those of the command line that set the same."""
+        return _flags({key: value for key, value in to_flat(self).items() if value is not None and value is not False})
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ The protocol, in full:
   every draw agrees and the interval has no width: a limit of the method, not certainty.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -326,3 +327,60 @@ def class_scores(predictions: Predictions) -> list[ClassScores]:
         )
         for index, name in enumerate(predictions.classes)
     ]
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The videos whose confidence (probability of the class they are taken for) is in ``(low, high]``.
+
+    Attributes:
+        count: how many videos.
+        confidence, accuracy: their mean confidence, and the share of them that is right; ``None`` if there are none.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def calibration(predictions: Predictions, num_bins: int = 15) -> list[CalibrationBin]:
+    """Are answers given with a confidence of 0.8 right in 80 % of the cases? Videos by confidence, in equal bins.
+
+    Missing videos have no confidence and are left out. Returns ``num_bins`` bins that cover (0, 1].
+    """
+    answered = ~predictions.missing
+    confidence = video_probabilities(predictions)[answered].max(axis=1)
+    right = (video_predictions(predictions) == predictions.labels)[answered]
+    edges = np.linspace(0, 1, num_bins + 1)
+    # A mean of probabilities may come out a rounding error above 1.
+    bins = np.clip(np.searchsorted(edges, confidence) - 1, 0, num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    confidences, rights = (np.bincount(bins, weights=values, minlength=num_bins) for values in (confidence, right))
+    return [
+        CalibrationBin(
+            low=float(edges[place]),
+            high=float(edges[place + 1]),
+            count=int(count),
+            confidence=float(confidences[place] / count) if count else None,
+            accuracy=float(rights[place] / count) if count else None,
+        )
+        for place, count in enumerate(counts)
+    ]
+
+
+def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float | None:
+    """Mean distance between confidence and accuracy, each bin weighted by its videos; ``None`` without videos.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
+    """
+    num_videos = sum(part.count for part in bins)
+    if not num_videos:
+        return None
+    gaps = (
+        part.count * abs(part.confidence - part.accuracy)
+        for part in bins
+        if part.confidence is not None and part.accuracy is not None
+    )
+    return sum(gaps) / num_videos

@@ -1,41 +1,51 @@
-"""Several evaluations side by side: ``leaderboard.csv`` with raw numbers, ``leaderboard.md`` to be read."""
+"""Several evaluations side by side: ``leaderboard.csv`` with raw numbers, ``.md`` and ``.html`` to be read."""
 
 import csv
 import io
+import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from data.atomic import write_text_atomically
 from pipeline.evaluation import METRICS, EvaluationError
-from pipeline.report import METRIC_TITLES
+from pipeline.pages import render_page
+from pipeline.report_page import metric_titles
 
 Row = Mapping[str, Any]
 
 # Runs that agree in the first are repeats of one experiment; the others tell the repeats apart.
-EXPERIMENT = ("dataset", "model", "backbone", "settings")
+EXPERIMENT = ("dataset", "evaluated_on", "model", "backbone", "settings")
 FOLD = ("split", "holdout_group")
 REPEAT = (*FOLD, "seed")
+METRIC_TITLES = metric_titles("video")
 COUNTS = ("num_videos", "num_clips", "num_classes", "num_missing")
 
 
-def write_leaderboard(folder: Path, rows: Sequence[Row]) -> str:
-    """Writes ``leaderboard.csv`` and ``leaderboard.md`` into ``folder``; returns the Markdown.
+def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path] = ()) -> str:
+    """Writes ``leaderboard.csv``, ``.md`` and ``.html`` into ``folder``; returns the Markdown.
 
     Args:
         rows: one ``metrics.json`` per run. Beside the metrics these facts are shown, each where it is known: ``run``
-            (its name), ``dataset, model, backbone, split, holdout_group, seed``, and ``settings``: one short text for
-            whatever else was set differently from run to run. Runs that agree in dataset, model, backbone and settings
-            are repeats of one experiment, and an experiment of several runs also gets their mean (see ``deviation``).
+            (its name), ``dataset, model, backbone, split, holdout_group, seed``; ``evaluated_on``, where that is not
+            the split's test videos; and ``settings``: one short text for whatever else was set differently from run to
+            run. Runs that agree in dataset, videos, model, backbone and settings are repeats of one experiment, and an
+            experiment of several runs also gets their mean (see ``deviation``).
+        reports: each row's page, for the HTML to link to.
 
     Experiments stand by dataset, then the best mean video top-1 first. Raises ``EvaluationError`` if there is no run or
     one lacks a metric.
     """
-    experiments = _experiments(rows)
-    markdown = _markdown(experiments)
-    write_text_atomically(folder / "leaderboard.csv", _csv(experiments))
+    if reports:
+        links = [quote(Path(os.path.relpath(report.resolve(), folder.resolve())).as_posix()) for report in reports]
+        rows = [{**row, "report": link} for row, link in zip(rows, links, strict=True)]
+    grouped = experiments(rows)
+    markdown = _markdown(grouped)
+    write_text_atomically(folder / "leaderboard.csv", _csv(grouped))
+    write_text_atomically(folder / "leaderboard.html", _page(grouped))
     write_text_atomically(folder / "leaderboard.md", markdown)
     return markdown
 
@@ -62,7 +72,7 @@ def _mean(runs: Sequence[Row], metric: str) -> float:
     return statistics.fmean(run[metric] for run in runs)
 
 
-def _experiments(rows: Sequence[Row]) -> list[list[Row]]:
+def experiments(rows: Sequence[Row]) -> list[list[Row]]:
     """The runs grouped by experiment: by dataset, then the best mean first; inside, by fold and seed."""
     if not rows:
         raise EvaluationError("a leaderboard needs at least one evaluated run. Give the folders of runs that are.")
@@ -98,11 +108,47 @@ def _csv(experiments: Sequence[Sequence[Row]]) -> str:
     return text.getvalue()
 
 
+def _known_facts(runs: Sequence[Row]) -> list[str]:
+    return [key for key in ("run", *EXPERIMENT, *REPEAT) if any(run.get(key) is not None for run in runs)]
+
+
+def _is_shared(fact: str, runs: Sequence[Row]) -> bool:
+    return len({str(run.get(fact)) for run in runs}) == 1
+
+
+def _page(experiments: Sequence[Sequence[Row]]) -> str:
+    runs = [run for repeats in experiments for run in repeats]
+    facts = [key for key in _known_facts(runs) if key != "run"]
+    telling = [key for key in facts if not _is_shared(key, runs)]
+    bounds = {
+        name: [bound for run in runs for bound in (run[name], *run.get("intervals", {}).get(name, ()))]
+        for name in METRIC_TITLES
+    }
+    return render_page(
+        "leaderboard.html.j2",
+        scripts=("sortable.js",),
+        runs=runs,
+        facts=telling,
+        experiment_facts=[key for key in telling if key in EXPERIMENT] or ["model"],
+        shared_facts={key: runs[0][key] for key in facts if key not in telling},
+        titles=METRIC_TITLES,
+        scales={name: (min(values), max(values)) for name, values in bounds.items()},
+        means=[
+            {
+                **repeats[0],
+                "num_runs": len(repeats),
+                "scores": {name: (_mean(repeats, name), *deviation(repeats, name)) for name in METRIC_TITLES},
+            }
+            for repeats in experiments
+            if len(repeats) > 1
+        ],
+    )
+
+
 def _markdown(experiments: Sequence[Sequence[Row]]) -> str:
     runs = [run for repeats in experiments for run in repeats]
-    known = [key for key in ("run", *EXPERIMENT, *REPEAT) if any(run.get(key) is not None for run in runs)]
     # What all runs share is said by the dataset's and the model's columns; long settings are shown to tell runs apart.
-    shown = [key for key in known if key != "settings" or len({str(run.get(key)) for run in runs}) > 1]
+    shown = [key for key in _known_facts(runs) if key != "settings" or not _is_shared(key, runs)]
     sections = []
     if any(len(repeats) > 1 for repeats in experiments):
         keys = [key for key in shown if key in EXPERIMENT]

@@ -1,11 +1,11 @@
-"""What one evaluation leaves on disk: tables, pictures and the HTML page.
+"""What one evaluation leaves on disk: tables, figures and the HTML page.
 
 ``evaluation/`` of a run folder holds ``metrics.json, predictions.csv, per_class.csv, confusion.csv, confusion.png,
-report.html``. Each is written aside and published with ``os.replace``, ``metrics.json`` last: where it lies, the
+report.html``, the page's figures as PNG, SVG and CSV in ``figures/`` and, where they were asked for, strips of frames
+in ``strips/``. Each file is written aside and published with ``os.replace``, ``metrics.json`` last: where it lies, the
 others are whole.
 """
 
-import base64
 import csv
 import io
 import json
@@ -13,34 +13,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import jinja2
 import numpy as np
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from data.atomic import write_atomically
+from pipeline.analysis import accuracy_against_length, accuracy_against_share_seen
 from pipeline.evaluation import (
     EvaluationError,
-    IntArray,
     Predictions,
+    calibration,
     class_scores,
-    confused_pairs,
     confusion_matrix,
+    expected_calibration_error,
     metrics,
     video_predictions,
     video_probabilities,
 )
-
-TEMPLATE = Path(__file__).with_name("report.html.j2")
-MISSING = "(missing)"
-NUM_LISTED = 20  # confused pairs and confident mistakes on the page; the CSV files hold all of them
-METRIC_TITLES = {
-    "video_top1": "Video top-1",
-    "video_top5": "Video top-5",
-    "mean_class_accuracy": "Mean-class accuracy",
-    "clip_top1": "Clip top-1",
-    "clip_top5": "Clip top-5",
-}
+from pipeline.figures import (
+    StaticFigure,
+    calibration_figure,
+    confusion_figure,
+    frames_seen_figure,
+    learning_curves,
+    length_figure,
+    spectrum_figure,
+)
+from pipeline.report_page import compare_with_baseline, evaluation_page
+from pipeline.scoring import Beliefs
 
 
 def write_evaluation(
@@ -48,6 +47,13 @@ def write_evaluation(
     predictions: Predictions,
     facts: Mapping[str, object],
     history: Sequence[Mapping[str, object]] = (),
+    *,
+    beliefs: Beliefs | None = None,
+    seconds: Mapping[str, float] | None = None,
+    strips: Mapping[str, Path] | None = None,
+    spectra: Mapping[str, NDArray[np.complexfloating]] | None = None,
+    baseline: Path | None = None,
+    unit: str = "video",
 ) -> dict[str, object]:
     """Writes every file of one evaluation into ``folder`` and returns what ``metrics.json`` holds.
 
@@ -57,30 +63,81 @@ def write_evaluation(
         facts: how the numbers came about: ``dataset, split, seed, model, ...``. They go into ``metrics.json`` beside
             the metrics and to the head of the page. What JSON does not know is written as ``str``.
         history: the rows of ``metrics.jsonl``, for the learning curves.
+        beliefs: what the model believed after each frame.
+        seconds: how long each video is, by video id. Without them the number of stored frames is its length.
+        strips: the strip of frames of each video that has one, by video id: files inside ``folder``.
+        spectra: eigenvalues of the recurrent matrix, ``before`` and ``after`` training.
+        baseline: evaluation folder of a run to compare with; its reason is on the page where that can't be done.
+        unit: what one row is called, "video" or "digit".
 
-    Raises ``EvaluationError`` if a fact bears the name of a metric.
+    What is not given is not on the page. Raises ``EvaluationError`` if a fact bears the name of a metric.
     """
     results = metrics(predictions)
     if clash := sorted(results.keys() & facts.keys()):
         raise EvaluationError(f"facts would overwrite the metrics {', '.join(clash)}. Give these facts other names.")
     summary: dict[str, object] = {**facts, **results}
-    counts = confusion_matrix(predictions)
-    picture = confusion_picture(counts, predictions.classes)
+    believed = {} if beliefs is None else dict(zip(beliefs.video_ids, beliefs.probabilities, strict=True))
+    confusion = confusion_figure(confusion_matrix(predictions), predictions.classes, unit)
+    others = [
+        _calibration(predictions, unit),
+        _against_length(predictions, seconds or {}, believed, unit),
+        frames_seen_figure(accuracy_against_share_seen(predictions, believed), unit) if believed else None,
+        learning_curves(history),
+        spectrum_figure(spectra) if spectra else None,
+    ]
+    figures = [confusion, *(figure for figure in others if figure is not None)]
+    page = evaluation_page(
+        predictions,
+        facts,
+        results,
+        figures,
+        history=history,
+        beliefs=believed,
+        strips={video_id: path.relative_to(folder).as_posix() for video_id, path in (strips or {}).items()},
+        baseline=None if baseline is None else compare_with_baseline(predictions, baseline),
+        unit=unit,
+    )
     # All is made before anything is published, so that a failure leaves the older files as they were.
     files = {
-        "predictions.csv": _csv(_prediction_rows(predictions)),
-        "per_class.csv": _csv(_class_rows(predictions)),
-        "confusion.csv": _csv(_confusion_rows(counts, predictions.classes)),
-        "confusion.png": picture,
-        "report.html": _page(predictions, facts, results, picture, learning_curves(history)).encode(),
+        "predictions.csv": csv_bytes(_prediction_rows(predictions)),
+        "per_class.csv": csv_bytes(_class_rows(predictions)),
+        "confusion.csv": csv_bytes(confusion.rows),
+        "confusion.png": confusion.png,
+        **{f"figures/{figure.name}.png": figure.png for figure in figures},
+        **{f"figures/{figure.name}.svg": figure.svg for figure in figures},
+        **{f"figures/{figure.name}.csv": csv_bytes(figure.rows) for figure in figures},
+        "report.html": page.encode(),
         "metrics.json": (json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n").encode(),
     }
+    for path in (folder / "figures").glob("*"):  # an older evaluation may have had figures that this one has not
+        if path.relative_to(folder).as_posix() not in files:
+            path.unlink()
     for name, content in files.items():
         write_atomically(folder / name, partial(Path.write_bytes, data=content))
     return summary
 
 
-def _csv(rows: Iterable[Iterable[object]]) -> bytes:
+def _calibration(predictions: Predictions, unit: str) -> StaticFigure | None:
+    bins = calibration(predictions)
+    error = expected_calibration_error(bins)
+    return None if error is None else calibration_figure(bins, error, unit)
+
+
+def _against_length(
+    predictions: Predictions,
+    seconds: Mapping[str, float],
+    believed: Mapping[str, NDArray[np.floating]],
+    unit: str,
+) -> StaticFigure | None:
+    """In seconds where they are known, else in stored frames; nothing where all are equally long."""
+    num_frames = {video_id: float(len(belief)) for video_id, belief in believed.items()}
+    for quantity, lengths in (("seconds", seconds), ("stored frames", num_frames)):
+        if bins := accuracy_against_length(predictions, lengths):
+            return length_figure(bins, quantity, unit)
+    return None
+
+
+def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
     """Comma-separated values, UTF-8; ``None`` is an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -121,163 +178,3 @@ def _class_rows(predictions: Predictions) -> Iterable[list[object]]:
             *(scores.name, scores.precision, scores.recall, scores.f1, scores.support),
             *(scores.confused_with, scores.num_confused),
         ]
-
-
-def _confusion_rows(counts: IntArray, classes: Sequence[str]) -> Iterable[list[object]]:
-    yield ["true \\ predicted", *classes, MISSING]
-    for name, row in zip(classes, counts.tolist(), strict=True):
-        yield [name, *row]
-
-
-def confusion_picture(counts: IntArray, classes: Sequence[str]) -> bytes:
-    """PNG of a confusion matrix as ``confusion_matrix`` gives it; each row is divided by its number of videos.
-
-    Right answers are blue and mistakes red, on a scale that lets a single mistake be seen. Cells are wide enough for
-    the names of both axes at any number of classes; up to 20 classes they also hold the number of videos. A class
-    without test videos is a grey row; the column of missing videos is drawn if there are any.
-    """
-    num_classes = len(classes)
-    columns = [*classes, MISSING] if counts[:, -1].any() else list(classes)
-    counts = counts[:, : len(columns)]
-    support = counts.sum(axis=1, keepdims=True)
-    share = counts / np.maximum(support, 1)
-    right = np.eye(num_classes, len(columns), dtype=bool) & (support > 0)
-    mistaken = ~right & (counts > 0)
-
-    cell = float(np.clip(6 / num_classes, 0.2, 0.8))  # inches; 0.2 is a line of 9-point names
-    width, height = cell * len(columns), cell * num_classes
-    # The cells fill the figure; names and colour bars hang outside, and saving it "tight" takes them in.
-    figure = Figure(figsize=(width, height), dpi=110)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(np.broadcast_to(support > 0, counts.shape), cmap="gray", vmin=-5, vmax=1)
-    for place, (title, shown, colours) in enumerate((("right", right, "Blues"), ("mistaken", mistaken, "Reds"))):
-        image = axes.imshow(np.ma.masked_where(~shown, share), cmap=colours, norm=PowerNorm(0.5, 0, 1))
-        bar_axes = axes.inset_axes((1 + (0.2 + 0.8 * place) / width, 1 - 2.4 / height, 0.12 / width, 2.2 / height))
-        bar = figure.colorbar(image, cax=bar_axes)
-        bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"], size=8)
-        bar_axes.set_title(title, size=9, loc="left")
-    # Text is drawn as it stands: a class called "$5" is no formula.
-    size = 9 if num_classes > 20 else 10
-    axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90, size=size, parse_math=False)
-    axes.set_yticks(range(num_classes), [_short(name) for name in classes], size=size, parse_math=False)
-    axes.set_xlabel("predicted class", size=12)
-    axes.set_ylabel("true class", size=12)
-    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="0.9", linewidth=0.5)
-    axes.tick_params(which="minor", length=0)
-    if num_classes <= 20:
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                text = f"{count}\n{share[row, column]:.0%}" if num_classes < 8 else str(count)
-                colour = "white" if share[row, column] > 0.4 else "black"
-                axes.text(column, row, text, ha="center", va="center", color=colour, size=9)
-    return _png(figure)
-
-
-def learning_curves(history: Sequence[Mapping[str, object]]) -> bytes | None:
-    """PNG of loss and accuracy over the epochs, for training and validation; ``None`` if there is nothing to draw.
-
-    A row may lack a value, hold ``None`` or (a run that diverged) NaN: the curve has a gap there.
-    """
-    drawn = [
-        (quantity, part)
-        for quantity in ("loss", "accuracy")
-        for part in ("train", "validation")
-        if any(row.get(f"{part}_{quantity}") is not None for row in history)
-    ]
-    if not drawn:
-        return None
-    figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
-    panels = dict(zip(("loss", "accuracy"), figure.subplots(1, 2), strict=True))
-    epochs = [row.get("epoch", place) for place, row in enumerate(history, start=1)]
-    for quantity, part in drawn:
-        values = [row.get(f"{part}_{quantity}") for row in history]
-        curve = [np.nan if value is None else value for value in values]
-        style = {"train": "--", "validation": "-"}[part]
-        panels[quantity].plot(epochs, curve, style, marker="." if len(curve) < 40 else "", label=part)
-    for quantity, axes in panels.items():
-        axes.set(xlabel="epoch", title=quantity)
-        axes.grid(color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            axes.legend(frameon=False)
-    panels["accuracy"].set_ylim(0, 1.02)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight")
-    return buffer.getvalue()
-
-
-def _short(name: str) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= 28 else name[:27] + "…"
-
-
-def _page(
-    predictions: Predictions,
-    facts: Mapping[str, object],
-    results: Mapping[str, object],
-    confusion_png: bytes,
-    curves_png: bytes | None,
-) -> str:
-    """The page, whole in one file: it opens from disk, offline, and runs no script."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=_percent, readable=_readable, data_uri=_data_uri)
-    scores = class_scores(predictions)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=_title(facts),
-        facts=facts,
-        results=results,
-        titles=METRIC_TITLES,
-        num_right=int((video_predictions(predictions) == predictions.labels).sum()),
-        pairs=confused_pairs(predictions),
-        mistakes=_confident_mistakes(predictions),
-        num_listed=NUM_LISTED,
-        scores=sorted(scores, key=lambda row: (row.recall is None, row.recall, row.name)),
-        confusion_png=confusion_png,
-        curves_png=curves_png,
-    )
-
-
-def _confident_mistakes(predictions: Predictions) -> list[dict[str, object]]:
-    """The wrong videos, the surest first."""
-    probabilities, predicted = video_probabilities(predictions), video_predictions(predictions)
-    confidence = probabilities.max(axis=1)
-    wrong = np.flatnonzero((predicted != predictions.labels) & ~predictions.missing)
-    return [
-        {
-            "video_id": predictions.video_ids[video],
-            "true": predictions.classes[predictions.labels[video]],
-            "predicted": predictions.classes[predicted[video]],
-            "confidence": float(confidence[video]),
-            "true_probability": float(probabilities[video, predictions.labels[video]]),
-        }
-        for video in wrong[np.argsort(-confidence[wrong], kind="stable")]
-    ]
-
-
-def _title(facts: Mapping[str, object]) -> str:
-    model, dataset = facts.get("model", "Evaluation"), facts.get("dataset")
-    parts = [f"{model} on {dataset}" if dataset is not None else str(model)]
-    words = (("split", "split"), ("holdout_group", "held out"), ("seed", "seed"))
-    return ", ".join(parts + [f"{word} {facts[key]}" for key, word in words if facts.get(key) is not None])
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def _readable(value: object) -> str:
-    if value is None:
-        return "–"
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list | tuple) else str(value)
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -7,6 +7,7 @@ runs/<dataset>/<name>/
     checkpoints/last.pt, best.pt      whole or not there
     tensorboard/                      the same curves for TensorBoard
     evaluation/                       metrics.json, predictions.csv, report.html ...
+    evaluation-<what differs>/        the same with other settings than the run's own
 """
 
 import dataclasses
@@ -24,7 +25,18 @@ from pipeline.config import Config, ConfigError, from_flat, read_yaml, to_flat
 from pipeline.store import FeatureRecipe
 
 # Settings that say where and how fast, not what: they may differ when a run goes on.
-NOT_PART_OF_A_RUN = {"resume", "overwrite", "workers", "cache", "root", "runs", "video_timeout", "device", "runtime"}
+NOT_PART_OF_A_RUN = {
+    "resume",
+    "overwrite",
+    "workers",
+    "cache",
+    "root",
+    "runs",
+    "video_timeout",
+    "device",
+    "runtime",
+    "strips",
+}
 
 
 # What a run's metrics tell by themselves, next to the text of its settings.

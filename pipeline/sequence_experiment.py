@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,13 +28,15 @@ from data.sequences import (
     SequenceTask,
 )
 from models.recurrent import SequenceClassifier
-from pipeline.config import Config, ConfigError, TrainingConfig
+from pipeline.config import Config, ConfigError, TrainingConfig, to_flat
 from pipeline.encoders import choose_device
 from pipeline.evaluation import Predictions
 from pipeline.leaderboard import write_leaderboard
+from pipeline.provenance import FORMAT, digest, run_digest, training_facts, versions
 from pipeline.report import write_evaluation
 from pipeline.runs import Run, settings_text
-from pipeline.training import Outcome, Validation, class_validation, fit, load_best, make_accelerator
+from pipeline.spectra import spectra
+from pipeline.training import Outcome, Validation, class_validation, fit, load_best, make_accelerator, new_classifier
 
 SOLVED_MSE = 0.01
 # Below this validation error for so many epochs in a row there is nothing left to learn, and training ends.
@@ -88,13 +91,12 @@ def train_on_sequences(run: Run, config: Config, task: SequenceTask, device: tor
     """
     (seed,), settings = config.run.seeds, config.training
     accelerator = make_accelerator(device, settings.amp)
-    torch.manual_seed(seed)
     if isinstance(task, ArithmeticTask):
         outputs: tuple[str, ...] = ("answer",)
         objective: _Arithmetic | _DigitClasses = _Arithmetic(task, settings, seed, device)
     else:
         outputs, objective = task.classes, _DigitClasses(task, settings, seed, device)
-    model = SequenceClassifier(config.model, task.num_inputs, len(outputs))
+    model = new_classifier(config.model, seed, task.num_inputs, len(outputs))
     if isinstance(task, PixelMNIST):
         mean, std = task.training.statistics()
         model.set_feature_statistics(torch.tensor([mean]), torch.tensor([std]))
@@ -150,8 +152,9 @@ class _DigitClasses:
 
 def evaluate_on_sequences(run: Run, config: Config, task: SequenceTask, device: torch.device) -> dict[str, Any]:
     """Test a run's best checkpoint and write its ``evaluation`` folder; returns what ``metrics.json`` holds."""
-    model = load_best(run, config)[0].to(device)
-    history = run.history()
+    trained = load_best(run, config)[0]
+    before_and_after = spectra(config.model, config.run.seeds[0], trained)
+    model, history = trained.to(device), run.history()
     facts = {
         "run": run.name,
         "dataset": config.data.dataset,
@@ -160,14 +163,16 @@ def evaluate_on_sequences(run: Run, config: Config, task: SequenceTask, device: 
         "seed": config.run.seeds[0],
         "settings": settings_text(config),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "num_epochs": len(history),
-        "torch": torch.__version__,
+        **training_facts(run),
+        "command": shlex.join(["python", "evaluate.py", str(run.folder), "--again"]),
+        "versions": versions(backbone=None),
+        "made_from": made_from(run, config),
     }
     if isinstance(task, PixelMNIST):
         predictions = predict_digits(model, task.test, device)
         facts |= {"permuted": task.permuted, "permutation_seed": PERMUTATION_SEED if task.permuted else None}
         facts["accuracy"] = float((predictions.clip_probabilities.argmax(1) == predictions.labels).mean())
-        return write_evaluation(run.evaluation, predictions, facts, history)
+        return write_evaluation(run.evaluation, predictions, facts, history, spectra=before_and_after, unit="digit")
     error = mean_squared_error(model, task.test_batches(), device)
     metrics = {
         **facts,
@@ -178,6 +183,11 @@ def evaluate_on_sequences(run: Run, config: Config, task: SequenceTask, device: 
     }
     write_text_atomically(run.evaluation / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def made_from(run: Run, config: Config) -> dict[str, object]:
+    """Digests of all that an evaluation depends on."""
+    return {"format": FORMAT, "run": run_digest(run), "data": digest(to_flat(config.data))}
 
 
 def steps_to_solve(history: Sequence[Mapping[str, float]], steps_per_epoch: int) -> int | None:

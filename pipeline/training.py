@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
+from models.config import ModelConfig
 from models.recurrent import SequenceClassifier
 from pipeline.batches import Batch, ClipSampling, FeatureTable, training_batches
 from pipeline.config import Config, TrainingConfig
@@ -92,12 +93,17 @@ def train(
     The best is that of the epoch with the highest video-level validation accuracy (then the lowest validation loss);
     without validation videos it is the last.
     """
-    torch.manual_seed(seed)
-    model = SequenceClassifier(config.model, training.feature_dim, len(classes))
+    model = new_classifier(config.model, seed, training.feature_dim, len(classes))
     model.set_feature_statistics(*training.statistics())
     objective = _VideoObjective(config.training, seed, classes, training, validation, accelerator.device)
     fit(run, config.training, seed, model, classes, objective, accelerator)
     return load_best(run, config)[0].to(accelerator.device)
+
+
+def new_classifier(config: ModelConfig, seed: int, num_inputs: int, num_outputs: int) -> SequenceClassifier:
+    """The classifier that a training from ``seed`` begins with; seeds PyTorch's generator."""
+    torch.manual_seed(seed)
+    return SequenceClassifier(config, num_inputs, num_outputs)
 
 
 class _VideoObjective:

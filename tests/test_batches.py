@@ -1,16 +1,20 @@
 """Stored features -> batches: contents, padding, clips, statistics."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.batches import (
+    ClipBlock,
     ClipSampling,
     FeatureTable,
     UnusableFeaturesError,
-    evaluation_batches,
+    evaluation_blocks,
     training_batches,
 )
 from pipeline.packed import PackedFeatures
@@ -129,32 +133,90 @@ def test_with_one_view_nothing_is_drawn_for_it() -> None:
         assert torch.cat([batch.features[0, :, 1] for batch in batches]).tolist() == starts
 
 
-def test_evaluation_looks_at_every_clip_in_every_view() -> None:
-    """Each clip comes up exactly once in each view, and is a clip of its own."""
+def clips_of(blocks: Iterable[ClipBlock]) -> list[tuple[int, list[list[float]]]]:
+    """Every clip of the blocks, in order: its video, and the features of its frames."""
+    return [
+        (video, block.frames[block.rows[:length, column]].tolist())
+        for block in blocks
+        for column, (video, length) in enumerate(zip(block.videos.tolist(), block.lengths.tolist(), strict=True))
+    ]
+
+
+@pytest.mark.parametrize("max_clips", [1, 3, 100])
+def test_evaluation_looks_at_every_clip_in_every_view(max_clips: int) -> None:
+    """Each clip comes up exactly once in each view, and is a clip of its own, however many share a block."""
     table, clips = numbered_views(2, 7, 3), ClipSampling(frames=4, per_video=2)
-    seen = sorted(
-        (video, *batch.features[: batch.lengths[column], column, 1:].T.tolist())
-        for batch in evaluation_batches(table, clips, 4)
-        for column, video in enumerate(batch.videos.tolist())
-    )
     frames = {0: [[0, 1, 2, 3], [3, 4, 5, 6]], 1: [[0, 1, 2]]}
-    expected = [(video, clip, [view] * len(clip)) for video in frames for clip in frames[video] for view in (0, 1)]
-    assert seen == sorted(expected)
+    expected = [
+        (video, [[video, frame, view] for frame in clip])
+        for video in frames
+        for clip in frames[video]
+        for view in (0, 1)
+    ]
+    blocks = list(evaluation_blocks(table, clips, max_clips))
+    assert sorted(clips_of(blocks)) == sorted(expected)
+    assert max(len(block.videos) for block in blocks) <= max_clips
+    only_first = clips_of(evaluation_blocks(table, clips, max_clips, num_views=1))
+    assert sorted(only_first) == sorted(clip for clip in expected if clip[1][0][2] == 0)
 
 
-def test_evaluation_looks_at_the_same_even_clips_every_time() -> None:
-    """Nothing is drawn: the clips of a video reach from its first frame to its last."""
-    table, clips = numbered_table(10, 3), ClipSampling(frames=4, per_video=3)
+@pytest.mark.parametrize(
+    ("clips", "told"),
+    [
+        (WHOLE, "the whole video"),
+        (ClipSampling(frames=16), "up to 10 clips of 16 frames"),
+        (ClipSampling(frames=4, stride=2, step=3), "a clip every 3 frames, each of 4 frames, 2 apart"),
+    ],
+)
+def test_clips_are_told_in_words(clips: ClipSampling, told: str) -> None:
+    """A report says how its videos were looked at."""
+    assert str(clips) == told
 
-    def seen() -> list[tuple[int, list[float]]]:
-        return sorted(
-            (video, batch.features[: batch.lengths[column], column, 1].tolist())
-            for batch in evaluation_batches(table, clips, 2)
-            for column, video in enumerate(batch.videos.tolist())
-        )
 
-    assert seen() == [(0, [0, 1, 2, 3]), (0, [3, 4, 5, 6]), (0, [6, 7, 8, 9]), (1, [0, 1, 2])]
-    assert seen() == seen()
+@settings(deadline=None, max_examples=50)
+@given(
+    num_frames=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    frames=st.none() | st.integers(1, 9),
+    stride=st.integers(1, 3),
+    step=st.none() | st.integers(1, 4),
+    max_clips=st.integers(1, 9),
+)
+def test_blocks_hold_the_clips_that_the_sampling_names(
+    num_frames: list[int], frames: int | None, stride: int, step: int | None, max_clips: int
+) -> None:
+    """For any lengths, strides and sizes of blocks the frames of each clip are those of ``ClipSampling.all``."""
+    table, clips = numbered_table(*num_frames), ClipSampling(frames, stride, per_video=3, step=step)
+    expected = [
+        (video, [[video, frame, 1] for frame in clip.tolist()])
+        for video, count in enumerate(num_frames)
+        for clip in clips.all(count)
+    ]
+    assert sorted(clips_of(evaluation_blocks(table, clips, max_clips))) == sorted(expected)
+
+
+def test_a_frame_that_clips_share_stands_once_in_its_block() -> None:
+    """Overlapping clips name the same rows, and a video's clips are not torn apart where they fit into a block."""
+    table, clips = numbered_table(8, 8, 8), ClipSampling(frames=5, per_video=4)
+    blocks = list(evaluation_blocks(table, clips, max_clips=10))
+    assert [block.videos.tolist() for block in blocks] == [[0] * 4 + [1] * 4, [2] * 4]
+    assert [len(block.frames) for block in blocks] == [16, 8]
+    apart = list(evaluation_blocks(table, clips, max_clips=3))
+    assert [len(block.videos) for block in apart] == [3, 1] * 3
+
+
+def test_the_longest_clips_come_first() -> None:
+    """Clips of like length share a block, and behind a clip's end stands one of its own frames, never another's."""
+    blocks = list(evaluation_blocks(numbered_table(9, 1, 8, 2, 9, 1), WHOLE, 2))
+    assert [block.lengths.tolist() for block in blocks] == [[9, 9], [8, 2], [1, 1]]
+    padding = blocks[1].frames[blocks[1].rows[2:, 1]]
+    assert padding.tolist() == [[3, 1, 1]] * 6
+
+
+def test_long_videos_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole videos of thousands of frames do not fill the memory, however many clips a block may have."""
+    monkeypatch.setattr("pipeline.batches._MAX_STEPS", 20)
+    blocks = list(evaluation_blocks(numbered_table(9, 9, 9, 50, 4), WHOLE, 100))
+    assert [block.lengths.tolist() for block in blocks] == [[50], [9, 9], [9, 4]]
 
 
 @pytest.mark.parametrize(
@@ -170,14 +232,6 @@ def test_evaluation_looks_at_the_same_even_clips_every_time() -> None:
 def test_clip_settings_choose_the_frames_they_say(clips: ClipSampling, expected: list[list[int]]) -> None:
     """Length, stride, number and step of clips each do what their name says, on a video of seven frames."""
     assert [clip.tolist() for clip in clips.all(7)] == expected
-
-
-def test_evaluation_counts_every_video_and_pads_little() -> None:
-    """All clips of all videos come up exactly once, and sequences of like length share a batch."""
-    table = numbered_table(9, 1, 8, 2, 9, 1)
-    batches = list(evaluation_batches(table, WHOLE, 2))
-    assert sorted(np.concatenate([batch.videos for batch in batches]).tolist()) == list(range(6))
-    assert [batch.lengths.tolist() for batch in batches] == [[1, 1], [2, 8], [9, 9]]
 
 
 def test_statistics_are_those_of_all_frames() -> None:

@@ -26,7 +26,9 @@ from tests.idx import write_small_mnist
 
 def make_model(name: ModelName, num_inputs: int = 3, num_classes: int = 4, **settings: Any) -> SequenceClassifier:
     torch.manual_seed(0)
-    model = SequenceClassifier(ModelConfig(model=name, hidden_size=7, **settings), num_inputs, num_classes).eval()
+    model = SequenceClassifier(
+        ModelConfig(model=name, hidden_size=7, **{"readout": "last"} | settings), num_inputs, num_classes
+    ).eval()
     model.set_feature_statistics(torch.rand(num_inputs), torch.rand(num_inputs) + 0.5)
     return model
 
@@ -69,7 +71,7 @@ def test_every_recurrent_model_is_in_the_figure() -> None:
 @torch.no_grad()
 def identity_network(scale: float, drive: float) -> SequenceClassifier:
     """h <- relu(scale * h + drive * x), for x of one positive number."""
-    model = SequenceClassifier(ModelConfig(model="scaled_irnn", hidden_size=7, identity_scale=scale), 1, 1)
+    model = SequenceClassifier(ModelConfig("scaled_irnn", 7, readout="last", identity_scale=scale), 1, 1)
     model.layers[0].weight_ih_l0.fill_(drive)  # type: ignore[union-attr, operator]
     return model
 

@@ -5,9 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from pipeline.evaluation import (
@@ -65,6 +70,76 @@ def test_the_metrics_agree_with_scikit_learn() -> None:
     assert scores["mean_class_accuracy"] == pytest.approx(balanced_accuracy_score(labels, by_video.argmax(axis=1)))
     assert (scores["num_clips"], scores["num_videos"], scores["num_classes"]) == (1200, 300, 11)
     assert (confusion_matrix(predictions)[:, :-1] == sklearn_confusion(labels, by_video.argmax(axis=1))).all()
+
+
+def test_the_class_table_agrees_with_scikit_learn() -> None:
+    """Precision, recall, F1 and support of every class are scikit-learn's, a class without test videos among them."""
+    predictions = random_predictions(num_videos=120, num_classes=9, num_clips=2)
+    tested = predictions.labels != 4
+    chosen = np.flatnonzero(tested)
+    kept = np.isin(predictions.clip_videos, chosen)
+    predictions = Predictions(
+        predictions.classes,
+        tuple(predictions.video_ids[video] for video in chosen),
+        predictions.labels[chosen],
+        predictions.clip_probabilities[kept],
+        np.searchsorted(chosen, predictions.clip_videos[kept]),
+    )
+    expected = precision_recall_fscore_support(
+        predictions.labels, video_predictions(predictions), labels=range(9), average=None, zero_division=0
+    )
+    table = [(row.precision or 0, row.recall or 0, row.f1 or 0, row.support) for row in class_scores(predictions)]
+    np.testing.assert_allclose(np.array(table).T, np.array(expected))
+    assert class_scores(predictions)[4].recall is None
+
+
+def by_the_words_of_the_protocol(labels: list[int], clips: list[tuple[int, list[float]]]) -> list[float]:
+    """The metrics in the order of ``METRICS``, by plain loops over the definitions."""
+
+    def rank(probabilities: list[float], label: int) -> int:
+        own = probabilities[label]
+        return sum(p > own or (p == own and place < label) for place, p in enumerate(probabilities))
+
+    clip_ranks, video_ranks, by_class = [], [], dict[int, list[bool]]()
+    for video, label in enumerate(labels):
+        of_video = [probabilities for clip_video, probabilities in clips if clip_video == video]
+        clip_ranks += [rank(probabilities, label) for probabilities in of_video] or [99]
+        means = [sum(column) / len(of_video) for column in zip(*of_video, strict=True)]
+        video_ranks.append(rank(means, label) if of_video else 99)
+        by_class.setdefault(label, []).append(video_ranks[-1] == 0)
+
+    def share(ranks: list[int], k: int) -> float:
+        return sum(place < k for place in ranks) / len(ranks)
+
+    mean_class = sum(sum(right) / len(right) for right in by_class.values()) / len(by_class)
+    return [share(clip_ranks, 1), share(clip_ranks, 5), share(video_ranks, 1), share(video_ranks, 5), mean_class]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_the_metrics_are_those_of_the_protocol(data: st.DataObject) -> None:
+    """With ties, videos without clips, classes without videos and any number of clips, as plain loops count them."""
+    num_classes = data.draw(st.integers(1, 8))
+    labels = data.draw(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=8))
+    # Parts of 16, and 1, 2 or 4 clips: sums and means are exact, so that a tie is a tie in any order of adding.
+    cuts = st.lists(st.integers(0, 16), min_size=num_classes - 1, max_size=num_classes - 1).map(sorted)
+    clips = [
+        (video, (np.diff([0, *data.draw(cuts), 16]) / 16).tolist())
+        for video in range(len(labels))
+        for _ in range(data.draw(st.sampled_from([0, 1, 2, 4])))
+    ]
+    scores = scores_of(predictions_of(labels, clips, num_classes))
+    assert [scores[name] for name in METRICS] == pytest.approx(by_the_words_of_the_protocol(labels, clips))
+
+
+def test_a_tie_of_means_goes_to_the_first_class() -> None:
+    """Two clips that contradict each other leave a video undecided: it is right for the class of the lower index only,
+    as argmax has it."""
+    contradicting = [[0.75, 0.25], [0.25, 0.75]]
+    predictions = predictions_of([0, 1], [(video, row) for video in (0, 1) for row in contradicting], num_classes=2)
+    scores = scores_of(predictions)
+    assert video_predictions(predictions).tolist() == [0, 0]
+    assert (scores["video_top1"], scores["mean_class_accuracy"], scores["clip_top1"]) == (0.5, 0.5, 0.5)
 
 
 def test_a_case_worked_by_hand() -> None:

@@ -11,8 +11,10 @@ import torch
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from models.config import ModelConfig
 from pipeline.config import Config, ConfigError, RunConfig, TrainingConfig
-from pipeline.experiment import DatasetFeatures, evaluate, planned_runs, train_and_evaluate
+from pipeline.dataset_features import DatasetFeatures
+from pipeline.experiment import planned_runs, train_and_evaluate
 from pipeline.packed import PackedFeatures
+from pipeline.run_evaluation import evaluate, plan_evaluation
 from pipeline.runs import Run
 from tests.synthetic import RECIPE, make_features, rising_and_falling
 
@@ -37,7 +39,7 @@ def make_config(runs: Path, **run: object) -> Config:
     return Config(
         model=ModelConfig(hidden_size=12, input_scale="sqrt_hidden"),
         training=TrainingConfig(epochs=4, batch_size=8, learning_rate=3e-3),
-        run=RunConfig(**{"runs": runs, **run}),  # type: ignore[arg-type]
+        run=RunConfig(**{"runs": runs, "strips": 0, **run}),  # type: ignore[arg-type]
     )
 
 
@@ -130,7 +132,7 @@ def test_a_run_is_not_evaluated_on_other_classes(tmp_path: Path) -> None:
     run, _ = train_one(tmp_path, features)
     renamed = dataclasses.replace(features.dataset, classes=("fall", "rise"))
     with pytest.raises(DatasetError, match=r"trained on 2 classes \(rise, fall .*now has 2 \(fall, rise"):
-        evaluate(run, run.config(), DatasetFeatures(renamed, features.packed), CPU)
+        evaluate(plan_evaluation(run, run.config(), renamed), DatasetFeatures(renamed, features.packed), CPU)
 
 
 def test_one_run_for_each_split_and_seed(tmp_path: Path) -> None:

@@ -76,6 +76,34 @@ def test_the_best_stands_first_within_its_dataset(tmp_path: Path) -> None:
     assert [row["run"] for row in read_csv(tmp_path)] == ["high", "middle", "low", "other"]
 
 
+def test_the_page_links_every_run_to_its_report(tmp_path: Path) -> None:
+    """Links are relative and quoted, so that the folder may be moved and a run may be called anything."""
+    reports = [tmp_path / "a & b" / "evaluation" / "report.html", tmp_path.parent / "elsewhere" / "report.html"]
+    write_leaderboard(tmp_path, [run("<script>alert(1)</script>", 0.5), run("second", 0.25)], reports)
+    page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert 'href="a%20%26%20b/evaluation/report.html">&lt;script&gt;alert(1)&lt;/script&gt;</a>' in page
+    assert 'href="../elsewhere/report.html">second</a>' in page
+    assert "50.0" in page and "(45.0 – 55.0)" in page
+
+
+def test_the_page_holds_what_the_tables_hold(tmp_path: Path) -> None:
+    """A score without an interval is shown without one, and repeats get their mean and deviation."""
+    rows = [run("a", 0.8), run("b", 0.9, seed=1), run("c", 0.3, model="mean", intervals={})]
+    write_leaderboard(tmp_path, rows)
+    page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2 * len(METRICS)
+    assert "85.0 ± 7.1" in page
+    assert "Mean over runs" in page
+
+
+def test_other_videos_are_another_experiment(tmp_path: Path) -> None:
+    """Scores on validation videos say so, and are not averaged with those on test videos."""
+    markdown = write_leaderboard(tmp_path, [run("a", 0.8), run("a", 0.9, evaluated_on="validation videos")])
+    assert {row["kind"] for row in read_csv(tmp_path)} == {"run"}
+    assert "| a | demo | validation videos | np_rnn |" in markdown
+    assert "validation videos" in (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+
+
 def test_names_cannot_break_the_table(tmp_path: Path) -> None:
     """A pipe, a backslash before it, a line break or a tag in a name stays inside its cell."""
     markdown = write_leaderboard(tmp_path, [run("a|b\\|c\nd<b>", 0.5)])

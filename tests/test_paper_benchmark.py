@@ -106,7 +106,9 @@ def test_every_method_has_the_same_budget() -> None:
 
 def test_a_small_budget_gives_whole_rows() -> None:
     """Tasks come in the order asked for, each method's seeds together: what is cut off is the end of a table."""
-    asked = Arguments(methods=("np_rnn", "lstm"), tasks=("addition:100", "multiplication:50"), seeds=(0, 1))
+    asked = Arguments(
+        methods=("np_rnn", "lstm"), tasks=("addition:100", "multiplication:50"), seeds=(0, 1), tuned_on="addition:100"
+    )
     cells = comparison_cells(asked, {"np_rnn": Settings(0.01, 1.0), "lstm": Settings(0.003, 10.0)})
     assert [(str(cell.task), cell.method, cell.seed, cell.learning_rate, cell.clip_gradient) for cell in cells] == [
         ("addition:100", "np_rnn", 0, 0.01, 1.0),

@@ -18,7 +18,7 @@ LENGTHS = torch.tensor([4, 1, 7, 3])
 every_classifier = [
     pytest.param(ModelConfig(model=model, readout=readout, num_layers=layers, hidden_size=6), id=f"{model}-{readout}")
     for model in MODELS
-    for readout, layers in zip(READOUTS, (1, 2), strict=True)
+    for readout, layers in zip(READOUTS, (1, 2, 1), strict=True)
 ]
 
 
@@ -101,15 +101,15 @@ def test_every_real_frame_counts(model_name: ModelName) -> None:
 
 @pytest.mark.parametrize("model_name", [name for name in MODELS if name != "mean"])
 def test_read_outs_are_the_last_state_and_the_mean_state(model_name: ModelName) -> None:
-    """``last`` reads the state after the sequence's own last frame; ``mean`` averages over its own frames only."""
-    model = make_classifier(ModelConfig(model=model_name, readout="last", hidden_size=6))
+    """``last`` is the state after the sequence's own last frame, ``mean`` that over its own frames only, or both."""
     features = padded_batch(0.0)
-    states = model.states(features)
-    last = torch.stack([states[length - 1, column] for column, length in enumerate(LENGTHS)])
-    torch.testing.assert_close(model(features, LENGTHS), model.classifier(last))
-    model.config = ModelConfig(model=model_name, readout="mean", hidden_size=6)
-    mean = torch.stack([states[:length, column].mean(0) for column, length in enumerate(LENGTHS)])
-    torch.testing.assert_close(model(features, LENGTHS), model.classifier(mean))
+    for readout in READOUTS:
+        model = make_classifier(ModelConfig(model=model_name, readout=readout, hidden_size=6))
+        states = model.states(features)
+        last = torch.stack([states[length - 1, column] for column, length in enumerate(LENGTHS)])
+        mean = torch.stack([states[:length, column].mean(0) for column, length in enumerate(LENGTHS)])
+        read = {"last": last, "mean": mean, "last_and_mean": torch.cat([last, mean], 1)}[readout]
+        torch.testing.assert_close(model(features, LENGTHS), model.classifier(read))
 
 
 @pytest.mark.parametrize("model_name", [name for name in MODELS if name != "mean"])

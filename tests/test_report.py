@@ -1,7 +1,9 @@
 """pipeline/report.py: the files of one evaluation."""
 
+import base64
 import csv
-import io
+import hashlib
+import html
 import json
 import re
 from pathlib import Path
@@ -9,19 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from pipeline.evaluation import EvaluationError, Predictions, confusion_matrix, metrics
-from pipeline.report import confusion_picture, learning_curves, write_evaluation
+from pipeline.evaluation import EvaluationError, Predictions, metrics
+from pipeline.report import write_evaluation
+from pipeline.report_page import curve_points
+from pipeline.scoring import Beliefs
 from tests.test_evaluation import random_predictions
+from tests.test_figures import HISTORY
 
 FILES = ["confusion.csv", "confusion.png", "metrics.json", "per_class.csv", "predictions.csv", "report.html"]
 FACTS: dict[str, object] = {"dataset": "demo", "split": "1", "seed": 0, "model": "np_rnn", "root": Path("videos")}
-HISTORY: list[dict[str, object]] = [
-    {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.3, "validation_loss": 2.1, "validation_accuracy": 0.25},
-    {"epoch": 2, "train_loss": 1.0, "train_accuracy": 0.6, "validation_loss": None, "validation_accuracy": None},
-    {"epoch": 3, "train_loss": float("nan"), "train_accuracy": 0.7, "validation_loss": 1.2, "validation_accuracy": 0.5},
-]
 
 
 def three_videos(classes: tuple[str, str] = ("sit", "stand")) -> Predictions:
@@ -40,14 +39,28 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def picture(png: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(png)).convert("RGB")
+def page_of(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def words_of(page: str) -> str:
+    """What a reader sees, on one line."""
+    without_code = re.sub(r"<(style|script)\b.*?</\1>", " ", page, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", without_code)).split())
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """What the page's script is given."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.S)
+    assert found is not None
+    return dict(json.loads(found[1]))
 
 
 def test_the_folder_holds_every_file_of_the_contract(tmp_path: Path) -> None:
     """All files are there under their names, nothing temporary beside them, and metrics.json holds what is returned."""
     returned = write_evaluation(tmp_path / "run" / "evaluation", three_videos(), FACTS, HISTORY)
-    assert sorted(path.name for path in (tmp_path / "run" / "evaluation").iterdir()) == FILES
+    there = sorted(path.name for path in (tmp_path / "run" / "evaluation").iterdir())
+    assert there == sorted([*FILES, "figures"])
     stored = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
     assert stored == {**metrics(three_videos()), **FACTS, "root": "videos"}
     assert {**returned, "root": "videos"} == stored
@@ -98,50 +111,168 @@ def test_the_tables_say_what_was_counted(tmp_path: Path) -> None:
 
 
 def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
-    """A class called <script>, a formula that matplotlib can't parse, or one with commas is only ever text."""
-    names = ('<script>alert("x")</script>', "$\\frac{")
+    """A class called </script>, a formula that matplotlib can't parse, or one with commas is only ever text."""
+    names = ("</script><script>alert('x')</script>", "$\\frac{")
     write_evaluation(tmp_path, three_videos(names), {**FACTS, "run": "<img src=x onerror=alert(1)>"}, HISTORY)
-    page = (tmp_path / "report.html").read_text()
-    assert "<script" not in page
+    page = page_of(tmp_path)
+    num_scripts = page_of_plain_names(tmp_path / "plain").count("<script")
+    assert page.count("<script") == page.count("</script>") == num_scripts
     assert "<img src=x" not in page
     assert "&lt;script&gt;alert(" in page
+    assert tuple(data_of(page)["classes"]) == names
     assert read_csv(tmp_path / "predictions.csv")[0]["label"] == names[0]
 
 
-def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
-    """Opened from disk without a network the page is whole: pictures are inline, links point to files beside it."""
+def page_of_plain_names(folder: Path) -> str:
+    write_evaluation(folder, three_videos(), FACTS, HISTORY)
+    return page_of(folder)
+
+
+def test_the_page_needs_nothing_but_its_folder(tmp_path: Path) -> None:
+    """Opened from disk without a network the page is whole: pictures are inline, links point to files beside it, and
+    the policy lets no other script run than the page's own, by hash."""
     write_evaluation(tmp_path, three_videos(), FACTS, HISTORY)
-    page = (tmp_path / "report.html").read_text()
-    assert "http://" not in page
-    assert "https://" not in page
-    assert len(re.findall(r'src="data:image/png;base64,', page)) == len(re.findall(r"<img", page)) == 2
-    links = re.findall(r'href="([^"]+)"', page)
-    assert links
+    page = page_of(tmp_path)
+    assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", page) == []  # SVG's name is an address, fetched by nobody
+    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]+)"', page))
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    assert re.fullmatch(
+        r"default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src( 'sha256-[\w+/=]+'){3}",
+        html.unescape(policy[1]),
+    )
+    for script in re.findall(r"<script>(.*?)</script>", page, flags=re.S):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in html.unescape(policy[1])
+    links = [link for link in re.findall(r'href="([^"]+)"', page) if not link.startswith("#")]
+    assert len(links) > 10
     assert all((tmp_path / link).is_file() for link in links)
 
 
 def test_the_page_says_how_good_the_model_is_and_what_it_confuses(tmp_path: Path) -> None:
     """The head counts videos, scores and the missing one; the tables name the confused pair and the mistake."""
     write_evaluation(tmp_path, three_videos(), FACTS)
-    page = " ".join(
-        re.sub(r"<style>.*</style>|<[^>]+>", " ", (tmp_path / "report.html").read_text(), flags=re.S).split()
+    words = words_of(page_of(tmp_path))
+    assert "np_rnn on demo, split 1, seed 0" in words
+    assert "Right on 1 of 3 test videos" in words
+    assert "1 video could not be decoded" in words
+    assert "Video top-1 33.3 % 95 % interval" in words
+    assert "sit stand 1 50.0" in words  # true class, taken for, videos, % of the class
+    assert "a/wrong.avi sit stand 75.0 25.0" in words
+    assert "Calibration" in words
+    for absent in ("Learning curves", "frames seen", "Spectrum", "baseline", "length", "no frames"):
+        assert absent not in words
+
+
+def test_digits_are_not_called_videos(tmp_path: Path) -> None:
+    """With another unit the page never speaks of videos or clips, which pixel MNIST has none of."""
+    write_evaluation(tmp_path, three_videos(), {"dataset": "pixel_mnist"}, HISTORY, unit="digit")
+    page = page_of(tmp_path)
+    words = words_of(page)
+    assert "Right on 1 of 3 test digits" in words
+    assert re.findall(r"\b(?:videos?|clips?)\b", words, flags=re.I) == []
+    assert data_of(page)["unit"] == "digit"
+
+
+def test_other_videos_than_the_test_list_are_called_what_they_are(tmp_path: Path) -> None:
+    """An evaluation on validation videos does not say that these are test videos."""
+    write_evaluation(tmp_path, three_videos(), {**FACTS, "evaluated_on": "validation videos"})
+    words = words_of(page_of(tmp_path))
+    assert "Right on 1 of 3 validation videos" in words
+    assert "test videos (" not in words
+
+
+def test_the_script_is_given_every_video_and_what_was_believed(tmp_path: Path) -> None:
+    """The data has each video's answer, top classes, strip, and one curve for each class that matters, in percent."""
+    strip = tmp_path / "strips" / "0a.jpg"
+    belief = np.array([[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]], dtype=np.float32)
+    write_evaluation(
+        tmp_path,
+        three_videos(),
+        FACTS,
+        beliefs=Beliefs(("a/right.avi", "a/wrong.avi"), [belief[:1], belief]),
+        strips={"a/wrong.avi": strip},
     )
-    assert "np_rnn on demo, split 1, seed 0" in page
-    assert "Right on 1 of 3 test videos" in page
-    assert "1 video could not be decoded" in page
-    assert "Video top-1 33.3 % 95 % interval" in page
-    assert "sit stand 1 50.0" in page  # true class, taken for, videos, % of the class
-    assert "a/wrong.avi sit stand 75.0 25.0" in page
-    assert "Learning curves" not in page
+    page = page_of(tmp_path)
+    data = data_of(page)
+    right, wrong, missing = data["videos"]
+    assert right == {
+        **{"id": "a/right.avi", "true": 0, "predicted": 0, "top": [[0, 750], [1, 250]]},
+        **{"frames": 1, "curves": [[0, [75]], [1, [25]]]},
+    }
+    assert wrong["strip"] == "strips/0a.jpg"
+    assert wrong["top"] == [[1, 750], [0, 250]]
+    assert wrong["curves"] == [[0, [75, 50, 12]], [1, [25, 50, 88]]]
+    assert missing == {"id": "b/missing.avi", "true": 1}
+    assert sorted(data["clusters"]) == [0, 1]
+    assert 'src="strips/0a.jpg"' in page
+    assert "Accuracy against frames seen" in page
+    assert "length, stored frames" in page or "Accuracy against length" in page
+
+
+def test_long_curves_are_thinned_out_with_their_ends_kept() -> None:
+    """A curve of a thousand frames becomes 32 points from the first to the last; a short one stays as it is."""
+    points = curve_points(np.linspace(0, 1, 1000))
+    assert (len(points), points[0], points[-1]) == (32, 0, 100)
+    assert points == sorted(points)
+    assert curve_points(np.array([0.124, 0.5])) == [12, 50]
+
+
+def test_a_baseline_is_compared_video_by_video(tmp_path: Path) -> None:
+    """The page has the baseline's figure and the paired difference; equal answers differ by nothing."""
+    predictions = random_predictions(num_videos=200, num_classes=4, num_clips=1)
+    half_wrong = Predictions(
+        predictions.classes,
+        predictions.video_ids,
+        predictions.labels,
+        np.where(np.arange(200)[:, None] % 2 == 0, predictions.clip_probabilities, 0.25),
+        predictions.clip_videos,
+    )
+    baseline = tmp_path / "mean-seed_0" / "evaluation"
+    write_evaluation(baseline, half_wrong, FACTS)
+    write_evaluation(tmp_path / "better", predictions, FACTS, baseline=baseline)
+    words = words_of(page_of(tmp_path / "better"))
+    assert "Compared with the baseline mean-seed_0 on the same videos, it is better" in words
+    assert re.search(r"baseline \d+\.\d %, difference \+\d+\.\d \[\+\d+\.\d, \+\d+\.\d\]", words)
+    write_evaluation(tmp_path / "same", half_wrong, FACTS, baseline=baseline)
+    words = words_of(page_of(tmp_path / "same"))
+    assert "difference +0.0 [+0.0, +0.0]" in words
+    assert "neither better nor worse" in words
+
+
+def test_a_baseline_that_cannot_be_read_does_not_cost_the_report(tmp_path: Path) -> None:
+    """A baseline without predictions, or of other videos, is named with the reason; the rest of the page is there."""
+    write_evaluation(tmp_path / "a", three_videos(), FACTS, baseline=tmp_path / "nothing")
+    assert "There is no comparison with the baseline: there is no" in words_of(page_of(tmp_path / "a"))
+    write_evaluation(tmp_path / "b", random_predictions(9, 2, 1), FACTS, baseline=tmp_path / "a")
+    assert "were evaluated on different" in words_of(page_of(tmp_path / "b"))
+
+
+def test_figures_of_an_older_evaluation_do_not_stay(tmp_path: Path) -> None:
+    """What this evaluation has no figure of is gone from the folder, so that nobody takes it for this one's."""
+    write_evaluation(tmp_path, three_videos(), FACTS, HISTORY)
+    assert (tmp_path / "figures" / "learning_curves.svg").exists()
+    write_evaluation(tmp_path, three_videos(), FACTS)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {f"{name}.{kind}" for name in ("confusion", "calibration") for kind in ("png", "svg", "csv")}
 
 
 def test_a_model_without_mistakes_has_a_page(tmp_path: Path) -> None:
     """No confused pair, no confident mistake, one class only: the page says so and does not fail."""
     predictions = Predictions(("only",), ("v",), np.array([0]), np.ones((1, 1)), np.array([0]))
     write_evaluation(tmp_path, predictions, {})
-    page = (tmp_path / "report.html").read_text()
+    page = page_of(tmp_path)
     assert "No video was taken for another class." in page
     assert "100.0 %" in page
+
+
+def test_no_video_has_an_answer(tmp_path: Path) -> None:
+    """Where every video is missing there is still a page, without a calibration that nothing could be said about."""
+    predictions = Predictions(("a", "b"), ("v", "w"), np.array([0, 1]), np.zeros((0, 2)), np.zeros(0, dtype=int))
+    write_evaluation(tmp_path, predictions, {})
+    words = words_of(page_of(tmp_path))
+    assert "First get the 2 videos that could not be read" in words
+    assert "Calibration" not in words
 
 
 def test_a_fact_cannot_overwrite_a_metric(tmp_path: Path) -> None:
@@ -165,38 +296,3 @@ def test_a_full_disk_leaves_no_half_file_and_no_metrics(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="No space left"):
         write_evaluation(tmp_path, three_videos(), FACTS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.csv", "per_class.csv", "predictions.csv"]
-
-
-def test_the_confusion_picture_has_room_for_the_names_of_101_classes() -> None:
-    """Every row is at least 20 pixels high, enough for a readable name, and the picture is not gigantic."""
-    predictions = random_predictions(num_videos=1000, num_classes=101, num_clips=1)
-    image = picture(confusion_picture(confusion_matrix(predictions), predictions.classes))
-    assert min(image.size) > 101 * 20
-    assert max(image.size) < 4000
-
-
-def test_the_confusion_picture_tells_right_from_wrong_and_untested() -> None:
-    """A perfect model's picture has blue but no red, an always wrong one's red but no blue; no test videos: grey."""
-
-    def shares(counts: list[list[int]]) -> tuple[float, float, float]:
-        """Red, blue and grey share of the cells' area; what the colour bars and letters hold is subtracted."""
-        pixels = np.asarray(picture(confusion_picture(np.array(counts), ("a", "b", "c"))), dtype=int)
-        red, green, blue = np.moveaxis(pixels, -1, 0)
-        grey = (red == green) & (green == blue) & (red > 180) & (red < 225)
-        return float((red > blue + 40).mean()), float((blue > red + 40).mean()), float(grey.mean())
-
-    right = shares([[5, 0, 0, 0], [0, 5, 0, 0], [0, 0, 5, 0]])
-    wrong = shares([[0, 5, 0, 0], [0, 0, 5, 0], [5, 0, 0, 0]])
-    untested = shares([[5, 0, 0, 0], [0, 0, 0, 0], [0, 0, 5, 0]])
-    assert right[1] > wrong[1] + 0.05
-    assert wrong[0] > right[0] + 0.05
-    assert untested[2] > right[2] + 0.05
-
-
-def test_learning_curves_live_with_gaps_and_with_nothing() -> None:
-    """Rows without validation values, with NaN, or no rows at all do not stop a report from being written."""
-    curves = learning_curves(HISTORY)
-    assert curves is not None
-    assert picture(curves).size[0] > 500
-    assert learning_curves([]) is None
-    assert learning_curves([{"epoch": 1, "seconds": 2.0}]) is None

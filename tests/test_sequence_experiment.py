@@ -20,8 +20,8 @@ from data.sequences import SequenceTask, load_task
 from models.config import ModelConfig
 from models.recurrent import SequenceClassifier
 from pipeline import sequence_experiment as module
+from pipeline.batch_evaluation import evaluate_runs
 from pipeline.config import Config, ConfigError, DataConfig, EvaluationOverrides, RunConfig, TrainingConfig
-from pipeline.experiment import evaluate_runs
 from pipeline.garbage import stores_used_by
 from pipeline.runs import Run, RunError, find_runs
 from pipeline.sequence_experiment import (
@@ -42,7 +42,7 @@ from tests.idx import NAMES, write_small_mnist
 from tests.synthetic import make_features
 
 CPU = torch.device("cpu")
-MODEL = ModelConfig(hidden_size=24, dropout=0.0, input_scale="sqrt_hidden")
+MODEL = ModelConfig(hidden_size=24, readout="last", dropout=0.0, input_scale="sqrt_hidden", identity_weight=1.0)
 
 
 def make_config(runs: Path, dataset: str = "addition", root: Path | None = None, **settings: Any) -> Config:
@@ -342,12 +342,13 @@ def test_evaluation_goes_past_a_run_that_fails(tmp_path: Path, capsys: pytest.Ca
     (root / NAMES[2]).unlink()
     ((empty, own),) = planned_sequence_runs(make_config(tmp_path / "runs", name="empty"))
     empty.begin(own, recipe=None)
-    assert evaluate_runs(find_runs([tmp_path / "runs"]), CPU, EvaluationOverrides()) == [metrics]
+    evaluated = evaluate_runs(find_runs([tmp_path / "runs"]), CPU, EvaluationOverrides(), again=True)
+    assert [tuple(each) for each in evaluated] == [(good.evaluation, metrics)]
     told = capsys.readouterr().err
     assert f"failed: {empty.folder}: {empty.folder} has no checkpoint yet" in told
     assert f"failed: {digits.folder}: {root} lacks {NAMES[2]}" in told
     again = evaluate_runs([digits], CPU, EvaluationOverrides(root=write_small_mnist(tmp_path / "moved")))
-    assert [row["num_videos"] for row in again] == [40]
+    assert [each.metrics["num_videos"] for each in again] == [40]
 
 
 def write_video_features(root: Path, cache: Path) -> None:

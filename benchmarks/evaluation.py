@@ -1,0 +1,220 @@
+"""How long scoring many runs takes on the CPU, and how much of it are the matrix products that it can't do without.
+
+    python -m benchmarks.evaluation                         # 10 runs x 3,783 videos x 10 clips, UCF101's first split
+    python -m benchmarks.evaluation --runs 2 --videos 500   # in less time
+
+Measured in turn in one process, round after round:
+
+floor   the products alone, into place, on operands that are already there: every stored frame projected once by each
+        model, ``clip_frames - 1`` steps of [clips, H] x [H, H] (before the first step the state is zero), the read-out.
+        In float32, on all cores, in blocks of the size that is fastest here for it.
+job     ``pipeline.scoring.predict`` and ``pipeline.evaluation.metrics`` for each run: stored float16 features in,
+        metrics with their intervals out. Reports, which take the same time for any network, are not in it.
+plain   the same scores from ``model(clips)``, each clip by itself, for one run: what sharing frames saves.
+
+The features are random numbers: they make no difference to the time. What counts are the ratios, which are medians over
+the rounds. LSTM and GRU read each clip by itself (``plain``), since PyTorch's layers take no projected frames.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tabulate import tabulate
+
+from data.records import VideoRecord
+from models.config import ModelConfig
+from models.recurrent import SequenceClassifier
+from pipeline.batches import ClipSampling, FeatureTable, evaluation_blocks
+from pipeline.evaluation import Predictions, metrics, video_probabilities
+from pipeline.packed import PackedFeatures, PackedVideo
+from pipeline.scoring import CPU_CLIPS, predict
+from pipeline.store import CENTER, Origin
+
+FLOOR_CLIPS = (64, 128, 256, 512, 1024)  # of a block: the fastest is the floor
+ORIGIN = Origin(25.0, 250, 250, 1, "none", "none")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is scored."""
+
+    runs: int = 10
+    videos: int = 3783
+    clips: int = 10
+    """of each video"""
+    clip_frames: int = 16
+    """frames of a clip; the clips of a video overlap"""
+    frames: int = 25
+    """stored of each video"""
+    features: int = 1280
+    """of each frame"""
+    hidden: int = 512
+    classes: int = 101
+
+    @property
+    def sampling(self) -> ClipSampling:
+        return ClipSampling(frames=self.clip_frames, per_video=self.clips)
+
+    @property
+    def read_width(self) -> int:
+        """Numbers that the linear layer reads of a clip: the default read-out's, last state and mean state."""
+        return 2 * self.hidden
+
+    @property
+    def clips_of_a_video(self) -> int:
+        """Fewer than asked for where the video has no more."""
+        return len(self.sampling.all(self.frames))
+
+    def gigaflops(self) -> float:
+        """Of one run's floor."""
+        projected = self.frames * self.features * self.hidden
+        stepped = self.clips_of_a_video * (self.clip_frames - 1) * self.hidden**2
+        read = self.clips_of_a_video * self.read_width * self.classes
+        return 2e-9 * self.videos * (projected + stepped + read)
+
+
+def main(size: tyro.conf.OmitArgPrefixes[Size], rounds: int = 3, threads: int | None = None) -> None:
+    """Print a table.
+
+    Args:
+        size: of the work.
+        rounds: of all measurements in turn.
+        threads: PyTorch's; none given: as many as it takes by itself.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # as evaluate.py does
+    torch.manual_seed(0)
+    models = [make_model(size) for _ in range(size.runs)]
+    names = tuple(f"class{number}" for number in range(size.classes))
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        table = make_table(Path(folder) / "features.npy", size)
+        floor = fastest_floor(size)
+        difference = largest_difference(models[0], table, size)
+        times: dict[str, list[float]] = {"floor": [], "job": [], "plain": []}
+        for _ in range(rounds):
+            floors, jobs = [], []
+            for model in models:  # in turn, so that noise hits both alike
+                floors.append(seconds(floor))
+                jobs.append(seconds(partial(score_run, model, table, size, names)))
+            times["floor"].append(sum(floors))
+            times["job"].append(sum(jobs))
+            times["plain"].append(size.runs * seconds(lambda: plain_scores(models[0], table, size)))
+    show(size, times, difference)
+
+
+def score_run(model: SequenceClassifier, table: FeatureTable, size: Size, classes: tuple[str, ...]) -> None:
+    metrics(predict(model, table, size.sampling, classes, CPU))
+
+
+def make_model(size: Size) -> SequenceClassifier:
+    config = ModelConfig(hidden_size=size.hidden, input_scale="sqrt_hidden")
+    model = SequenceClassifier(config, size.features, size.classes)
+    assert model.classifier.in_features == size.read_width
+    model.set_feature_statistics(torch.randn(size.features), torch.rand(size.features) + 0.5)
+    return model.eval()
+
+
+def make_table(path: Path, size: Size) -> FeatureTable:
+    """Random features, memory-mapped from a file as ``pipeline/packed.py`` maps them."""
+    rows = size.videos * size.frames
+    written = np.lib.format.open_memmap(path, "w+", "<f2", (rows, size.features))
+    rng = np.random.default_rng(0)
+    for start in range(0, rows, 4096):
+        written[start : start + 4096] = rng.standard_normal((min(4096, rows - start), size.features), np.float32)
+    written.flush()
+    mapped = np.load(path, mmap_mode="c")
+    records = [VideoRecord(f"v{number}", Path("none"), number % size.classes, "") for number in range(size.videos)]
+    videos = {
+        record.video_id: PackedVideo(number * size.frames, size.frames, ORIGIN) for number, record in enumerate(records)
+    }
+    frame_indices = np.tile(np.arange(size.frames, dtype=np.int32), size.videos)
+    return FeatureTable(records, PackedFeatures(mapped, frame_indices, (CENTER,), videos))
+
+
+def fastest_floor(size: Size) -> Callable[[], None]:
+    candidates = [bare_products(size, clips) for clips in FLOOR_CLIPS]
+    for products in candidates:
+        products()
+    return min(candidates, key=lambda products: min(seconds(products) for _ in range(2)))
+
+
+def bare_products(size: Size, max_clips: int) -> Callable[[], None]:
+    """All products that scoring one run needs, with as many videos at a time as make up to ``max_clips`` clips."""
+    per_block = max(1, max_clips // size.clips_of_a_video)
+    num_frames, num_clips = per_block * size.frames, per_block * size.clips_of_a_video
+    frames, states = torch.randn(num_frames, size.features), torch.randn(num_clips, size.hidden)
+    weight_ih, weight_hh = torch.randn(size.hidden, size.features), torch.randn(size.hidden, size.hidden)
+    read, weight_out = torch.randn(num_clips, size.read_width), torch.randn(size.classes, size.read_width)
+    projected, stepped = torch.empty(num_frames, size.hidden), torch.empty_like(states)
+    scores = torch.empty(num_clips, size.classes)
+
+    def products() -> None:
+        for start in range(0, size.videos, per_block):
+            videos = min(per_block, size.videos - start)
+            some_frames, some_clips = videos * size.frames, videos * size.clips_of_a_video
+            torch.mm(frames[:some_frames], weight_ih.t(), out=projected[:some_frames])
+            for _ in range(size.clip_frames - 1):
+                torch.mm(states[:some_clips], weight_hh.t(), out=stepped[:some_clips])
+            torch.mm(read[:some_clips], weight_out.t(), out=scores[:some_clips])
+
+    return products
+
+
+def plain_scores(model: SequenceClassifier, table: FeatureTable, size: Size) -> Predictions:
+    """Each clip read by itself, as a network in training reads it."""
+    probabilities, videos = [], []
+    for block in evaluation_blocks(table, size.sampling, CPU_CLIPS):
+        scores = model(block.frames[block.rows].float())
+        probabilities.append(scores.double().softmax(1).numpy())
+        videos.append(block.videos.numpy())
+    return Predictions(
+        tuple(f"class{number}" for number in range(size.classes)),
+        tuple(record.video_id for record in table.records),
+        table.labels.numpy(),
+        np.concatenate(probabilities),
+        np.concatenate(videos),
+    )
+
+
+def largest_difference(model: SequenceClassifier, table: FeatureTable, size: Size) -> float:
+    """Between the job's video probabilities and the plain ones."""
+    plain = plain_scores(model, table, size)
+    shared = predict(model, table, size.sampling, plain.classes, CPU)
+    return float(np.abs(video_probabilities(shared) - video_probabilities(plain)).max())
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def show(size: Size, times: dict[str, list[float]], difference: float) -> None:
+    print(
+        f"{size.runs} runs x {size.videos} videos x {size.clips_of_a_video} clips of {size.clip_frames} frames, "
+        f"{size.frames} x {size.features} stored features, H = {size.hidden}, {torch.get_num_threads()} threads, "
+        f"{len(times['job'])} rounds\n"
+        f"The floor holds {size.runs * size.gigaflops():,.0f} GFLOP: each stored frame projected once per run, "
+        f"{size.clip_frames - 1} recurrent steps per clip, the read-out.\n"
+        f"Largest difference between probabilities of job and plain: {difference:.1e}\n"
+    )
+    lines = []
+    for name, measured in times.items():
+        ratio = statistics.median(own / floor for own, floor in zip(measured, times["floor"], strict=True))
+        middle = statistics.median(measured)
+        lines.append([name, f"{middle:.2f}", f"{size.runs * size.videos / middle:,.0f}", f"{ratio:.2f}"])
+    print(tabulate(lines, ["", "s", "videos/s", "/ floor"], "github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

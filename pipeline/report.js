@@ -1,0 +1,443 @@
+"use strict";
+// The confusion matrix one can walk about in, and the panel that shows the videos of a cell.
+(() => {
+  const { classes, clusters, videos, unit, hasStrips } = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
+  const plural = (number) => `${number} ${unit}${number === 1 ? "" : "s"}`;
+
+  // ---- What is in the cells --------------------------------------------------------------------------------------
+
+  const MISSING = classes.length; // the column of videos that have no answer
+  const NAMES = [...classes, "(missing)"];
+  const hasMissing = videos.some((video) => video.predicted === undefined);
+  const support = classes.map(() => 0);
+  const cells = new Map(); // a cell's key -> its videos
+  const keyOf = (actual, predicted) => actual * NAMES.length + predicted;
+  for (const video of videos) {
+    const key = keyOf(video.true, video.predicted ?? MISSING);
+    support[video.true] += 1;
+    if (!cells.has(key)) cells.set(key, []);
+    cells.get(key).push(video);
+  }
+  const videosIn = (actual, predicted) => cells.get(keyOf(actual, predicted)) ?? [];
+  const shareOf = (actual, predicted) => videosIn(actual, predicted).length / Math.max(support[actual], 1);
+  const recall = classes.map((_, place) => (support[place] ? shareOf(place, place) : Infinity));
+  const fullest = Math.max(...[...cells.values()].map((inside) => inside.length));
+
+  const inOrder = classes.map((_, place) => place);
+  const orders = {
+    name: [...inOrder].sort((a, b) => classes[a].localeCompare(classes[b])),
+    accuracy: [...inOrder].sort((a, b) => recall[a] - recall[b] || a - b),
+    clusters,
+  };
+
+  function describe(actual, predicted) {
+    const number = videosIn(actual, predicted).length;
+    const share = support[actual] ? ` of ${support[actual]} (${(100 * shareOf(actual, predicted)).toFixed(1)} %)` : "";
+    const answer = predicted === MISSING ? "could not be decoded" : `taken for ${NAMES[predicted]}`;
+    return `True class ${classes[actual]}, ${actual === predicted ? "and recognised" : answer}: ${plural(number)}${share}`;
+  }
+
+  // ---- The matrix ------------------------------------------------------------------------------------------------
+
+  const SMALLEST = 2, LARGEST = 72; // pixels of a cell
+  const area = byId("matrix"), tip = byId("tip"), status = byId("cell");
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  const room = document.createElement("div"); // as large as the whole matrix; the canvas shows the part in view
+  room.append(canvas);
+  area.append(room);
+
+  const numRows = classes.length, numColumns = classes.length + (hasMissing ? 1 : 0);
+  let order = orders.name, size = 0, threshold = 0, showsCounts = false;
+  let current = null, hovered = null; // { row, column }: places on the screen, not classes
+
+  const classAt = (place) => order[place] ?? MISSING;
+  const videosAt = (cell) => videosIn(order[cell.row], classAt(cell.column));
+  const valueOf = (actual, predicted) =>
+    showsCounts ? videosIn(actual, predicted).length : 100 * shareOf(actual, predicted);
+  const isShown = (actual, predicted) => {
+    const value = valueOf(actual, predicted);
+    return value > 0 && value >= threshold;
+  };
+  const fontSize = () => clamp(size - 1, 8, 12);
+  const hasNames = () => size >= 8;
+  // Where the cells begin, right of and below the names.
+  function edge() {
+    if (!hasNames()) return 4;
+    pen.font = `bold ${fontSize()}px system-ui, sans-serif`; // as the marked ones are
+    const widest = Math.max(...NAMES.slice(0, numColumns).map((name) => pen.measureText(name).width));
+    return Math.ceil(Math.min(widest + 12, 170, area.clientWidth / 3));
+  }
+
+  function resize() {
+    room.style.width = `${edge() + numColumns * size + 1}px`;
+    room.style.height = `${edge() + numRows * size + 1}px`;
+    draw();
+  }
+
+  function draw() {
+    if (!area.clientWidth) return; // not shown, as on paper
+    const left = edge(), top = left;
+    const width = Math.min(area.clientWidth, left + numColumns * size + 1);
+    const height = Math.min(area.clientHeight, top + numRows * size + 1);
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const x = (column) => left + column * size - area.scrollLeft;
+    const y = (row) => top + row * size - area.scrollTop;
+    pen.save();
+    pen.beginPath();
+    pen.rect(left, top, width - left, height - top);
+    pen.clip();
+    drawGrid(x, y, colour);
+    drawCells(x, y, colour);
+    pen.restore();
+    if (hasNames()) drawNames(x, y, left, top, colour);
+  }
+
+  function drawGrid(x, y, colour) {
+    pen.fillStyle = colour("--card");
+    for (let row = 0; row < numRows; row++) {
+      if (!support[order[row]]) pen.fillRect(x(0), y(row), numColumns * size, size);
+    }
+    const marked = hovered ?? current;
+    if (marked) {
+      pen.fillRect(x(0), y(marked.row), numColumns * size, size);
+      pen.fillRect(x(marked.column), y(0), size, numRows * size);
+    }
+    pen.strokeStyle = colour("--line");
+    pen.lineWidth = 0.5;
+    pen.strokeRect(x(0), y(0), numColumns * size, numRows * size);
+    if (size < 6) return;
+    pen.beginPath();
+    for (let column = 1; column < numColumns; column++) {
+      pen.moveTo(x(column), y(0));
+      pen.lineTo(x(column), y(numRows));
+    }
+    for (let row = 1; row < numRows; row++) {
+      pen.moveTo(x(0), y(row));
+      pen.lineTo(x(numColumns), y(row));
+    }
+    pen.stroke();
+  }
+
+  function drawCells(x, y, colour) {
+    const good = colour("--good"), bad = colour("--bad");
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    pen.font = `${clamp(size / 3, 9, 14)}px system-ui, sans-serif`;
+    for (let row = 0; row < numRows; row++) {
+      for (let column = 0; column < numColumns; column++) {
+        const actual = order[row], predicted = classAt(column);
+        if (!isShown(actual, predicted)) continue;
+        const value = valueOf(actual, predicted);
+        // By its root, so that a single mistake among many videos is seen.
+        const strength = 0.15 + 0.85 * Math.sqrt(value / (showsCounts ? fullest : 100));
+        pen.fillStyle = `rgba(${actual === predicted ? good : bad}, ${strength})`;
+        pen.fillRect(x(column), y(row), size, size);
+        if (size < 28) continue;
+        pen.fillStyle = colour(strength > 0.55 ? "--page" : "--ink");
+        const text = showsCounts ? value : value < 10 ? value.toFixed(1) : value.toFixed(0);
+        pen.fillText(text, x(column) + size / 2, y(row) + size / 2);
+      }
+    }
+    if (!current) return;
+    pen.strokeStyle = colour("--ink");
+    pen.lineWidth = 2;
+    pen.strokeRect(x(current.column), y(current.row), size, size);
+  }
+
+  function drawNames(x, y, left, top, colour) {
+    pen.textBaseline = "middle";
+    const marked = hovered ?? current;
+    const write = (place, isMarked) => {
+      pen.font = `${isMarked ? "bold " : ""}${fontSize()}px system-ui, sans-serif`;
+      pen.fillStyle = colour(isMarked ? "--ink" : "--quiet");
+      return shortened(NAMES[classAt(place)], left - 10);
+    };
+    pen.save();
+    pen.beginPath();
+    pen.rect(0, top, left, canvas.clientHeight - top);
+    pen.clip();
+    pen.textAlign = "right";
+    for (let row = 0; row < numRows; row++) pen.fillText(write(row, marked?.row === row), left - 5, y(row) + size / 2);
+    pen.restore();
+    pen.save();
+    pen.beginPath();
+    pen.rect(left, 0, canvas.clientWidth - left, top);
+    pen.clip();
+    pen.textAlign = "left";
+    for (let column = 0; column < numColumns; column++) {
+      pen.save();
+      pen.translate(x(column) + size / 2, top - 5);
+      pen.rotate(-Math.PI / 2);
+      pen.fillText(write(column, marked?.column === column), 0, 0);
+      pen.restore();
+    }
+    pen.restore();
+  }
+
+  function shortened(name, width) {
+    if (pen.measureText(name).width <= width) return name;
+    let length = name.length;
+    while (length > 1 && pen.measureText(`${name.slice(0, length)}…`).width > width) length -= 1;
+    return `${name.slice(0, length)}…`;
+  }
+
+  // ---- Moving about in it ----------------------------------------------------------------------------------------
+
+  function cellUnder(event) {
+    const box = canvas.getBoundingClientRect(), left = edge();
+    const inX = event.clientX - box.left, inY = event.clientY - box.top;
+    if (inX < left || inY < left) return null;
+    const column = Math.floor((inX - left + area.scrollLeft) / size);
+    const row = Math.floor((inY - left + area.scrollTop) / size);
+    return row < numRows && column < numColumns ? { row, column } : null;
+  }
+
+  function zoomTo(wanted, event) {
+    const left = edge(), box = canvas.getBoundingClientRect();
+    // What lies here stays here: under the pointer, or in the middle.
+    const atX = event ? event.clientX - box.left - left : (box.width - left) / 2;
+    const atY = event ? event.clientY - box.top - left : (box.height - left) / 2;
+    const column = (area.scrollLeft + atX) / size, row = (area.scrollTop + atY) / size;
+    size = clamp(wanted, SMALLEST, LARGEST);
+    resize();
+    area.scrollTo(column * size - atX, row * size - atY);
+    draw();
+  }
+
+  function fit() {
+    size = LARGEST; // with names, whose room depends on the size of the cells
+    size = clamp(Math.floor((area.clientWidth - edge() - 2) / numColumns), SMALLEST, 48);
+    if (!hasNames()) size = clamp((area.clientWidth - edge() - 2) / numColumns, SMALLEST, 48);
+    resize();
+  }
+
+  function moveTo(cell) {
+    current = cell;
+    hovered = null;
+    const left = edge();
+    const into = (scroll, place, extent) => {
+      const start = place * size;
+      return clamp(scroll, start + size - (extent - left) + 4, start);
+    };
+    area.scrollTo(
+      into(area.scrollLeft, cell.column, area.clientWidth),
+      into(area.scrollTop, cell.row, area.clientHeight),
+    );
+    const actual = order[cell.row], predicted = classAt(cell.column);
+    status.textContent = `${describe(actual, predicted)}.${videosAt(cell).length ? ` Enter shows the ${unit}s.` : ""}`;
+    draw();
+  }
+
+  const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  function onKey(event) {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.key in ARROWS) {
+      const [down, right] = ARROWS[event.key];
+      const isInside = (cell) => cell.row >= 0 && cell.row < numRows && cell.column >= 0 && cell.column < numColumns;
+      const next = (cell) => ({ row: cell.row + down, column: cell.column + right });
+      const isEmpty = (cell) => !isShown(order[cell.row], classAt(cell.column));
+      let to = current ? next(current) : { row: 0, column: 0 };
+      while (event.shiftKey && isInside(to) && isEmpty(to)) to = next(to);
+      if (isInside(to)) moveTo(to);
+    } else if ((event.key === "Enter" || event.key === " ") && current) openCell(order[current.row], classAt(current.column));
+    else if (event.key === "+" || event.key === "=") zoomTo(size * 1.25);
+    else if (event.key === "-") zoomTo(size / 1.25);
+    else return;
+    event.preventDefault();
+  }
+
+  function onHover(event) {
+    hovered = cellUnder(event);
+    tip.hidden = !hovered;
+    if (hovered) {
+      tip.textContent = describe(order[hovered.row], classAt(hovered.column));
+      tip.style.left = `${clamp(event.clientX + 14, 0, window.innerWidth - tip.offsetWidth - 8)}px`;
+      const below = event.clientY + 18;
+      tip.style.top = `${below + tip.offsetHeight > window.innerHeight ? event.clientY - tip.offsetHeight - 10 : below}px`;
+    }
+    draw();
+  }
+
+  function onLeave() {
+    hovered = null;
+    tip.hidden = true;
+    draw();
+  }
+
+  function onThreshold() {
+    threshold = Number(byId("threshold").value);
+    byId("threshold-value").textContent = showsCounts ? plural(threshold) : `${threshold} %`;
+    draw();
+  }
+
+  function onSort() {
+    const place = current && [order[current.row], classAt(current.column)];
+    order = orders[byId("sort").value];
+    // The marked cell stays the same two classes.
+    if (place) current = { row: order.indexOf(place[0]), column: (order.indexOf(place[1]) + numColumns) % numColumns };
+    draw();
+  }
+
+  // ---- The panel -------------------------------------------------------------------------------------------------
+
+  const PER_PAGE = 20;
+  const panel = byId("panel");
+
+  function element(name, attributes = {}, ...children) {
+    const isPicture = ["svg", "polyline", "line", "text"].includes(name);
+    const made = isPicture ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  function openCell(actual, predicted) {
+    const inside = videosIn(actual, predicted);
+    if (inside.length) openPanel(describe(actual, predicted), inside);
+  }
+
+  function openPanel(title, listed) {
+    const surestFirst = [...listed].sort((a, b) => (b.top?.[0][1] ?? 0) - (a.top?.[0][1] ?? 0));
+    let shown = 0;
+    const showMore = () => {
+      byId("panel-videos").append(...surestFirst.slice(shown, shown + PER_PAGE).map(videoCard));
+      shown += PER_PAGE;
+      byId("panel-more").hidden = shown >= surestFirst.length;
+    };
+    byId("panel-title").textContent = title;
+    byId("panel-videos").replaceChildren();
+    byId("panel-more").onclick = showMore;
+    showMore();
+    tip.hidden = true;
+    panel.showModal();
+    panel.scrollTop = 0;
+  }
+
+  const roleOf = (video, place) =>
+    place === video.true ? "is-true" : place === video.predicted ? "is-predicted" : "is-next";
+
+  function videoCard(video) {
+    const card = element("article", { class: "video" }, element("h3", {}, video.id));
+    if (video.strip) {
+      const about = `Frames of ${video.id}, from its beginning to its end`;
+      card.append(element("img", { class: "strip", src: video.strip, alt: about, loading: "lazy" }));
+    } else if (hasStrips) {
+      const why = `No frames to show: this ${unit} could not be read, or is not among those that get a strip.`;
+      card.append(element("p", { class: "quiet" }, why));
+    }
+    const answers = element("div", { class: "answers" });
+    if (video.top) answers.append(element("ol", { class: "top" }, ...video.top.map((answer) => bar(video, answer))));
+    else answers.append(element("p", {}, `This ${unit} could not be decoded, so there is no answer.`));
+    if (video.curves) answers.append(curves(video));
+    card.append(answers);
+    return card;
+  }
+
+  function bar(video, [place, permille]) {
+    const percent = `${(permille / 10).toFixed(1)} %`;
+    const meter = element("span", { class: `meter ${roleOf(video, place)}`, "aria-hidden": "true" });
+    meter.style.setProperty("--share", `${permille / 10}%`);
+    const name = classes[place] + (place === video.true ? " ✓" : "");
+    return element("li", {}, element("span", { title: name }, name), meter, element("span", { class: "figure" }, percent));
+  }
+
+  // Probability over time: one line for each of the classes that matter for this video.
+  function curves(video) {
+    const width = 340, height = 120, left = 34, bottom = 16, top = 6;
+    const roles = { "is-true": "true class", "is-predicted": "taken for", "is-next": "next best" };
+    const last = (points) => points[points.length - 1];
+    const about = video.curves.map(([place, points]) => `${classes[place]} ends at ${last(points)} %`).join(", ");
+    const picture = element("svg", {
+      class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Probability over time: ${about}`,
+    });
+    const y = (percent) => top + (1 - percent / 100) * (height - top - bottom);
+    for (const percent of [0, 50, 100]) {
+      picture.append(
+        element("line", { class: "axis", x1: left, x2: width, y1: y(percent), y2: y(percent) }),
+        element("text", { x: left - 4, y: y(percent) + 3, "text-anchor": "end" }, `${percent} %`),
+      );
+    }
+    const end = `${video.frames} stored frame${video.frames === 1 ? "" : "s"}`;
+    picture.append(
+      element("text", { x: left, y: height - 2 }, "1"),
+      element("text", { x: width, y: height - 2, "text-anchor": "end" }, end),
+    );
+    for (const [place, points] of [...video.curves].reverse()) {
+      const drawn = points.length > 1 ? points : [points[0], points[0]];
+      const at = drawn.map((p, i) => `${left + (i / (drawn.length - 1)) * (width - left)},${y(p).toFixed(1)}`);
+      picture.append(element("polyline", { class: roleOf(video, place), points: at.join(" ") }));
+    }
+    const legend = video.curves.map(([place]) => {
+      const role = roleOf(video, place);
+      return element("span", { class: role }, `${{ "is-true": "━", "is-predicted": "╍", "is-next": "┈" }[role]} ${roles[role]}: ${classes[place]}  `);
+    });
+    return element("div", {}, picture, element("p", { class: "legend" }, ...legend));
+  }
+
+  // Text that tells of a cell or of a video becomes a button that shows it.
+  function makeButton(place, show) {
+    const button = element("button", { type: "button", class: "text-button" }, ...place.childNodes);
+    button.addEventListener("click", show);
+    place.append(button);
+  }
+
+  // ---- Putting it together ---------------------------------------------------------------------------------------
+
+  document.documentElement.classList.add("scripted");
+  for (const place of document.querySelectorAll("[data-true]")) {
+    makeButton(place, () => openCell(Number(place.dataset.true), Number(place.dataset.predicted)));
+  }
+  for (const place of document.querySelectorAll("[data-video]")) {
+    const video = videos[Number(place.dataset.video)];
+    makeButton(place, () => openPanel(describe(video.true, video.predicted), [video]));
+  }
+  byId("panel-close").addEventListener("click", () => panel.close());
+  panel.addEventListener("click", (event) => event.target === panel && panel.close()); // beside it
+
+  area.addEventListener("keydown", onKey);
+  area.addEventListener("scroll", draw);
+  area.addEventListener("focus", () => current ?? moveTo({ row: 0, column: 0 }));
+  canvas.addEventListener("pointermove", onHover);
+  canvas.addEventListener("pointerleave", onLeave);
+  canvas.addEventListener("click", (event) => {
+    const cell = cellUnder(event);
+    if (!cell) return;
+    moveTo(cell);
+    openCell(order[cell.row], classAt(cell.column));
+  });
+  area.addEventListener(
+    "wheel",
+    (event) => {
+      if (!event.ctrlKey) return;
+      event.preventDefault();
+      zoomTo(size * (event.deltaY < 0 ? 1.15 : 1 / 1.15), event);
+    },
+    { passive: false },
+  );
+  byId("larger").addEventListener("click", () => zoomTo(size * 1.25));
+  byId("smaller").addEventListener("click", () => zoomTo(size / 1.25));
+  byId("fit").addEventListener("click", fit);
+  byId("sort").addEventListener("change", onSort);
+  byId("threshold").addEventListener("input", onThreshold);
+  byId("show").addEventListener("change", () => {
+    showsCounts = byId("show").value === "counts";
+    onThreshold();
+  });
+  document.addEventListener("themechange", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  new ResizeObserver(draw).observe(area);
+
+  fit();
+  if (!hasNames()) zoomTo(9); // many classes on a small screen: better a part with names than the whole without
+  area.scrollTo(0, 0);
+  onThreshold();
+})();

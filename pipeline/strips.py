@@ -1,0 +1,75 @@
+"""A strip of frames for each video: what one sees at a glance, beside the page that talks about it."""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data.atomic import write_atomically
+from data.records import VideoRecord
+from pipeline.progress import Progress
+from pipeline.readers import Failed, Finished, Frames, read_videos
+from pipeline.sampling import FrameSampling
+
+FRAMES = FrameSampling("uniform", 8)
+HEIGHT = 96  # pixels
+WIDEST = 2 * HEIGHT  # of one frame: a banner does not make a page-wide strip
+JPEG_QUALITY = 80
+
+
+def make_strips(
+    records: Sequence[VideoRecord], folder: Path, limit: int, *, workers: int = 1, timeout: float = 60.0
+) -> dict[str, Path]:
+    """Eight frames of each video side by side, evenly spread from its beginning to its end, as one JPEG.
+
+    Args:
+        records: the most interesting first: only the first ``limit`` get a strip.
+        folder: of the evaluation; the strips go to ``strips/`` in it. Those that are there are kept.
+        workers: processes that decode.
+        timeout: seconds without a newly decoded frame after which a video is given up.
+
+    Returns:
+        the strip of each video that has one, by video id. A video that can't be read has none; standard error says why.
+        Raises ``OSError`` where a strip can't be written.
+    """
+    wanted = {record.video_id: strip_path(folder, record.video_id) for record in records[:limit]}
+    lacking = [record for record in records[:limit] if not wanted[record.video_id].exists()]
+    progress = Progress(total=len(lacking), unit="video", what="strips of frames")
+    events = read_videos(
+        [record.path for record in lacking], FRAMES, None, workers=max(1, min(workers, len(lacking))), timeout=timeout
+    )
+    thumbnails: dict[int, list[NDArray[np.uint8]]] = {}
+    with closing(events), closing(progress):
+        for event in events:
+            if isinstance(event, Frames):
+                thumbnails.setdefault(event.job, []).extend(_thumbnail(frame) for frame in event.pixels)
+                continue
+            video_id, frames = lacking[event.job].video_id, thumbnails.pop(event.job, [])
+            if isinstance(event, Finished):
+                _write_strip(wanted[video_id], frames)
+            elif isinstance(event, Failed):
+                progress.note(f"no strip of {video_id}: {event.reason}")
+            progress.advance()
+    return {video_id: path for video_id, path in wanted.items() if path.exists()}
+
+
+def strip_path(folder: Path, video_id: str) -> Path:
+    """Where a video's strip lies: a name that any disk and any browser can do with, whatever the video is called."""
+    digest = hashlib.sha256(video_id.encode(errors="surrogateescape")).hexdigest()[:20]
+    return folder / "strips" / f"{digest}.jpg"
+
+
+def _thumbnail(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width, _ = frame.shape
+    size = (int(np.clip(round(width * HEIGHT / height), 1, WIDEST)), HEIGHT)
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _write_strip(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
+    strip = np.concatenate(frames, axis=1)[..., ::-1]  # OpenCV writes BGR
+    _, jpeg = cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    write_atomically(path, lambda temporary: temporary.write_bytes(jpeg.tobytes()))

@@ -1,0 +1,200 @@
+"""One change at a time to the classifier, judged by videos that are not for testing.
+
+    python -m benchmarks.choices --config configs/weizmann.yaml --root DIR --results runs/choices-weizmann
+
+Where a dataset has a split with validation videos (the demo), each variant is trained on the split's training videos
+and scored on those. Where one group after the other is to be held out, half of the groups, drawn once, are for
+choosing: cross-validation over them alone scores a variant, and the other half is left for the test that comes after
+(``--test``: each of its groups in turn is held out, the training is on all other groups). Every training is one line
+in ``results.jsonl``: kill it anywhere and start it again.
+"""
+
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tabulate import tabulate
+
+from benchmarks.real_video import deal, start_worker, train_and_test
+from data.catalog import load_dataset
+from data.records import Split, VideoDataset
+from pipeline.command import run_command
+from pipeline.config import Config, from_flat, read_yaml, to_flat
+from pipeline.progress import Progress
+
+# Every variant changes these in one or two things; what came of it is in docs/choices.md.
+START: dict[str, Any] = {"readout": "last_and_mean", "input_scale": "hidden", "identity_weight": 1.0}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "np_rnn": {},
+    "read-out: last state": {"readout": "last"},
+    "read-out: mean state": {"readout": "mean"},
+    "input scale 1/sqrt(N)": {"input_scale": "sqrt_hidden"},
+    "input scale 1/inputs": {"input_scale": "fan_in"},
+    "input scale 1/sqrt(inputs)": {"input_scale": "sqrt_fan_in"},
+    "identity weight 3": {"identity_weight": 3.0},
+    "identity weight 10": {"identity_weight": 10.0},
+    "learning rate of W_hh 1e-4": {"recurrent_learning_rate": 1e-4},
+    "two layers": {"num_layers": 2},
+    "dropout 0.2": {"dropout": 0.2},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "learning rate 3e-3": {"learning_rate": 3e-3},
+    "mean state, input scale 1/inputs": {"readout": "mean", "input_scale": "fan_in"},
+    "mean state, identity weight 10": {"readout": "mean", "identity_weight": 10.0},
+    "input scale 1/inputs, identity weight 3": {"input_scale": "fan_in", "identity_weight": 3.0},
+    "input scale 1/inputs, identity weight 10": {"input_scale": "fan_in", "identity_weight": 10.0},
+}
+BASELINES: dict[str, dict[str, Any]] = {
+    name if readout is None else f"{name}, {readout}": {"model": name} | ({"readout": readout} if readout else {})
+    for name in ("irnn", "lstm", "gru", "mean")
+    for readout in ((None,) if name == "mean" else ("last", "last_and_mean"))
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Variants of the classifier side by side."""
+
+    config: Path
+    """YAML with the dataset's settings"""
+    results: Path
+    """folder of results.jsonl and of the tables"""
+    root: Path | None = None
+    """the folder, or CSV, of videos"""
+    cache: Path = Path("cache")
+    """the feature store"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """trainings of each variant on each fold"""
+    folds: int = 5
+    """of the cross-validation over the groups for choosing"""
+    test: bool = False
+    """score np_rnn and the baselines on the groups, or the test list, that had no say"""
+    workers: int = os.cpu_count() or 1
+    """trainings at a time, one thread each"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    variant: str
+    fold: int
+    seed: int
+    test: bool
+
+    @property
+    def key(self) -> str:
+        return f"{'test' if self.test else 'choose'} {self.variant} fold {self.fold} seed {self.seed}"
+
+
+def choosing_splits(dataset: VideoDataset, folds: int) -> list[Split]:
+    """What variants are trained on and scored on; no video that ``test_splits`` tests on is among them."""
+    if has_lists(dataset):
+        split = dataset.split(next(iter(dataset.splits)))
+        return [Split("validation", split.train, (), split.validation)]
+    chosen = for_choosing(dataset)
+    return [_held_out(dataset, fold, chosen) for fold in deal(chosen, min(folds, len(chosen)), seed=1)]
+
+
+def test_splits(dataset: VideoDataset) -> list[Split]:
+    if has_lists(dataset):
+        split = dataset.split(next(iter(dataset.splits)))
+        return [Split("test", split.train, (), split.test)]
+    groups = sorted({record.group for record in dataset.videos})
+    kept = set(for_choosing(dataset))
+    return [_held_out(dataset, (group,), groups) for group in groups if group not in kept]
+
+
+def has_lists(dataset: VideoDataset) -> bool:
+    """Whether a split of the dataset has validation videos, or groups are to be held out in turn."""
+    return bool(dataset.split(next(iter(dataset.splits))).validation)
+
+
+def for_choosing(dataset: VideoDataset) -> tuple[str, ...]:
+    return deal(sorted({record.group for record in dataset.videos}), 2)[0]
+
+
+def _held_out(dataset: VideoDataset, fold: Sequence[str], groups: Sequence[str]) -> Split:
+    train = tuple(record for record in dataset.videos if record.group in groups and record.group not in fold)
+    return Split("", train, (), tuple(record for record in dataset.videos if record.group in fold))
+
+
+def do(task: tuple[Job, Config, Split]) -> tuple[Job, dict[str, Any]]:
+    job, config, split = task
+    return job, train_and_test(config, split, job.seed)
+
+
+def table(
+    variants: Sequence[str], results: dict[str, dict[str, Any]], jobs: Sequence[Job], seeds: Sequence[int]
+) -> str:
+    """Accuracy over all scored videos: mean and standard deviation over the seeds; and the mean loss of a video."""
+    lines = []
+    for variant in variants:
+        of_variant = [job for job in jobs if job.variant == variant]
+        per_seed = [
+            sum(results[job.key]["right"] for job in of_variant if job.seed == seed)
+            / sum(results[job.key]["videos"] for job in of_variant if job.seed == seed)
+            for seed in seeds
+        ]
+        num_videos = sum(results[job.key]["videos"] for job in of_variant)
+        loss = sum(results[job.key]["loss"] for job in of_variant) / num_videos
+        deviation = statistics.stdev(per_seed) if len(per_seed) > 1 else 0.0
+        lines.append([variant, f"{statistics.fmean(per_seed):.3f}", f"{deviation:.3f}", f"{loss:.3f}"])
+    return tabulate(lines, ["variant", "accuracy", "± over seeds", "loss"], "github", disable_numparse=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
+    flat = read_yaml(asked.config) | {"cache": str(asked.cache)}
+    if asked.root is not None:
+        flat |= {"root": str(asked.root), "validation_groups": 0}
+    base = from_flat(Config, flat, str(asked.config))
+    dataset = load_dataset(base.data.dataset, base.data.options)
+    from pipeline.cache import FeatureCache
+    from pipeline.dataset_features import load_features
+
+    load_features(FeatureCache(base.features), dataset, allow_missing=False)  # extracted once, before the workers start
+    splits = test_splits(dataset) if asked.test else choosing_splits(dataset, asked.folds)
+    variants = {"np_rnn": {}} | BASELINES if asked.test else VARIANTS | BASELINES
+    start = {} if asked.test else START
+    jobs = [
+        Job(variant, fold, seed, asked.test)
+        for variant in variants
+        for seed in asked.seeds
+        for fold in range(len(splits))
+    ]
+    asked.results.mkdir(parents=True, exist_ok=True)
+    log = asked.results / "results.jsonl"
+    results = {line["job"]: line for line in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+    settings = {key: value for key, value in to_flat(base).items() if value is not None}
+    tasks = [
+        (job, from_flat(Config, settings | start | variants[job.variant], job.variant), splits[job.fold])
+        for job in jobs
+        if job.key not in results
+    ]
+    progress = Progress(total=len(jobs), done=len(jobs) - len(tasks), unit="training", what=dataset.name)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(asked.workers, start_worker, (base.data, base.features)) as pool, log.open("a") as file:
+        for job, result in pool.imap_unordered(do, tasks):
+            results[job.key] = {"job": job.key, **result}
+            print(json.dumps(results[job.key]), file=file, flush=True)
+            progress.advance()
+    progress.close()
+    text = table(list(variants), results, jobs, asked.seeds)
+    (asked.results / ("test.md" if asked.test else "choices.md")).write_text(text + "\n")
+    print(
+        f"{dataset.name}: {sum(len(split.test) for split in splits)} videos scored, each once for each seed\n\n{text}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

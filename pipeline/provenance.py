@@ -54,7 +54,7 @@ def training_facts(run: Run) -> dict[str, object]:
     return {
         "num_epochs": len(history),
         "best_epoch": best and best["epoch"],
-        "training_seconds": round(sum(line.get("seconds", 0.0) for line in history), 1),
+        "training_seconds": round(sum(line.get("seconds", 0.0) for line in history), 3),
     }
 
 

@@ -10,24 +10,22 @@ in ``results.jsonl``: kill it anywhere and start it again.
 """
 
 import json
-import multiprocessing
 import os
 import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 from tabulate import tabulate
 
-from benchmarks.real_video import deal, start_worker, train_and_test
+from benchmarks.real_video import Results, Training, accuracy_per_seed, deal, run_trainings
 from data.catalog import load_dataset
 from data.records import Split, VideoDataset
 from pipeline.command import run_command
-from pipeline.config import Config, from_flat, read_yaml, to_flat
-from pipeline.progress import Progress
+from pipeline.config import Config, ConfigError, from_flat, nearest, read_yaml, to_flat
 
 # Every variant changes these in one or two things; what came of it is in docs/choices.md.
 START: dict[str, Any] = {"readout": "last_and_mean", "input_scale": "hidden", "identity_weight": 1.0}
@@ -75,22 +73,10 @@ class Arguments:
     """of the cross-validation over the groups for choosing"""
     test: bool = False
     """score np_rnn and the baselines on the groups, or the test list, that had no say"""
+    only: tuple[str, ...] = ()
+    """variants to train, by their names in the table (default: all)"""
     workers: int = os.cpu_count() or 1
     """trainings at a time, one thread each"""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training."""
-
-    variant: str
-    fold: int
-    seed: int
-    test: bool
-
-    @property
-    def key(self) -> str:
-        return f"{'test' if self.test else 'choose'} {self.variant} fold {self.fold} seed {self.seed}"
 
 
 def choosing_splits(dataset: VideoDataset, folds: int) -> list[Split]:
@@ -125,32 +111,44 @@ def _held_out(dataset: VideoDataset, fold: Sequence[str], groups: Sequence[str])
     return Split("", train, (), tuple(record for record in dataset.videos if record.group in fold))
 
 
-def do(task: tuple[Job, Config, Split]) -> tuple[Job, dict[str, Any]]:
-    job, config, split = task
-    return job, train_and_test(config, split, job.seed)
-
-
-def table(
-    variants: Sequence[str], results: dict[str, dict[str, Any]], jobs: Sequence[Job], seeds: Sequence[int]
-) -> str:
+def table(trainings: Mapping[str, Sequence[Training]], results: Results) -> str:
     """Accuracy over all scored videos: mean and standard deviation over the seeds; and the mean loss of a video."""
     lines = []
-    for variant in variants:
-        of_variant = [job for job in jobs if job.variant == variant]
-        per_seed = [
-            sum(results[job.key]["right"] for job in of_variant if job.seed == seed)
-            / sum(results[job.key]["videos"] for job in of_variant if job.seed == seed)
-            for seed in seeds
-        ]
-        num_videos = sum(results[job.key]["videos"] for job in of_variant)
-        loss = sum(results[job.key]["loss"] for job in of_variant) / num_videos
+    for variant, of_variant in trainings.items():
+        keys: dict[int, list[str]] = {}
+        for training in of_variant:
+            keys.setdefault(training.seed, []).append(training.key)
+        per_seed = accuracy_per_seed(results, keys)
+        num_videos = sum(results[training.key]["videos"] for training in of_variant)
+        loss = sum(results[training.key]["loss"] for training in of_variant) / num_videos
         deviation = statistics.stdev(per_seed) if len(per_seed) > 1 else 0.0
         lines.append([variant, f"{statistics.fmean(per_seed):.3f}", f"{deviation:.3f}", f"{loss:.3f}"])
     return tabulate(lines, ["variant", "accuracy", "± over seeds", "loss"], "github", disable_numparse=True)
 
 
+def training_of(settings: dict[str, Any], base: Config, split: Split, stage: str, fold: int, seed: int) -> Training:
+    """One training; its key holds all its settings, so that results of other settings are not taken for its own."""
+    flat = {key: value for key, value in to_flat(base).items() if value is not None} | settings
+    config = from_flat(Config, flat, f"the settings {settings}")
+    told = asdict(config.model) | asdict(config.training)
+    return Training(json.dumps({"stage": stage, "fold": fold, "seed": seed} | told), config, split, seed)
+
+
+def variants_of(stage: str, only: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By name: what each changes. ``ConfigError`` for a name that is none."""
+    there = ({"np_rnn": {}} if stage == "test" else {name: START | changes for name, changes in VARIANTS.items()}) | {
+        name: (START if stage == "choose" else {}) | changes for name, changes in BASELINES.items()
+    }
+    for name in only:
+        if name not in there:
+            raise ConfigError(f"unknown variant {name!r}.{nearest(name, there)}")
+    return {name: changes for name, changes in there.items() if not only or name in only}
+
+
 def main(arguments: Sequence[str]) -> int:
     asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    stage = "test" if asked.test else "choose"
+    variants = variants_of(stage, asked.only)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
     flat = read_yaml(asked.config) | {"cache": str(asked.cache)}
@@ -163,32 +161,19 @@ def main(arguments: Sequence[str]) -> int:
 
     load_features(FeatureCache(base.features), dataset, allow_missing=False)  # extracted once, before the workers start
     splits = test_splits(dataset) if asked.test else choosing_splits(dataset, asked.folds)
-    variants = {"np_rnn": {}} | BASELINES if asked.test else VARIANTS | BASELINES
-    start = {} if asked.test else START
-    jobs = [
-        Job(variant, fold, seed, asked.test)
-        for variant in variants
-        for seed in asked.seeds
-        for fold in range(len(splits))
-    ]
+    trainings = {
+        variant: [
+            training_of(changes, base, split, stage, fold, seed)
+            for seed in asked.seeds
+            for fold, split in enumerate(splits)
+        ]
+        for variant, changes in variants.items()
+    }
     asked.results.mkdir(parents=True, exist_ok=True)
     log = asked.results / "results.jsonl"
-    results = {line["job"]: line for line in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
-    settings = {key: value for key, value in to_flat(base).items() if value is not None}
-    tasks = [
-        (job, from_flat(Config, settings | start | variants[job.variant], job.variant), splits[job.fold])
-        for job in jobs
-        if job.key not in results
-    ]
-    progress = Progress(total=len(jobs), done=len(jobs) - len(tasks), unit="training", what=dataset.name)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(asked.workers, start_worker, (base.data, base.features)) as pool, log.open("a") as file:
-        for job, result in pool.imap_unordered(do, tasks):
-            results[job.key] = {"job": job.key, **result}
-            print(json.dumps(results[job.key]), file=file, flush=True)
-            progress.advance()
-    progress.close()
-    text = table(list(variants), results, jobs, asked.seeds)
+    everything = [training for of_variant in trainings.values() for training in of_variant]
+    results = run_trainings(everything, base, asked.workers, log, dataset.name)
+    text = table(trainings, results)
     (asked.results / ("test.md" if asked.test else "choices.md")).write_text(text + "\n")
     print(
         f"{dataset.name}: {sum(len(split.test) for split in splits)} videos scored, each once for each seed\n\n{text}"

@@ -17,10 +17,10 @@ import statistics
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -138,12 +138,6 @@ def start_worker(data: DataConfig, features: FeatureConfig) -> None:
     _worker["recipe"] = cache.store.recipe
 
 
-def do(task: tuple[Job, Config]) -> tuple[Job, dict[str, Any]]:
-    """The training of one job."""
-    job, config = task
-    return job, train_and_test(config, split_of(_worker["features"].dataset, job), job.seed)
-
-
 def train_and_test(config: Config, split: Split, seed: int) -> dict[str, Any]:
     """Train one classifier on ``split.train`` and count the videos of ``split.test`` it gets right, in a worker."""
     import torch
@@ -172,19 +166,43 @@ def split_of(dataset: VideoDataset, job: Job) -> Split:
     return Split("", tuple(record for record in dataset.videos if record.group not in apart), (), test)
 
 
-def run_jobs(jobs: list[Job], base: Config, asked: Arguments, log: Path, what: str) -> dict[str, dict[str, Any]]:
-    """Do what ``log`` does not hold yet, and return all it holds."""
+class Training(NamedTuple):
+    """What one process is given to do."""
+
+    key: str
+    config: Config
+    split: Split
+    seed: int
+
+
+Results = dict[str, dict[str, Any]]
+
+
+def run_trainings(trainings: Sequence[Training], base: Config, workers: int, log: Path, what: str) -> Results:
+    """Do what ``log`` does not hold yet, and return all it holds, by key."""
     results = {line["job"]: line for line in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
-    tasks = [(job, config_of(job, base)) for job in jobs if job.key not in results]
+    to_do = [training for training in trainings if training.key not in results]
+    progress = Progress(total=len(trainings), done=len(trainings) - len(to_do), unit="training", what=what)
     context = multiprocessing.get_context("spawn")
-    progress = Progress(total=len(jobs), done=len(jobs) - len(tasks), unit="training", what=what)
-    with context.Pool(asked.workers, start_worker, (base.data, base.features)) as pool, log.open("a") as file:
-        for job, result in pool.imap_unordered(do, tasks):
-            results[job.key] = {"job": job.key, **result}
-            print(json.dumps(results[job.key]), file=file, flush=True)
+    with context.Pool(workers, start_worker, (base.data, base.features)) as pool, log.open("a") as file:
+        for key, result in pool.imap_unordered(_do, to_do):
+            results[key] = {"job": key, **result}
+            print(json.dumps(results[key]), file=file, flush=True)
             progress.advance()
     progress.close()
     return results
+
+
+def _do(training: Training) -> tuple[str, dict[str, Any]]:
+    return training.key, train_and_test(training.config, training.split, training.seed)
+
+
+def accuracy_per_seed(results: Results, keys: Mapping[int, Sequence[str]]) -> list[float]:
+    """For each seed the share of right answers in all trainings of ``keys[seed]`` together."""
+    return [
+        sum(results[key]["right"] for key in of_seed) / sum(results[key]["videos"] for key in of_seed)
+        for of_seed in keys.values()
+    ]
 
 
 def config_of(job: Job, base: Config) -> Config:
@@ -198,11 +216,8 @@ def table(asked: Arguments, results: dict[str, dict[str, Any]], jobs: list[Job])
     lines = [f"| {' | '.join(head)} |", "| --- | ---: | ---: | --- | --- |"]
     for model in asked.models:
         of_model = [job for job in jobs if job.model == model]
-        per_seed = [
-            sum(results[job.key]["right"] for job in of_model if job.seed == seed)
-            / sum(results[job.key]["videos"] for job in of_model if job.seed == seed)
-            for seed in asked.seeds
-        ]
+        keys = {seed: [job.key for job in of_model if job.seed == seed] for seed in asked.seeds}
+        per_seed = accuracy_per_seed(results, keys)
         deviation = statistics.stdev(per_seed) if len(per_seed) > 1 else 0.0
         chosen = defaultdict(list)
         for block, candidate in sorted({(job.block, job.candidate) for job in of_model}):
@@ -230,9 +245,14 @@ def main(arguments: Sequence[str]) -> int:
     asked.results.mkdir(parents=True, exist_ok=True)
     log = asked.results / "results.jsonl"
     choosing = choosing_jobs(asked, groups)
-    chosen = choose(run_jobs(choosing, base, asked, log, "choosing settings"), choosing)
+
+    def run_jobs(jobs: list[Job], what: str) -> Results:
+        trainings = [Training(job.key, config_of(job, base), split_of(dataset, job), job.seed) for job in jobs]
+        return run_trainings(trainings, base, asked.workers, log, what)
+
+    chosen = choose(run_jobs(choosing, "choosing settings"), choosing)
     final = final_jobs(asked, groups, chosen)
-    results = run_jobs(final, base, asked, log, "leaving out")
+    results = run_jobs(final, "leaving out")
     text = table(asked, results, final)
     (asked.results / "table.md").write_text(text)
     print(f"{dataset.name}: {len(groups)} groups left out in turn, {len(dataset.videos)} videos\n\n{text}")

@@ -6,15 +6,14 @@ Where a dataset has a split with validation videos (the demo), each variant is t
 and scored on those. Where one group after the other is to be held out, half of the groups, drawn once, are for
 choosing: cross-validation over them alone scores a variant, and the other half is left for the test that comes after
 (``--test``: each of its groups in turn is held out, the training is on all other groups). Every training is one line
-in ``results.jsonl``: kill it anywhere and start it again.
+in ``choices.jsonl`` (or ``test.jsonl``): kill it anywhere and start it again.
 """
 
-import json
 import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ class Arguments:
     config: Path
     """YAML with the dataset's settings"""
     results: Path
-    """folder of results.jsonl and of the tables"""
+    """folder of the results and tables"""
     root: Path | None = None
     """the folder, or CSV, of videos"""
     cache: Path = Path("cache")
@@ -126,19 +125,14 @@ def table(trainings: Mapping[str, Sequence[Training]], results: Results) -> str:
     return tabulate(lines, ["variant", "accuracy", "± over seeds", "loss"], "github", disable_numparse=True)
 
 
-def training_of(settings: dict[str, Any], base: Config, split: Split, stage: str, fold: int, seed: int) -> Training:
-    """One training; its key holds all its settings, so that results of other settings are not taken for its own."""
-    flat = {key: value for key, value in to_flat(base).items() if value is not None} | settings
-    config = from_flat(Config, flat, f"the settings {settings}")
-    told = asdict(config.model) | asdict(config.training)
-    return Training(json.dumps({"stage": stage, "fold": fold, "seed": seed} | told), config, split, seed)
+def training_of(variant: str, changes: dict[str, Any], base: Config, split: Split, fold: int, seed: int) -> Training:
+    flat = {key: value for key, value in to_flat(base).items() if value is not None} | changes
+    return Training(f"{variant}, fold {fold}, seed {seed}", from_flat(Config, flat, variant), split, seed)
 
 
-def variants_of(stage: str, only: Sequence[str]) -> dict[str, dict[str, Any]]:
+def variants_of(test: bool, only: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By name: what each changes. ``ConfigError`` for a name that is none."""
-    there = ({"np_rnn": {}} if stage == "test" else {name: START | changes for name, changes in VARIANTS.items()}) | {
-        name: (START if stage == "choose" else {}) | changes for name, changes in BASELINES.items()
-    }
+    there = {"np_rnn": {}} | BASELINES if test else {key: START | more for key, more in (VARIANTS | BASELINES).items()}
     for name in only:
         if name not in there:
             raise ConfigError(f"unknown variant {name!r}.{nearest(name, there)}")
@@ -147,8 +141,7 @@ def variants_of(stage: str, only: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def main(arguments: Sequence[str]) -> int:
     asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
-    stage = "test" if asked.test else "choose"
-    variants = variants_of(stage, asked.only)
+    variants = variants_of(asked.test, asked.only)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
     flat = read_yaml(asked.config) | {"cache": str(asked.cache)}
@@ -163,14 +156,14 @@ def main(arguments: Sequence[str]) -> int:
     splits = test_splits(dataset) if asked.test else choosing_splits(dataset, asked.folds)
     trainings = {
         variant: [
-            training_of(changes, base, split, stage, fold, seed)
+            training_of(variant, changes, base, split, fold, seed)
             for seed in asked.seeds
             for fold, split in enumerate(splits)
         ]
         for variant, changes in variants.items()
     }
     asked.results.mkdir(parents=True, exist_ok=True)
-    log = asked.results / "results.jsonl"
+    log = asked.results / ("test.jsonl" if asked.test else "choices.jsonl")
     everything = [training for of_variant in trainings.values() for training in of_variant]
     results = run_trainings(everything, base, asked.workers, log, dataset.name)
     text = table(trainings, results)

@@ -36,7 +36,7 @@ MODELS: tuple[Literal["np_rnn", "irnn", "lstm", "gru", "mean"], ...] = ("np_rnn"
 # The settings each model may choose from, beside what the config file sets: as many for each. The frame average has no
 # read-out to choose, so it chooses how much dropout it gets.
 _RECURRENT: list[dict[str, Any]] = [
-    {"learning_rate": rate, "readout": readout} for rate in (1e-3, 3e-3) for readout in ("mean", "last")
+    {"learning_rate": rate, "readout": readout} for rate in (1e-3, 3e-3) for readout in ("mean", "last_and_mean")
 ]
 _FRAME_AVERAGE: list[dict[str, Any]] = [
     {"learning_rate": rate, "dropout": dropout} for rate in (1e-3, 3e-3) for dropout in (0.2, 0.5)
@@ -170,31 +170,44 @@ class Training(NamedTuple):
     """What one process is given to do."""
 
     key: str
+    """names it among those of its benchmark"""
     config: Config
     split: Split
     seed: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.config.model) | dataclasses.asdict(self.config.training)
 
 
 Results = dict[str, dict[str, Any]]
 
 
 def run_trainings(trainings: Sequence[Training], base: Config, workers: int, log: Path, what: str) -> Results:
-    """Do what ``log`` does not hold yet, and return all it holds, by key."""
-    results = {line["job"]: line for line in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+    """The results of all, by key; trained is what ``log`` does not hold with the very same settings."""
+    lines = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
+    held = {_identity(line["job"], line["settings"]): line for line in lines}
+    found = {training.key: held.get(_identity(training.key, training.settings)) for training in trainings}
+    results = {key: line for key, line in found.items() if line is not None}
     to_do = [training for training in trainings if training.key not in results]
-    progress = Progress(total=len(trainings), done=len(trainings) - len(to_do), unit="training", what=what)
+    progress = Progress(total=len(trainings), done=len(results), unit="training", what=what)
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, start_worker, (base.data, base.features)) as pool, log.open("a") as file:
-        for key, result in pool.imap_unordered(_do, to_do):
-            results[key] = {"job": key, **result}
-            print(json.dumps(results[key]), file=file, flush=True)
+        for training, result in pool.imap_unordered(_do, to_do):
+            line = {"job": training.key, **result, "settings": training.settings}
+            print(json.dumps(line), file=file, flush=True)
+            results[training.key] = line
             progress.advance()
     progress.close()
     return results
 
 
-def _do(training: Training) -> tuple[str, dict[str, Any]]:
-    return training.key, train_and_test(training.config, training.split, training.seed)
+def _identity(key: str, settings: dict[str, Any]) -> str:
+    return json.dumps([key, settings], sort_keys=True)
+
+
+def _do(training: Training) -> tuple[Training, dict[str, Any]]:
+    return training, train_and_test(training.config, training.split, training.seed)
 
 
 def accuracy_per_seed(results: Results, keys: Mapping[int, Sequence[str]]) -> list[float]:

@@ -51,20 +51,10 @@ def test_official_lists_are_kept(dataset: VideoDataset) -> None:
     assert (testing.train, testing.test) == (train, test)
 
 
-def test_results_of_other_settings_have_other_keys(dataset: VideoDataset) -> None:
-    """Neither a changed default nor a changed YAML may hand an old result to a new question; fold and seed count."""
-    split = choosing_splits(dataset, folds=3)[0]
-    base, other = Config(), Config(training=dataclasses.replace(Config().training, epochs=3))
-    keys = [training_of(changes, base, split, "choose", 0, 0).key for changes in variants_of("choose", ()).values()]
-    keys += [training_of({}, config, split, "test", 0, 0).key for config in (base, other)]
-    keys += [training_of({}, base, split, "test", fold, seed).key for fold, seed in ((1, 0), (0, 1))]
-    assert len(set(keys)) == len(keys) == len(VARIANTS) + len(BASELINES) + 4
-
-
 def test_every_variant_starts_from_the_same(dataset: VideoDataset) -> None:
     """What a variant does not name is that of the start, for the baselines too, whatever the defaults are now."""
-    for name, changes in variants_of("choose", ()).items():
-        model = training_of(changes, Config(), choosing_splits(dataset, 3)[0], "choose", 0, 0).config.model
+    for name, changes in variants_of(False, ()).items():
+        model = training_of(name, changes, Config(), choosing_splits(dataset, 3)[0], 0, 0).config.model
         named = (VARIANTS | BASELINES)[name]
         assert all(getattr(model, key) == value for key, value in START.items() if key not in named), name
 
@@ -72,11 +62,12 @@ def test_every_variant_starts_from_the_same(dataset: VideoDataset) -> None:
 def test_an_unknown_variant_is_answered_with_the_nearest() -> None:
     """A typo does not end in an empty table."""
     with pytest.raises(ConfigError, match="unknown variant 'read-out: maen state'.*read-out: mean state"):
-        variants_of("choose", ["read-out: maen state"])
+        variants_of(False, ["read-out: maen state"])
 
 
 def test_a_small_comparison_goes_on_where_it_was(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """Real clips through the real command: a table of both variants; a second call trains nothing again."""
+    """Real clips through the real command: a table of both variants; a second call trains nothing again,
+    and a changed YAML gets no result of the old one."""
     name, weights = tiny_backbone
     render_moving_squares(tmp_path / "videos")
     settings = {"dataset": "folder", "group_pattern": r"_(g\d+)_", "holdout_group": "g8", "sampling": "uniform:6"}
@@ -91,10 +82,12 @@ def test_a_small_comparison_goes_on_where_it_was(tmp_path: Path, tiny_backbone: 
     rows = re.findall(
         r"^\| (np_rnn|mean) +\| ([01]\.\d{3}) +\| \d\.\d{3} +\| \d+\.\d{3} +\|$", done.stdout, re.MULTILINE
     )
-    lines = [json.loads(line) for line in (tmp_path / "results" / "results.jsonl").read_text().splitlines()]
+    log = tmp_path / "results" / "choices.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [row[0] for row in rows] == ["np_rnn", "mean"] and len(lines) == 2 * 2 * 2
-    right = [line["right"] for line in lines if json.loads(line["job"])["model"] == "np_rnn"]
+    right = [line["right"] for line in lines if line["settings"]["model"] == "np_rnn"]
     assert float(rows[0][1]) == pytest.approx(sum(right) / 16, abs=6e-4)
     again = run(*command)
-    assert again.stdout == done.stdout
-    assert len((tmp_path / "results" / "results.jsonl").read_text().splitlines()) == len(lines)
+    assert again.stdout == done.stdout and len(log.read_text().splitlines()) == len(lines)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings | {"epochs": 1}))
+    assert run(*command).stdout != done.stdout and len(log.read_text().splitlines()) == 2 * len(lines)

@@ -41,9 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     from pipeline.batch_evaluation import choose_by_split, evaluate_runs
-    from pipeline.compare_page import write_comparison
     from pipeline.encoders import choose_device
-    from pipeline.leaderboard import write_leaderboard
+    from pipeline.reports.compare_page import write_comparison
+    from pipeline.reports.leaderboard import write_leaderboard
     from pipeline.runs import find_runs
     from pipeline.sequence_experiment import write_sequence_table
 

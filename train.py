@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from data.catalog import load_dataset
 from data.sequences import load_task
 from pipeline.command import run_command
-from pipeline.config import Config, parse_command_line
+from pipeline.config import Config
+from pipeline.config_io import parse_command_line
 
 
 def main(arguments: Sequence[str]) -> int:

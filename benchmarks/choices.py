@@ -24,7 +24,8 @@ from benchmarks.real_video import Results, Training, accuracy_per_seed, deal, ru
 from data.catalog import load_dataset
 from data.records import Split, VideoDataset
 from pipeline.command import run_command
-from pipeline.config import Config, ConfigError, from_flat, nearest, read_yaml, to_flat
+from pipeline.config import Config, ConfigError, nearest
+from pipeline.config_io import from_flat, read_yaml, to_flat
 
 # Every variant changes these in one or two things; what came of it is in docs/choices.md.
 START: dict[str, Any] = {"readout": "last_and_mean", "input_scale": "hidden", "identity_weight": 1.0}

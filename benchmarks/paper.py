@@ -37,7 +37,8 @@ from benchmarks.paper_report import write_report
 from data.atomic import write_text_atomically
 from data.sequences import load_pixel_mnist, load_task
 from pipeline.command import run_command
-from pipeline.config import Config, ConfigError, to_flat
+from pipeline.config import Config, ConfigError
+from pipeline.config_io import to_flat
 from pipeline.encoders import choose_device
 from pipeline.progress import Progress
 from pipeline.runs import NOT_PART_OF_A_RUN, Run, RunError

@@ -28,7 +28,8 @@ import tyro
 from data.catalog import load_dataset
 from data.records import Split, VideoDataset
 from pipeline.command import run_command
-from pipeline.config import Config, DataConfig, FeatureConfig, from_flat, read_yaml, to_flat
+from pipeline.config import Config, DataConfig, FeatureConfig
+from pipeline.config_io import from_flat, read_yaml, to_flat
 from pipeline.progress import Progress
 
 MODELS: tuple[Literal["np_rnn", "irnn", "lstm", "gru", "mean"], ...] = ("np_rnn", "irnn", "lstm", "gru", "mean")

@@ -22,7 +22,8 @@ from data.catalog import load_dataset
 from data.records import VideoDataset, VideoRecord
 from models.preprocessing import VIEWS
 from pipeline.command import run_command
-from pipeline.config import CacheConfig, ConfigError, FeatureConfig, nearest, parse_command_line
+from pipeline.config import CacheConfig, ConfigError, FeatureConfig, nearest
+from pipeline.config_io import parse_command_line
 from pipeline.inventory import NETWORKS
 from pipeline.packed import PackedFeatures, open_packed, pack
 from pipeline.progress import Progress

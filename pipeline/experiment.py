@@ -12,7 +12,7 @@ from pipeline.cache import FeatureCache
 from pipeline.config import Config
 from pipeline.dataset_features import DatasetFeatures, load_features
 from pipeline.encoders import choose_device
-from pipeline.leaderboard import write_leaderboard
+from pipeline.reports.leaderboard import write_leaderboard
 from pipeline.run_evaluation import evaluate, plan_evaluation, summary_line
 from pipeline.runs import Run
 from pipeline.training import make_accelerator, train

@@ -12,14 +12,15 @@ import torch
 
 from data.records import DatasetError, VideoDataset, VideoRecord
 from pipeline.config import Config, EvaluationOverrides
+from pipeline.config_io import flags_of
 from pipeline.dataset_features import DatasetFeatures
 from pipeline.evaluation import Predictions, video_predictions, video_probabilities
 from pipeline.provenance import FORMAT, digest, read_metrics, run_digest, training_facts, versions
-from pipeline.report import write_evaluation
+from pipeline.reports.report import write_evaluation
+from pipeline.reports.strips import make_strips
 from pipeline.runs import Run, settings_text
 from pipeline.scoring import beliefs, predict
 from pipeline.spectra import spectra
-from pipeline.strips import make_strips
 from pipeline.training import clip_sampling, load_best
 
 VALIDATION = "validation"  # for --split: each run's own validation videos
@@ -83,7 +84,7 @@ def plan_evaluation(
             "strips": config.run.strips,
             "baseline": baseline and _made_from(baseline).get("run"),
         },
-        shlex.join(["python", "evaluate.py", str(run.folder), *asked.flags(), "--again"]),
+        shlex.join(["python", "evaluate.py", str(run.folder), *flags_of(asked), "--again"]),
     )
 
 

@@ -21,7 +21,8 @@ import torch
 import yaml
 
 from data.atomic import remove_abandoned, write_atomically, write_text_atomically
-from pipeline.config import Config, ConfigError, from_flat, read_yaml, to_flat
+from pipeline.config import Config, ConfigError
+from pipeline.config_io import from_flat, read_yaml, to_flat
 from pipeline.store import FeatureRecipe
 
 # Settings that say where and how fast, not what: they may differ when a run goes on.

@@ -28,12 +28,13 @@ from data.sequences import (
     SequenceTask,
 )
 from models.recurrent import SequenceClassifier
-from pipeline.config import Config, ConfigError, TrainingConfig, to_flat
+from pipeline.config import Config, ConfigError, TrainingConfig
+from pipeline.config_io import to_flat
 from pipeline.encoders import choose_device
 from pipeline.evaluation import Predictions
-from pipeline.leaderboard import write_leaderboard
 from pipeline.provenance import FORMAT, digest, run_digest, training_facts, versions
-from pipeline.report import write_evaluation
+from pipeline.reports.leaderboard import write_leaderboard
+from pipeline.reports.report import write_evaluation
 from pipeline.runs import Run, settings_text
 from pipeline.spectra import spectra
 from pipeline.training import Outcome, Validation, class_validation, fit, load_best, make_accelerator, new_classifier

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from pipeline.evaluation import Predictions
-from pipeline.report import write_evaluation
+from pipeline.reports.report import write_evaluation
+from pipeline.reports.strips import strip_path
 from pipeline.scoring import Beliefs
-from pipeline.strips import strip_path
 
 HOSTILE = "</script><script>alert(1)</script>"
 DEEDS = ("Apply", "Blow", "Brush", "Catch", "Climb", "Hammer", "Juggle", "Paint", "Play", "Throw", "Walk")

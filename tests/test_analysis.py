@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from pipeline.analysis import accuracy, accuracy_against_length, accuracy_against_share_seen, confusion_order
+from pipeline.reports.analysis import accuracy, accuracy_against_length, accuracy_against_share_seen, confusion_order
 from tests.test_evaluation import predictions_of
 
 

@@ -1,4 +1,4 @@
-"""pipeline/compare_page.py and its parts: the page and the tables that set runs side by side."""
+"""pipeline/reports/compare_page.py and its parts: the page and the tables that set runs side by side."""
 
 import csv
 import html
@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import compare_page
-from pipeline.compare_page import write_comparison
-from pipeline.compare_runs import in_points, p_text
-from pipeline.comparison import ComparisonError, holm, paired_difference, read_video_predictions
 from pipeline.evaluation import Predictions
-from pipeline.report import write_evaluation
+from pipeline.reports import compare_page
+from pipeline.reports.compare_page import write_comparison
+from pipeline.reports.compare_runs import in_points, p_text
+from pipeline.reports.comparison import ComparisonError, holm, paired_difference, read_video_predictions
+from pipeline.reports.report import write_evaluation
 
 CLASSES = ("<script>alert(1)</script>", "$\\frac{", "sit, or 'stand'")
 NAMES = ("weak", "strong", "like strong")

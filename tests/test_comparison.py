@@ -13,7 +13,8 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from pipeline.comparison import (
+from pipeline.evaluation import Predictions
+from pipeline.reports.comparison import (
     PAIRED_METRICS,
     ComparisonError,
     VideoPredictions,
@@ -29,8 +30,7 @@ from pipeline.comparison import (
     recall_differences,
     video_level,
 )
-from pipeline.evaluation import Predictions
-from pipeline.report import write_evaluation
+from pipeline.reports.report import write_evaluation
 from tests.test_evaluation import random_predictions
 
 MISSING = -1

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from models.config import ModelConfig
-from pipeline import config as module
+from pipeline import config_io as module
 from pipeline.config import (
     CacheConfig,
     Config,
@@ -20,12 +20,9 @@ from pipeline.config import (
     FeatureConfig,
     RunConfig,
     TrainingConfig,
-    from_flat,
     nearest,
-    parse_command_line,
-    read_yaml,
-    to_flat,
 )
+from pipeline.config_io import from_flat, parse_command_line, read_yaml, to_flat
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

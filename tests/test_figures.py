@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.analysis import LengthBin, accuracy
 from pipeline.evaluation import calibration, confusion_matrix
-from pipeline.figures import (
+from pipeline.reports.analysis import LengthBin, accuracy
+from pipeline.reports.figures import (
     StaticFigure,
     calibration_figure,
     confusion_figure,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.evaluation import METRICS, EvaluationError
-from pipeline.leaderboard import deviation, write_leaderboard
+from pipeline.reports.leaderboard import deviation, write_leaderboard
 
 
 def run(name: str, score: float, **facts: object) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation import EvaluationError, Predictions, metrics
-from pipeline.report import write_evaluation
-from pipeline.report_page import curve_points
+from pipeline.reports.report import write_evaluation
+from pipeline.reports.report_page import curve_points
 from pipeline.scoring import Beliefs
 from tests.test_evaluation import random_predictions
 from tests.test_figures import HISTORY

@@ -13,6 +13,7 @@ from data.records import DatasetError, Split, VideoDataset
 from models.config import ModelConfig
 from models.recurrent import SequenceClassifier
 from pipeline.config import Config, ConfigError, EvaluationOverrides, RunConfig, TrainingConfig
+from pipeline.config_io import flags_of
 from pipeline.evaluation import Predictions
 from pipeline.provenance import finished_metrics, versions
 from pipeline.run_evaluation import evaluate, most_telling_first, plan_evaluation, videos_to_score
@@ -88,9 +89,9 @@ def test_the_folder_says_what_is_not_the_run_s_own(asked: EvaluationOverrides, e
 
 def test_flags_say_what_was_asked() -> None:
     """The command in a report sets what this evaluation set, a 0 included, and nothing else."""
-    assert EvaluationOverrides().flags() == []
+    assert flags_of(EvaluationOverrides()) == []
     asked = EvaluationOverrides(split="2", clips=4, strips=0, root=Path("a b"), allow_missing=True)
-    assert asked.flags() == ["--split=2", "--clips=4", "--strips=0", "--root=a b", "--allow-missing"]
+    assert flags_of(asked) == ["--split=2", "--clips=4", "--strips=0", "--root=a b", "--allow-missing"]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from models.config import ModelConfig
-from pipeline.config import Config, DataConfig, FeatureConfig, RunConfig, parse_command_line
+from pipeline.config import Config, DataConfig, FeatureConfig, RunConfig
+from pipeline.config_io import parse_command_line
 from pipeline.runs import Run, RunError, find_runs
 from tests.synthetic import RECIPE
 

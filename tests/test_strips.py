@@ -1,4 +1,4 @@
-"""pipeline/strips.py: a strip of frames for each video."""
+"""pipeline/reports/strips.py: a strip of frames for each video."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data.records import VideoRecord
-from pipeline.strips import make_strips, strip_path
+from pipeline.reports.strips import make_strips, strip_path
 from tests.clips import make_clip
 
 

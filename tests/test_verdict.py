@@ -1,7 +1,7 @@
 """pipeline/verdict.py: what is said in plain words follows from the numbers."""
 
 from pipeline.evaluation import Predictions
-from pipeline.verdict import verdict
+from pipeline.reports.verdict import verdict
 from tests.test_evaluation import predictions_of
 
 

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from data.atomic import write_text_atomically
 from pipeline.evaluation import METRICS, EvaluationError
-from pipeline.pages import render_page
-from pipeline.report_page import metric_titles
+from pipeline.reports.pages import render_page
+from pipeline.reports.report_page import metric_titles
 
 Row = Mapping[str, Any]
 

@@ -1,5 +1,5 @@
 """The figures of a comparison, each a picture (PNG and SVG) and the numbers in it (CSV), in the manner of
-``pipeline.figures``: drawn on white."""
+``pipeline.reports.figures``: drawn on white."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.comparison import ConfusionDifference, PairedDifference, RecallDifference
-from pipeline.figures import BLUE, MISSING, RED, StaticFigure, shortened, static_figure
+from pipeline.reports.comparison import ConfusionDifference, PairedDifference, RecallDifference
+from pipeline.reports.figures import BLUE, MISSING, RED, StaticFigure, shortened, static_figure
 
 
 def difference_figure(pairs: Sequence[tuple[str, str]], differences: Sequence[PairedDifference]) -> StaticFigure:

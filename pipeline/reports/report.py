@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic import write_atomically
-from pipeline.analysis import accuracy_against_length, accuracy_against_share_seen
 from pipeline.evaluation import (
     EvaluationError,
     Predictions,
@@ -29,7 +28,8 @@ from pipeline.evaluation import (
     video_predictions,
     video_probabilities,
 )
-from pipeline.figures import (
+from pipeline.reports.analysis import accuracy_against_length, accuracy_against_share_seen
+from pipeline.reports.figures import (
     StaticFigure,
     calibration_figure,
     confusion_figure,
@@ -38,7 +38,7 @@ from pipeline.figures import (
     length_figure,
     spectrum_figure,
 )
-from pipeline.report_page import compare_with_baseline, evaluation_page
+from pipeline.reports.report_page import compare_with_baseline, evaluation_page
 from pipeline.scoring import Beliefs
 
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from pipeline.analysis import TENTHS, Accuracy, LengthBin
 from pipeline.evaluation import CalibrationBin, IntArray
+from pipeline.reports.analysis import TENTHS, Accuracy, LengthBin
 
 MISSING = "(missing)"
 BLUE, RED, GREY = "#1f62b0", "#c42030", "#8a929b"

@@ -7,17 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis import confusion_order
-from pipeline.comparison import (
-    PAIRED_METRICS,
-    ComparisonError,
-    PairedDifference,
-    aligned,
-    bootstrap,
-    difference_of,
-    read_video_predictions,
-    video_level,
-)
 from pipeline.evaluation import (
     NOT_PREDICTED,
     Predictions,
@@ -27,9 +16,20 @@ from pipeline.evaluation import (
     video_predictions,
     video_probabilities,
 )
-from pipeline.figures import StaticFigure
-from pipeline.pages import render_page
-from pipeline.verdict import verdict
+from pipeline.reports.analysis import confusion_order
+from pipeline.reports.comparison import (
+    PAIRED_METRICS,
+    ComparisonError,
+    PairedDifference,
+    aligned,
+    bootstrap,
+    difference_of,
+    read_video_predictions,
+    video_level,
+)
+from pipeline.reports.figures import StaticFigure
+from pipeline.reports.pages import render_page
+from pipeline.reports.verdict import verdict
 
 NUM_LISTED = 20  # confused pairs and confident mistakes on the page; the CSV files hold all of them
 NUM_TOP = 5

@@ -14,13 +14,14 @@ from typing import Any
 from urllib.parse import quote
 
 from data.atomic import write_atomically
-from pipeline.compare_figures import (
+from pipeline.evaluation import METRICS, NOT_PREDICTED, IntArray
+from pipeline.reports.compare_figures import (
     changed_classes,
     confusion_difference_figure,
     difference_figure,
     recall_difference_figure,
 )
-from pipeline.compare_runs import (
+from pipeline.reports.compare_runs import (
     LEVEL,
     TEST_LIST,
     Evaluation,
@@ -30,7 +31,7 @@ from pipeline.compare_runs import (
     in_points,
     read_evaluations,
 )
-from pipeline.comparison import (
+from pipeline.reports.comparison import (
     PAIRED_METRICS,
     ComparisonError,
     ConfusionDifference,
@@ -40,11 +41,10 @@ from pipeline.comparison import (
     flips,
     recall_differences,
 )
-from pipeline.evaluation import METRICS, NOT_PREDICTED, IntArray
-from pipeline.figures import MISSING, StaticFigure, shortened
-from pipeline.leaderboard import COUNTS, EXPERIMENT, REPEAT, deviation, experiments
-from pipeline.pages import render_page
-from pipeline.report import csv_bytes
+from pipeline.reports.figures import MISSING, StaticFigure, shortened
+from pipeline.reports.leaderboard import COUNTS, EXPERIMENT, REPEAT, deviation, experiments
+from pipeline.reports.pages import render_page
+from pipeline.reports.report import csv_bytes
 
 TITLES = {"video_top1": "Top-1", "video_top5": "Top-5", "mean_class_accuracy": "Mean-class accuracy"}
 NUM_LISTED = 20  # rows of a list on the page; the CSV files hold all

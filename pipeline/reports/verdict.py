@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.analysis import accuracy
 from pipeline.evaluation import Predictions, confused_pairs, video_predictions, video_probabilities
+from pipeline.reports.analysis import accuracy
 
 NOTABLE_SHARE = 0.2  # of all mistakes, for two classes to be named as the place to begin
 NOTABLE_GAP = 0.1  # between two accuracies, or an accuracy and a confidence

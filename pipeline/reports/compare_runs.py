@@ -10,7 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison import (
+from pipeline.evaluation import METRICS
+from pipeline.reports.comparison import (
     PAIRED_METRICS,
     ComparisonError,
     McNemar,
@@ -23,8 +24,7 @@ from pipeline.comparison import (
     mcnemar,
     read_video_predictions,
 )
-from pipeline.evaluation import METRICS
-from pipeline.leaderboard import FOLD
+from pipeline.reports.leaderboard import FOLD
 
 LEVEL = 0.05
 TEST_LIST = ("evaluated_on", *FOLD)  # evaluations that agree in these facts are of the same videos

@@ -4,8 +4,9 @@
     python -m benchmarks.recurrent --busy 2      # the same while two other processes want the cores
     python -m benchmarks.recurrent --denormals   # what numbers below 1e-38 cost, and which threads flush them to zero
 
-A step is forward and backward with a dense gradient for the states of all steps; the inputs need none. All candidates
-take turns in one run, so that noise hits them alike: look at the ratios, which are medians over the rounds.
+A layer's step is forward and backward with a dense gradient for the states of all steps; the inputs need none. A
+classifier's step is that of train.py, from the batch to the new weights. All candidates take turns in one run, so that
+noise hits them alike: look at the ratios, which are medians over the rounds.
 
 With other busy processes a step can take ten times as long on two threads as on one, since OpenMP's threads spin while
 they wait for each other at every product. OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=PASSIVE in the environment mends it.
@@ -23,7 +24,9 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from models.config import ModelConfig, ModelName
 from models.initializers import init_gated_, init_gaussian_rnn_, init_irnn_, init_np_rnn_
+from models.recurrent import SequenceClassifier
 from models.relu_rnn import ReluRNN
 
 Step = Callable[[], object]
@@ -43,7 +46,8 @@ SIZES = (
     Size(1000, 32, 2, 128),
     Size(25, 64, 1280, 512),  # a video's features: here the matrix products rule
 )
-SMALLEST_NORMAL = torch.finfo(torch.float32).smallest_normal
+VIDEO = Size(25, 32, 1280, 256)
+VIDEO_CLASSES = 101
 
 
 def main(seconds: float = 10.0, threads: int | None = None, busy: int = 0, denormals: bool = False) -> None:
@@ -66,6 +70,7 @@ def main(seconds: float = 10.0, threads: int | None = None, busy: int = 0, denor
         print(f"{torch.get_num_threads()} threads, {busy} other busy processes; ms per training step")
         for size in SIZES:
             compare_layers(size, seconds)
+        compare_classifiers(seconds)
 
 
 def compare_layers(size: Size, seconds: float) -> None:
@@ -86,6 +91,39 @@ def compare_layers(size: Size, seconds: float) -> None:
             f"{name:14} {statistics.median(milliseconds):8.1f} {median_ratio(times['nn.RNN'], milliseconds):12.2f}"
             f" {median_ratio(milliseconds, times['bare products']):19.2f}"
         )
+
+
+def compare_classifiers(seconds: float) -> None:
+    """What choosing a model costs: the whole step of train.py on cached features."""
+    names: tuple[ModelName, ...] = ("np_rnn", "lstm", "gru", "mean")
+    models = {name: SequenceClassifier(ModelConfig(name, VIDEO.hidden), VIDEO.inputs, VIDEO_CLASSES) for name in names}
+    features = torch.randn(VIDEO.steps, VIDEO.batch, VIDEO.inputs)
+    labels = torch.randint(VIDEO_CLASSES, (VIDEO.batch,))
+    lengths = torch.full((VIDEO.batch,), VIDEO.steps)
+    times = take_turns({name: whole_step(model, features, lengths, labels) for name, model in models.items()}, seconds)
+    rounds = len(times["lstm"])
+    print(f"\nclassifiers of {VIDEO_CLASSES} classes, (T, B, features, hidden) = {tuple(VIDEO)}, {rounds} rounds")
+    print(f"{'':14} {'ms':>8} {'lstm / it':>12} {'gru / it':>9} {'parameters':>11} {'per unit':>9}")
+    for name, milliseconds in times.items():
+        layers = [parameter for layer in models[name].layers for parameter in layer.parameters()]
+        print(
+            f"{name:14} {statistics.median(milliseconds):8.1f} {median_ratio(times['lstm'], milliseconds):12.2f}"
+            f" {median_ratio(times['gru'], milliseconds):9.2f}"
+            f" {sum(parameter.numel() for parameter in models[name].parameters()):11,}"
+            f" {sum(parameter.numel() for parameter in layers) // VIDEO.hidden:9,}"
+        )
+
+
+def whole_step(model: SequenceClassifier, features: Tensor, lengths: Tensor, labels: Tensor) -> Step:
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(features, lengths), labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
 
 
 def training_step(layer: nn.RNNBase, inputs: Tensor, grad_states: Tensor) -> Step:

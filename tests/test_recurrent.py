@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.config import ModelConfig, ModelConfigError, ModelName, Readout
-from models.recurrent import STATE_NETWORKS, SequenceClassifier
+from models.recurrent import STATE_NETWORKS, Dropout, SequenceClassifier
 
 MODELS = get_args(ModelName)
 READOUTS = get_args(Readout)
@@ -177,6 +177,20 @@ def test_statistics_travel_with_the_weights() -> None:
     fresh = SequenceClassifier(config, FEATURE_DIM, NUM_CLASSES).eval()
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(features, LENGTHS), model(features, LENGTHS))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_dropout_is_that_of_pytorch(share: float) -> None:
+    """The share of zeros within five standard errors, the rest scaled so that the mean stays, values and gradients."""
+    values = torch.full((200, 500), 3.0, requires_grad=True)
+    dropped = Dropout(share)(values)
+    dropped.sum().backward()
+    zeros = dropped == 0
+    assert abs(zeros.double().mean().item() - share) <= 5 * (share * (1 - share) / values.numel()) ** 0.5
+    torch.testing.assert_close(dropped[~zeros], torch.full_like(dropped[~zeros], 3 / (1 - share)))
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, dropped.detach() / 3)
+    assert torch.equal(Dropout(share).eval()(values), values)
 
 
 @pytest.mark.parametrize("model_name", MODELS)

@@ -138,7 +138,7 @@ def test_the_page_needs_nothing_but_its_folder(tmp_path: Path) -> None:
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
     assert policy is not None
     assert re.fullmatch(
-        r"default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src( 'sha256-[\w+/=]+'){3}",
+        r"default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src( 'sha256-[\w+/=]+'){4}",
         html.unescape(policy[1]),
     )
     for script in re.findall(r"<script>(.*?)</script>", page, flags=re.S):

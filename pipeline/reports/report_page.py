@@ -92,7 +92,7 @@ def evaluation_page(
         titles = {name: title for name, title in titles.items() if not name.endswith("top5")}
     return render_page(
         "report.html.j2",
-        ("sortable.js", "report.js"),
+        ("sortable.js", "video_cards.js", "report.js"),
         title=_title(facts),
         facts={key: value for key, value in facts.items() if value is not None and key not in FOR_MACHINES},
         results=results,

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -259,6 +260,18 @@ def test_a_confused_pair_and_a_mistake_open_the_panel(browser: Browser, made: Ma
         mistake.click()
         expect(page.locator("#panel article h3")).to_have_text(mistake.text_content() or "?")
         expect(page.locator("#panel polyline")).to_have_count(3)  # the true class, the answer, the next best
+
+
+def test_a_link_opens_a_video(browser: Browser, made: MadeEvaluation) -> None:
+    """report.html#video=ID, which comparisons link to, shows that video; an unknown one shows the page."""
+    report = made.folder / "report.html"
+    video = made.predictions.video_ids[17]
+    with opened(browser, report) as page:
+        expect(page.locator("#panel")).to_be_hidden()
+        page.goto(f"{report.as_uri()}#video=nothing%20like%20it")
+        expect(page.locator("#panel")).to_be_hidden()
+        page.goto(f"{report.as_uri()}#video={urllib.parse.quote(video)}")
+        expect(page.locator("#panel article h3")).to_have_text([video])
 
 
 def test_light_and_dark(browser: Browser, made: MadeEvaluation) -> None:

@@ -298,6 +298,17 @@
     if (inside.length) openPanel(describe(actual, predicted), inside);
   }
 
+  function openVideo(video) {
+    openPanel(describe(video.true, video.predicted ?? MISSING), [video]);
+  }
+
+  // report.html#video=ID, as a comparison of runs links to it
+  function openLinked() {
+    const [key, id] = location.hash.slice(1).split("=");
+    const video = key === "video" && videos.find((one) => one.id === decodeURIComponent(id));
+    if (video) openVideo(video);
+  }
+
   function openPanel(title, listed) {
     const surestFirst = [...listed].sort((a, b) => (b.top?.[0][1] ?? 0) - (a.top?.[0][1] ?? 0));
     let shown = 0;
@@ -332,8 +343,7 @@
     makeButton(place, () => openCell(Number(place.dataset.true), Number(place.dataset.predicted)));
   }
   for (const place of document.querySelectorAll("[data-video]")) {
-    const video = videos[Number(place.dataset.video)];
-    makeButton(place, () => openPanel(describe(video.true, video.predicted), [video]));
+    makeButton(place, () => openVideo(videos[Number(place.dataset.video)]));
   }
   byId("panel-close").addEventListener("click", () => panel.close());
   panel.addEventListener("click", (event) => event.target === panel && panel.close()); // beside it
@@ -375,4 +385,6 @@
   if (!hasNames()) zoomTo(9); // many classes on a small screen: better a part with names than the whole without
   area.scrollTo(0, 0);
   onThreshold();
+  openLinked();
+  window.addEventListener("hashchange", openLinked);
 })();

@@ -63,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"\n{write_sequence_table(output, computed)}\n{output / 'sequences.csv'}")
     if asked.compare and len(classified) > 1:
         print(write_comparison(output, [each.folder for each in classified]))
+    elif asked.compare:
+        print("--compare: fewer than two evaluations of classes, so there is nothing to compare", file=sys.stderr)
     return 1 if len(evaluated) < len(runs) or any(each.metrics.get("num_missing") for each in evaluated) else 0
 
 

@@ -9,8 +9,6 @@ choosing: cross-validation over them alone scores a variant, and the other half 
 in ``choices.jsonl`` (or ``test.jsonl``): kill it anywhere and start it again.
 """
 
-import os
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +18,21 @@ from typing import Any
 import tyro
 from tabulate import tabulate
 
-from benchmarks.real_video import Results, Training, accuracy_per_seed, deal, run_trainings
-from data.catalog import load_dataset
+from benchmarks.real_video import deal, for_choosing, mean_and_deviation
+from benchmarks.trainings import (
+    Results,
+    Training,
+    accuracy_per_seed,
+    base_config,
+    cache_features,
+    run_trainings,
+    with_changes,
+)
+from benchmarks.workers import NUM_CORES
+from data.atomic import write_text_atomically
 from data.records import Split, VideoDataset
 from pipeline.command import run_command
 from pipeline.config import Config, ConfigError, nearest
-from pipeline.config_io import from_flat, read_yaml, to_flat
 
 # Every variant changes these in one or two things; what came of it is in docs/choices.md.
 START: dict[str, Any] = {"readout": "last_and_mean", "input_scale": "hidden", "identity_weight": 1.0}
@@ -75,7 +82,7 @@ class Arguments:
     """score np_rnn and the baselines on the groups, or the test list, that had no say"""
     only: tuple[str, ...] = ()
     """variants to train, by their names in the table (default: all)"""
-    workers: int = os.cpu_count() or 1
+    workers: int = NUM_CORES
     """trainings at a time, one thread each"""
 
 
@@ -84,7 +91,7 @@ def choosing_splits(dataset: VideoDataset, folds: int) -> list[Split]:
     if has_lists(dataset):
         split = dataset.split(next(iter(dataset.splits)))
         return [Split("validation", split.train, (), split.validation)]
-    chosen = for_choosing(dataset)
+    chosen = for_choosing(groups_of(dataset))
     return [_held_out(dataset, fold, chosen) for fold in deal(chosen, min(folds, len(chosen)), seed=1)]
 
 
@@ -92,18 +99,17 @@ def test_splits(dataset: VideoDataset) -> list[Split]:
     if has_lists(dataset):
         split = dataset.split(next(iter(dataset.splits)))
         return [Split("test", split.train, (), split.test)]
-    groups = sorted({record.group for record in dataset.videos})
-    kept = set(for_choosing(dataset))
-    return [_held_out(dataset, (group,), groups) for group in groups if group not in kept]
+    groups = groups_of(dataset)
+    return [_held_out(dataset, (group,), groups) for group in groups if group not in for_choosing(groups)]
 
 
 def has_lists(dataset: VideoDataset) -> bool:
-    """Whether a split of the dataset has validation videos, or groups are to be held out in turn."""
-    return bool(dataset.split(next(iter(dataset.splits))).validation)
+    """Whether training and test are given; else (a folder of class folders) groups are held out in turn."""
+    return not next(iter(dataset.splits)).startswith(("seed", "holdout-"))
 
 
-def for_choosing(dataset: VideoDataset) -> tuple[str, ...]:
-    return deal(sorted({record.group for record in dataset.videos}), 2)[0]
+def groups_of(dataset: VideoDataset) -> list[str]:
+    return sorted({record.group for record in dataset.videos})
 
 
 def _held_out(dataset: VideoDataset, fold: Sequence[str], groups: Sequence[str]) -> Split:
@@ -121,39 +127,30 @@ def table(trainings: Mapping[str, Sequence[Training]], results: Results) -> str:
         per_seed = accuracy_per_seed(results, keys)
         num_videos = sum(results[training.key]["videos"] for training in of_variant)
         loss = sum(results[training.key]["loss"] for training in of_variant) / num_videos
-        deviation = statistics.stdev(per_seed) if len(per_seed) > 1 else 0.0
-        lines.append([variant, f"{statistics.fmean(per_seed):.3f}", f"{deviation:.3f}", f"{loss:.3f}"])
+        lines.append([variant, *mean_and_deviation(per_seed), f"{loss:.3f}"])
     return tabulate(lines, ["variant", "accuracy", "± over seeds", "loss"], "github", disable_numparse=True)
 
 
 def training_of(variant: str, changes: dict[str, Any], base: Config, split: Split, fold: int, seed: int) -> Training:
-    flat = {key: value for key, value in to_flat(base).items() if value is not None} | changes
-    return Training(f"{variant}, fold {fold}, seed {seed}", from_flat(Config, flat, variant), split, seed)
+    return Training(f"{variant}, fold {fold}, seed {seed}", with_changes(base, changes, variant), split, seed)
 
 
 def variants_of(test: bool, only: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By name: what each changes. ``ConfigError`` for a name that is none."""
-    there = {"np_rnn": {}} | BASELINES if test else {key: START | more for key, more in (VARIANTS | BASELINES).items()}
+    there: dict[str, dict[str, Any]] = {"np_rnn": {}} | BASELINES
+    if not test:
+        there = {name: START | changes for name, changes in (VARIANTS | BASELINES).items()}
     for name in only:
         if name not in there:
-            raise ConfigError(f"unknown variant {name!r}.{nearest(name, there)}")
+            raise ConfigError(f"unknown variant {name!r}.{nearest(name, list(there))}")
     return {name: changes for name, changes in there.items() if not only or name in only}
 
 
 def main(arguments: Sequence[str]) -> int:
     asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
     variants = variants_of(asked.test, asked.only)
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
-    flat = read_yaml(asked.config) | {"cache": str(asked.cache)}
-    if asked.root is not None:
-        flat |= {"root": str(asked.root), "validation_groups": 0}
-    base = from_flat(Config, flat, str(asked.config))
-    dataset = load_dataset(base.data.dataset, base.data.options)
-    from pipeline.cache import FeatureCache
-    from pipeline.dataset_features import load_features
-
-    load_features(FeatureCache(base.features), dataset, allow_missing=False)  # extracted once, before the workers start
+    base = base_config(asked.config, asked.root, asked.cache)
+    dataset = cache_features(base)
     splits = test_splits(dataset) if asked.test else choosing_splits(dataset, asked.folds)
     trainings = {
         variant: [
@@ -163,12 +160,12 @@ def main(arguments: Sequence[str]) -> int:
         ]
         for variant, changes in variants.items()
     }
-    asked.results.mkdir(parents=True, exist_ok=True)
-    log = asked.results / ("test.jsonl" if asked.test else "choices.jsonl")
+    stage = "test" if asked.test else "choices"
     everything = [training for of_variant in trainings.values() for training in of_variant]
-    results = run_trainings(everything, base, asked.workers, log, dataset.name)
+    results = run_trainings(everything, base, asked.workers, asked.results / f"{stage}.jsonl", dataset.name)
     text = table(trainings, results)
-    (asked.results / ("test.md" if asked.test else "choices.md")).write_text(text + "\n")
+    if not asked.only:
+        write_text_atomically(asked.results / f"{stage}.md", text + "\n")
     print(
         f"{dataset.name}: {sum(len(split.test) for split in splits)} videos scored, each once for each seed\n\n{text}"
     )

@@ -13,27 +13,23 @@ goes on from its last checkpoint. docs/paper.md is written of whatever is done.
 """
 
 import dataclasses
+import functools
 import json
 import math
-import multiprocessing
-import os
 import platform
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from pebble import ProcessExpired, ProcessPool
-from tqdm import tqdm
+from pebble import ProcessExpired
 
 from benchmarks.paper_plan import Arguments, Cell, Outcome, choose, comparison_cells, config_of, grid_cells
 from benchmarks.paper_report import write_report
+from benchmarks.workers import in_workers
 from data.atomic import write_text_atomically
 from data.sequences import load_pixel_mnist, load_task
 from pipeline.command import run_command
@@ -50,8 +46,6 @@ def main(arguments: Sequence[str]) -> int:
     """0: the report is written, of all cells or of those that there was time for."""
     asked = tyro.cli(Arguments, args=list(arguments), prog="python -m benchmarks.paper", description=__doc__)
     deadline = math.inf if asked.budget is None else time.time() + 60 * asked.budget
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"  # heard by the workers, which import PyTorch anew
     if any(task.has_classes for task in asked.all_tasks):
         load_pixel_mnist(asked.mnist_root, permuted=False)  # a missing file is told now, not after hours
     done = run_cells(grid_cells(asked), asked, deadline, "grid")
@@ -78,46 +72,20 @@ def run_cells(cells: Sequence[Cell], asked: Arguments, deadline: float, what: st
     if not waiting or time.time() > deadline:
         return outcomes
     progress = Progress(total=len(cells), done=len(outcomes), unit="cell", what=what)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPool(max_workers=asked.workers, initializer=start_worker, context=context) as pool:
+    cell_of = {configs[cell]: cell for cell in waiting}
+    for config, done in in_workers(functools.partial(run_cell, deadline=deadline), list(cell_of), asked.workers):
+        cell = cell_of[config]
         try:
-            tasks: dict[Future[Outcome | None], Cell] = {
-                pool.schedule(run_cell, args=[configs[cell], deadline]): cell for cell in waiting
-            }
-            for task in as_completed(tasks):
-                cell = tasks[task]
-                try:
-                    outcome = task.result()
-                except ProcessExpired as error:
-                    progress.note(f"{cell}: its process was killed ({error}). The same command goes on with it")
-                    continue
-                if outcome is not None:
-                    outcomes[cell] = outcome
-                    progress.note(f"{cell}: {in_words(outcome)}")
-                    progress.advance()
-        except BaseException:
-            pool.stop()
-            raise
+            outcome = done.result()
+        except ProcessExpired as error:
+            progress.note(f"{cell}: its process was killed ({error}). The same command goes on with it")
+            continue
+        if outcome is not None:
+            outcomes[cell] = outcome
+            progress.note(f"{cell}: {in_words(outcome)}")
+            progress.advance()
     progress.close()
     return {cell: outcomes[cell] for cell in cells if cell in outcomes}
-
-
-def start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent stops its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The bars' own lock, one for all processes, would be reported as leaked whenever a worker is stopped.
-    tqdm.set_lock(threading.RLock())
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # as train.py does
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  a bar for each of hundreds of trainings would bury the one that counts
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on beside those of the next start."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def run_cell(config: Config, deadline: float) -> Outcome | None:

@@ -1,13 +1,13 @@
 """What the comparison of ``benchmarks.paper`` consists of: its cells, their settings, and how these are chosen."""
 
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from benchmarks.workers import NUM_CORES
 from data.sequences import SEQUENCE_TASKS, ArithmeticTask
 from models.config import ModelConfig
 from pipeline.config import Config, ConfigError, DataConfig, FeatureConfig, RunConfig, TrainingConfig, nearest
@@ -125,7 +125,7 @@ class Arguments:
     """in this order: addition:T, multiplication:T, pixel_mnist, pixel_mnist:permuted"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """trainings of each method on each task, after its settings are chosen"""
-    workers: int = os.cpu_count() or 1
+    workers: int = NUM_CORES
     """trainings at a time, one thread each"""
     device: Literal["cpu", "cuda"] = "cpu"
     """what they run on"""
@@ -244,9 +244,12 @@ def config_of(cell: Cell, asked: Arguments) -> Config:
     """The settings that ``train.py`` would train this cell with. A run that was left is gone on with."""
     steps = asked.grid_steps if cell.stage == "grid" else asked.steps
     epochs = asked.epochs if cell.task.has_classes else steps // asked.validate_every
-    root = asked.mnist_root if cell.task.has_classes else None
+    if cell.task.has_classes:
+        data = DataConfig(cell.task.dataset, root=asked.mnist_root, permuted=cell.task.permuted)
+    else:
+        data = DataConfig(cell.task.dataset, length=cell.task.length)
     return Config(
-        data=DataConfig(cell.task.dataset, root=root, length=cell.task.length, permuted=cell.task.permuted),
+        data=data,
         features=FeatureConfig(device=asked.device),
         model=ModelConfig(
             model=cell.method,

@@ -1,7 +1,7 @@
 """The classifiers that read a sequence of feature vectors: np-RNN, its baselines, and the frame average.
 
 All are a ``SequenceClassifier``; they differ in the network that turns features into states. To add one, add a line to
-``STATE_NETWORKS``.
+``STATE_NETWORKS`` and its name to ``ModelName`` in ``models/config.py``.
 """
 
 from collections.abc import Callable

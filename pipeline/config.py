@@ -26,6 +26,14 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f" Did you mean {matches[0]!r}?" if matches else f" There are: {', '.join(sorted(words))}."
 
 
+_ONLY_FOR = {
+    "holdout_group": ("folder",),
+    "group_pattern": ("folder",),
+    "length": ("addition", "multiplication"),
+    "permuted": ("pixel_mnist",),
+}
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What there is to learn from."""
@@ -41,7 +49,8 @@ class DataConfig:
     group_pattern: str | None = None
     """folder: regular expression whose first (...) in a file's stem is the video's group"""
     validation_groups: int | None = None
-    """folder: training groups set aside to choose the model by (default: one in five; 0: the last epoch counts)"""
+    """folder, hmdb51: training groups set aside to choose the model by (default: one in five; 0: the last epoch
+    counts)"""
     split_seed: int = 0
     """folder: seed of the drawn split"""
     length: int = 100
@@ -53,6 +62,9 @@ class DataConfig:
         known = [*VIDEO_DATASETS, *SEQUENCE_TASKS]
         if self.dataset not in known:
             raise ConfigError(f"unknown dataset {self.dataset!r}.{nearest(self.dataset, known)}")
+        for name, datasets in _ONLY_FOR.items():
+            if self.dataset not in datasets and getattr(self, name) != getattr(DataConfig, name):
+                raise ConfigError(f"{name} is for {' and '.join(datasets)}; {self.dataset} has no use for it")
         if self.length < 2:
             raise ConfigError(f"length is at least 2, not {self.length}: two steps of a sequence are marked")
 
@@ -138,7 +150,7 @@ class TrainingConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     """of the learning rate, after a linear warm-up over the first 5 %% of the steps"""
     clip_gradient: float = 1.0
-    """largest norm of the gradient"""
+    """largest norm of the gradient (a very large one: never clipped)"""
     label_smoothing: float = 0.0
     """share of the target given to the other classes"""
     patience: int = 20
@@ -156,7 +168,11 @@ class TrainingConfig:
             raise ConfigError("clip_step slides a clip over the video: give clip_frames too")
         if not 0 <= self.adam_beta2 < 1:
             raise ConfigError(f"adam_beta2 lies in [0, 1), not {self.adam_beta2}")
-        for name in ("learning_rate", "recurrent_learning_rate"):
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing lies in [0, 1), not {self.label_smoothing}")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay is at least 0, not {self.weight_decay}")
+        for name in ("learning_rate", "recurrent_learning_rate", "clip_gradient"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is above 0, not {getattr(self, name)}")
 

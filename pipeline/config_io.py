@@ -7,6 +7,7 @@ level. The command line's parser checks both.
 import contextlib
 import dataclasses
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, TypeVar, get_type_hints
 import tyro
 import yaml
 
+from data.catalog import VIDEO_DATASETS
+from data.sequences import SEQUENCE_TASKS
 from pipeline.config import Config, ConfigError, DataConfig, nearest
 
 T = TypeVar("T")
@@ -138,5 +141,7 @@ def parse_command_line(kind: type[T], arguments: Sequence[str], prog: str | None
     values = read_yaml(files.config) if files.config else {}
     dataset = files.dataset or values.get("dataset") or DataConfig().dataset
     own = CONFIGS / f"{dataset}.yaml"
+    if own.exists() and dataset not in (*VIDEO_DATASETS, *SEQUENCE_TASKS):
+        raise ConfigError(f"{dataset} is no dataset but a file of settings for one: --config {os.path.relpath(own)}")
     defaults = (read_yaml(own) if own.exists() else {}) | values
     return tyro.cli(kind, prog=prog, args=list(arguments), default=from_flat(kind, defaults, str(files.config or own)))

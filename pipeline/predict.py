@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline.config import ConfigError
     from pipeline.encoders import choose_device, make_encoder
     from pipeline.evaluation import video_probabilities
-    from pipeline.extract import ExtractionFailure, extract
+    from pipeline.extract import ExtractionFailure, extract, make_recipe
     from pipeline.inventory import NETWORKS
     from pipeline.packed import PackedFeatures
     from pipeline.runs import Run
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline.store import IMPORTED
     from pipeline.training import clip_sampling, load_best
 
+    if not asked.videos:
+        raise ConfigError("name at least one video file: python -m pipeline.predict clip.mp4 --run RUN")
     run, device = Run(asked.run), choose_device(asked.device)
     config = run.config()
     if not config.data.has_video:
@@ -54,14 +56,18 @@ def main(arguments: Sequence[str]) -> int:
             f"{run.folder} was trained on {config.features.backbone}, features that another tool made: there is no "
             "network here that would make them of a new video. Import those too, and evaluate the run on them."
         )
-    views = VIEWS[: config.features.views]
+    views, sampling = VIEWS[: config.features.views], FrameSampling.parse(config.features.sampling)
     backbone = load_backbone(config.features.backbone, config.features.weights)
+    recipe = make_recipe(backbone, sampling)
+    if recipe != run.recipe():
+        differing = "; ".join(recipe.differences(run.recipe()))
+        raise ConfigError(f"{run.folder}: its features were made otherwise than they would be now: {differing}")
     model, classes = load_best(run, config)
     encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / NETWORKS, views)
     results = extract(
         asked.videos,
         backbone,
-        FrameSampling.parse(config.features.sampling),
+        sampling,
         encoder,
         views=views,
         workers=min(config.features.workers, len(asked.videos)),

@@ -61,8 +61,11 @@ def run_sequence_experiment(config: Config, task: SequenceTask) -> int:
         rows.append(evaluate_on_sequences(run, own, task, device))
         print(f"{sequence_summary_line(rows[-1])}  ({time.perf_counter() - started:.0f} s)  {run.evaluation}")
     if len(rows) > 1:
-        write_table = write_sequence_table if isinstance(task, ArithmeticTask) else write_leaderboard
-        print(write_table(config.run.runs / config.data.dataset, rows))
+        folder = config.run.runs / config.data.dataset
+        if isinstance(task, ArithmeticTask):
+            print(write_sequence_table(folder, rows))
+        else:
+            print(write_leaderboard(folder, rows, [run.evaluation / "report.html" for run, _ in runs]))
     return 0
 
 

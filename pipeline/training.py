@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar
 
 import numpy as np
@@ -179,60 +180,59 @@ def fit(
 
     board = SummaryWriter(run.tensorboard, purge_step=first_epoch)
     progress = Progress(total=steps_per_epoch * settings.epochs, done=steps_per_epoch * first_epoch, unit="step")
-    for epoch in range(first_epoch, settings.epochs):
-        if epoch - best["epoch"] > settings.patience or objective.is_reached(history):
-            break
-        started = time.perf_counter()
-        torch.manual_seed(_epoch_seed(seed, epoch))
-        model.train()
-        total_loss, num_right, num_seen = 0.0, 0, 0
-        for batch in objective.batches(epoch):
-            outcome = objective.outcome(model, batch)
-            accelerator.backward(outcome.loss)
-            norm = float(accelerator.clip_grad_norm_(model.parameters(), settings.clip_gradient))
-            loss = outcome.loss.item()
-            if not math.isfinite(loss + norm):
-                raise _diverged(run, epoch, f"the loss is {loss:g}, its gradient's norm {norm:g}")
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            total_loss += loss * outcome.size
-            num_seen += outcome.size
-            num_right += outcome.num_right or 0
-            progress.advance(loss=f"{loss:.3g}")
-        line: dict[str, float] = {"epoch": epoch, "train_loss": total_loss / num_seen}
-        if outcome.num_right is not None:
-            line["train_accuracy"] = num_right / num_seen
-        line["learning_rate"] = float(schedule.get_last_lr()[0])
-        validation = objective.validate(model)
-        if validation is not None:
-            if not all(map(math.isfinite, validation.rank)):
-                raise _diverged(run, epoch, f"the validation gives {validation.figures}")
-            line |= validation.figures
-        line["seconds"] = time.perf_counter() - started
-        weights = {name: tensor.cpu() for name, tensor in accelerator.unwrap_model(model).state_dict().items()}
-        if validation is None or validation.rank < tuple(best["rank"]):
-            best = _Best(epoch=epoch, rank=[] if validation is None else list(validation.rank))
-            run.save_checkpoint("best", {"model": weights, "epoch": epoch, "classes": list(classes)})
-        history.append(line)
-        run.write_history(history)
-        for name, value in line.items():
-            board.add_scalar(name, value, epoch)
-        # Last of all: what an epoch leaves behind counts only once this is there.
-        run.save_checkpoint(
-            "last",
-            {
-                "model": weights,
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "epoch": epoch,
-                "best": best,
-            },
-        )
-        told = {name: f"{value:.3g}" for name, value in line.items() if name.startswith(("train_a", "validation"))}
-        progress.show(**{"epoch": epoch + 1} | told)
-    progress.close()
-    board.close()
+    with closing(board), closing(progress):
+        for epoch in range(first_epoch, settings.epochs):
+            if epoch - best["epoch"] > settings.patience or objective.is_reached(history):
+                break
+            started = time.perf_counter()
+            torch.manual_seed(_epoch_seed(seed, epoch))
+            model.train()
+            total_loss, num_right, num_seen = 0.0, 0, 0
+            for batch in objective.batches(epoch):
+                outcome = objective.outcome(model, batch)
+                accelerator.backward(outcome.loss)
+                norm = float(accelerator.clip_grad_norm_(model.parameters(), settings.clip_gradient))
+                loss = outcome.loss.item()
+                if not math.isfinite(loss + norm):
+                    raise _diverged(run, epoch, f"the loss is {loss:g}, its gradient's norm {norm:g}")
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                total_loss += loss * outcome.size
+                num_seen += outcome.size
+                num_right += outcome.num_right or 0
+                progress.advance(loss=f"{loss:.3g}")
+            line: dict[str, float] = {"epoch": epoch, "train_loss": total_loss / num_seen}
+            if outcome.num_right is not None:
+                line["train_accuracy"] = num_right / num_seen
+            line["learning_rate"] = float(schedule.get_last_lr()[0])
+            validation = objective.validate(model)
+            if validation is not None:
+                if not all(map(math.isfinite, validation.rank)):
+                    raise _diverged(run, epoch, f"the validation gives {validation.figures}")
+                line |= validation.figures
+            line["seconds"] = time.perf_counter() - started
+            weights = {name: tensor.cpu() for name, tensor in accelerator.unwrap_model(model).state_dict().items()}
+            if validation is None or validation.rank < tuple(best["rank"]):
+                best = _Best(epoch=epoch, rank=[] if validation is None else list(validation.rank))
+                run.save_checkpoint("best", {"model": weights, "epoch": epoch, "classes": list(classes)})
+            history.append(line)
+            run.write_history(history)
+            for name, value in line.items():
+                board.add_scalar(name, value, epoch)
+            # Last of all: what an epoch leaves behind counts only once this is there.
+            run.save_checkpoint(
+                "last",
+                {
+                    "model": weights,
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "epoch": epoch,
+                    "best": best,
+                },
+            )
+            told = {name: f"{value:.3g}" for name, value in line.items() if name.startswith(("train_a", "validation"))}
+            progress.show(**{"epoch": epoch + 1} | told)
 
 
 def _diverged(run: Run, epoch: int, what: str) -> TrainingError:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,12 +24,16 @@ GROUPS = [f"g{number}" for number in range(9)]
 def dataset() -> VideoDataset:
     """Nine groups of two videos each, held out in turn."""
     videos = tuple(VideoRecord(f"{group}/{n}", Path(), n, group) for group in GROUPS for n in range(2))
-    split = Split("1", videos[2:], (), videos[:2])
-    return VideoDataset("made", "made", ("a", "b"), videos, {"1": split})
+    split = Split("seed0", videos[2:], (), videos[:2])
+    return VideoDataset("made", "made", ("a", "b"), videos, {"seed0": split})
 
 
 def groups_of(records: tuple[VideoRecord, ...]) -> set[str]:
     return {record.group for record in records}
+
+
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines() if line]
 
 
 def test_no_group_is_chosen_by_and_tested_on(dataset: VideoDataset) -> None:
@@ -42,8 +47,8 @@ def test_no_group_is_chosen_by_and_tested_on(dataset: VideoDataset) -> None:
     assert all(groups_of(split.train).isdisjoint(groups_of(split.test)) for split in (*choosing, *testing))
 
 
-def test_official_lists_are_kept(dataset: VideoDataset) -> None:
-    """With a validation list variants are scored on that, and the test list is left for the test."""
+def test_lists_are_kept(dataset: VideoDataset) -> None:
+    """Where training and test are given, variants are scored on validation videos, never on those of the test."""
     train, validation, test = dataset.videos[:8], dataset.videos[8:12], dataset.videos[12:]
     listed = dataclasses.replace(dataset, splits={"1": Split("1", train, validation, test)})
     (choosing,), (testing,) = choosing_splits(listed, folds=3), test_splits(listed)
@@ -67,7 +72,7 @@ def test_an_unknown_variant_is_answered_with_the_nearest() -> None:
 
 def test_a_small_comparison_goes_on_where_it_was(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
     """Real clips through the real command: a table of both variants; a second call trains nothing again,
-    and a changed YAML gets no result of the old one."""
+    and a changed YAML gets no result of the old one. A training that diverges is a result like others."""
     name, weights = tiny_backbone
     render_moving_squares(tmp_path / "videos")
     settings = {"dataset": "folder", "group_pattern": r"_(g\d+)_", "holdout_group": "g8", "sampling": "uniform:6"}
@@ -83,11 +88,13 @@ def test_a_small_comparison_goes_on_where_it_was(tmp_path: Path, tiny_backbone: 
         r"^\| (np_rnn|mean) +\| ([01]\.\d{3}) +\| \d\.\d{3} +\| \d+\.\d{3} +\|$", done.stdout, re.MULTILINE
     )
     log = tmp_path / "results" / "choices.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = lines_of(log)
     assert [row[0] for row in rows] == ["np_rnn", "mean"] and len(lines) == 2 * 2 * 2
-    right = [line["right"] for line in lines if line["settings"]["model"] == "np_rnn"]
+    right = [line["right"] for line in lines if line["made_from"]["model"] == "np_rnn"]
     assert float(rows[0][1]) == pytest.approx(sum(right) / 16, abs=6e-4)
     again = run(*command)
-    assert again.stdout == done.stdout and len(log.read_text().splitlines()) == len(lines)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings | {"epochs": 1}))
-    assert run(*command).stdout != done.stdout and len(log.read_text().splitlines()) == 2 * len(lines)
+    assert again.stdout == done.stdout and lines_of(log) == lines
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings | {"learning_rate": 1e30}))
+    assert run(*command).returncode == 0
+    new = lines_of(log)[len(lines) :]
+    assert len(new) == len(lines) and all(line["diverged"] and not line["right"] for line in new)

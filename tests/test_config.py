@@ -87,6 +87,13 @@ def test_caching_takes_its_part_of_a_training_file(own_configs: Path, write_yaml
     assert (config.data.dataset, config.features.sampling, config.features.workers) == ("demo", "every:2", 3)
 
 
+def test_a_file_of_settings_is_not_a_dataset(own_configs: Path) -> None:
+    """--dataset weizmann, which has a file in configs/ but is no dataset of its own, is answered with --config."""
+    (own_configs / "weizmann.yaml").write_text("dataset: folder\n")
+    with pytest.raises(ConfigError, match=r"weizmann is no dataset but a file of settings.*--config .*weizmann"):
+        parse_command_line(Config, ["--dataset", "weizmann"])
+
+
 def test_flags_overrule_booleans_of_the_file(own_configs: Path, write_yaml: Callable[[str], Path]) -> None:
     """A switch that a file turns on can be turned off by a flag, and the other way round."""
     file = write_yaml("amp: false\nallow_missing: true\n")
@@ -185,8 +192,13 @@ def test_empty_file_sets_nothing(write_yaml: Callable[[str], Path]) -> None:
         ("video_timeout: .nan", "video_timeout is at least 1, not nan"),
         ("epochs: 0", "epochs is at least 1, not 0"),
         ("recurrent_learning_rate: 0", "recurrent_learning_rate is above 0, not 0"),
+        ("clip_gradient: 0", "clip_gradient is above 0, not 0"),
+        ("label_smoothing: 1.0", r"label_smoothing lies in \[0, 1\), not 1.0"),
+        ("weight_decay: -0.1", "weight_decay is at least 0, not -0.1"),
+        ("dataset: ucf101\nholdout_group: anna", "holdout_group is for folder; ucf101 has no use for it"),
+        ("dataset: demo\nlength: 7", "length is for addition and multiplication; demo has no use for it"),
         ("steps_per_epoch: 0", "steps_per_epoch is at least 1, not 0"),
-        ("length: 1", "length is at least 2, not 1"),
+        ("dataset: addition\nlength: 1", "length is at least 2, not 1"),
         ("dataset: pixel_minst", "unknown dataset 'pixel_minst'. Did you mean 'pixel_mnist'"),
         ("resume: true\noverwrite: true", "--resume goes on with a run, .*: give one of them"),
     ],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,18 @@ def test_features_of_another_tool_can_not_be_made_here(trained: Path, tmp_path: 
     )
     with pytest.raises(ConfigError, match=r"trained on imported:i3d, features that another tool made.*evaluate"):
         main(["a.avi", "--run", str(tmp_path)])
+
+
+def test_other_weights_than_those_of_the_run_are_refused(trained: Path, tmp_path: Path) -> None:
+    """Features of a network that was replaced since would be misread without a word."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    recipe = run / "recipe.json"
+    recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"weights_sha256": "0" * 64}))
+    with pytest.raises(ConfigError, match="made otherwise than they would be now: weights_sha256"):
+        main(["a.avi", "--run", str(run)])
+
+
+def test_no_video_is_no_work(trained: Path) -> None:
+    """A forgotten file name is an error, not a silent success."""
+    with pytest.raises(ConfigError, match="name at least one video"):
+        main(["--run", str(trained)])

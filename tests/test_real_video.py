@@ -4,7 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.real_video import CANDIDATES, MODELS, Arguments, choose, choosing_jobs, deal, final_jobs, split_of
+from benchmarks.real_video import (
+    CANDIDATES,
+    MODELS,
+    Arguments,
+    choose,
+    choosing_jobs,
+    deal,
+    final_jobs,
+    for_choosing,
+    split_of,
+    table,
+)
 from data.records import VideoDataset, VideoRecord
 
 GROUPS = [f"g{number}" for number in range(9)]
@@ -56,3 +67,17 @@ def test_the_candidate_with_most_right_answers_is_chosen(asked: Arguments) -> No
         job.key: {"right": 5 if job.candidate in (1, 2) else 4, "loss": float(10 - job.candidate)} for job in jobs
     }
     assert set(choose(results, jobs).values()) == {2}
+
+
+def test_groups_that_chose_the_defaults_are_told_apart(asked: Arguments) -> None:
+    """A model that is right on just those groups has nothing in the column of the others."""
+    jobs = final_jobs(asked, GROUPS, dict.fromkeys([(b, m) for b in range(3) for m in asked.models], 0))
+    had_a_say = for_choosing(GROUPS)
+    results = {
+        job.key: {"right": 2 * (job.model == "mean" or job.left_out[0] in had_a_say), "videos": 2} for job in jobs
+    }
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:5]] for line in table(asked, results, jobs, had_a_say).split("\n")
+    ]
+    assert rows[2] == ["np_rnn", f"{len(had_a_say) / 9:.3f}", "0.000", "0.000"]
+    assert rows[3] == ["mean", "1.000", "0.000", "1.000"]

@@ -21,8 +21,9 @@ test: $(STAMP)
 slow: $(STAMP)
 	$(BIN)/pytest -q -n auto -m slow
 
+# What the other targets made and make again. Runs and features are yours: they stay.
 clean:
-	rm -rf $(VENV) runs cache datasets/demo
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Installs again only when the pins have changed. torch comes first and pinned, so that pip takes the CPU build where one
 # is offered instead of several gigabytes of CUDA.

@@ -100,7 +100,9 @@ def grid_table(asked: Arguments, done: Outcomes, chosen: Chosen) -> str:
         row: dict[str, object] = {"method": method, "solved": NOTHING, "share": NOTHING, "diverged": NOTHING}
         row |= {"fewest steps": NOTHING, "chosen rate": NOTHING, "chosen clipping": NOTHING}
         if outcomes:
-            row |= {"solved": f"{len(solved)} of {len(outcomes)}", "share": f"{len(solved) / len(outcomes):.0%}"}
+            row["solved"] = f"{len(solved)} of {len(outcomes)}"
+            if len(outcomes) == len(asked.grid):
+                row["share"] = f"{len(solved) / len(outcomes):.0%}"
             row["diverged"] = sum(outcome.diverged for outcome in outcomes)
             steps = [outcome.steps_to_solve for outcome in solved if outcome.steps_to_solve is not None]
             row["fewest steps"] = min(steps, default=NOTHING)

@@ -45,8 +45,8 @@ from pipeline.reports.figures import MISSING, StaticFigure, shortened
 from pipeline.reports.leaderboard import COUNTS, EXPERIMENT, REPEAT, deviation, experiments
 from pipeline.reports.pages import render_page
 from pipeline.reports.report import csv_bytes
+from pipeline.reports.report_page import TITLES
 
-TITLES = {"video_top1": "Top-1", "video_top5": "Top-5", "mean_class_accuracy": "Mean-class accuracy"}
 NUM_LISTED = 20  # rows of a list on the page; the CSV files hold all
 NUM_DETAILED = 10  # pairs that get matrices and lists of videos; the others are in the tables
 FIGURES = "comparison_figures"

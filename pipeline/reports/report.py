@@ -29,6 +29,7 @@ from pipeline.evaluation import (
     video_probabilities,
 )
 from pipeline.reports.analysis import accuracy_against_length, accuracy_against_share_seen
+from pipeline.reports.comparison import PROBABILITY
 from pipeline.reports.figures import (
     StaticFigure,
     calibration_figure,
@@ -151,7 +152,7 @@ def _prediction_rows(predictions: Predictions) -> Iterable[list[object]]:
     yield [
         *("video_id", "label", "predicted", "correct", "confidence", "num_clips"),
         *top_names,
-        *(f"p:{name}" for name in predictions.classes),
+        *(PROBABILITY + name for name in predictions.classes),
     ]
     probabilities = video_probabilities(predictions)
     best_first = np.argsort(-probabilities, axis=1, kind="stable")[:, :num_top]

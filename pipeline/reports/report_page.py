@@ -31,6 +31,7 @@ from pipeline.reports.figures import StaticFigure
 from pipeline.reports.pages import render_page
 from pipeline.reports.verdict import verdict
 
+TITLES = {"video_top1": "Top-1", "video_top5": "Top-5", "mean_class_accuracy": "Mean-class accuracy"}
 NUM_LISTED = 20  # confused pairs and confident mistakes on the page; the CSV files hold all of them
 NUM_TOP = 5
 FOR_MACHINES = {"made_from"}  # facts that nobody reads on a page
@@ -169,10 +170,9 @@ def _confident_mistakes(predictions: Predictions) -> list[dict[str, object]]:
 
 def metric_titles(unit: str) -> dict[str, str]:
     """The metrics to show; where no video was cut into clips, there is nothing to say about clips."""
-    titles = {"video_top1": "Top-1", "video_top5": "Top-5", "mean_class_accuracy": "Mean-class accuracy"}
     if unit != "video":
-        return titles
-    by_video = {key: title.replace("Top", "Video top") for key, title in titles.items()}
+        return TITLES
+    by_video = {key: title.replace("Top", "Video top") for key, title in TITLES.items()}
     return {**by_video, "clip_top1": "Clip top-1", "clip_top5": "Clip top-5"}
 
 

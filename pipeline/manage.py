@@ -44,7 +44,7 @@ class OneDataset(DataConfig):
     """A dataset, where one is meant at all."""
 
     dataset: str = ""
-    """ucf101, hmdb51, folder (with --root), or demo (default: none in particular)"""
+    """ucf101, hmdb51, folder or unlabelled (with --root), or demo (default: none in particular)"""
 
     def __post_init__(self) -> None:
         if self.dataset:

@@ -48,9 +48,8 @@ MODEL = ModelConfig(hidden_size=24, readout="last", dropout=0.0, input_scale="sq
 def make_config(runs: Path, dataset: str = "addition", root: Path | None = None, **settings: Any) -> Config:
     """A small experiment: sequences of 6 steps, 4 epochs of 20 batches of 32."""
     training = {"epochs": 4, "steps_per_epoch": 20, "batch_size": 32, "learning_rate": 3e-3, "weight_decay": 0.0}
-    of_data = {"length": 6, "root": root} | {
-        key: settings.pop(key) for key in ("length", "permuted") if key in settings
-    }
+    of_data: dict[str, Any] = {"root": root} if dataset == "pixel_mnist" else {"root": root, "length": 6}
+    of_data |= {key: settings.pop(key) for key in ("length", "permuted") if key in settings}
     of_run = {key: settings.pop(key) for key in ("seeds", "name", "resume", "overwrite", "splits") if key in settings}
     return Config(
         data=DataConfig(dataset=dataset, **of_data),

@@ -1,6 +1,6 @@
 """The paper's comparison: ways to start a recurrent network, on tasks that want a long memory.
 
-    python -m benchmarks.paper                                         # all of it: many hours
+    python -m benchmarks.paper                                         # all of it: three and a half hours of one thread
     python -m benchmarks.paper --budget 30                             # half an hour of it; again: goes on
     python -m benchmarks.paper --budget 0                              # only the report, of what there is
     python -m benchmarks.paper --tasks addition:400 pixel_mnist --methods np_rnn irnn --seeds 0

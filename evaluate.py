@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pipeline.command import run_command
-from pipeline.config import ConfigError, EvaluationOverrides
+from data.command import run_command
+from pipeline.settings.config import ConfigError, EvaluationOverrides
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     from pipeline.batch_evaluation import choose_by_split, evaluate_runs
-    from pipeline.encoders import choose_device
     from pipeline.reports.compare_page import write_comparison
     from pipeline.reports.leaderboard import write_leaderboard
-    from pipeline.runs import find_runs
     from pipeline.sequence_experiment import write_sequence_table
+    from pipeline.settings.device import choose_device
+    from pipeline.training.run import find_runs
 
     torch.set_flush_denormal(True)  # as train.py does, and for its reasons
     runs = choose_by_split(find_runs(list(asked.runs)), asked.overrides.split)

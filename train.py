@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from data.catalog import load_dataset
+from data.command import run_command
 from data.sequences import load_task
-from pipeline.command import run_command
-from pipeline.config import Config
-from pipeline.config_io import parse_command_line
+from pipeline.settings.config import Config
+from pipeline.settings.parsing import parse_command_line
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,9 +19,9 @@ def main(arguments: Sequence[str]) -> int:
     config = parse_command_line(Config, arguments)
     data = config.data
     if data.has_video:
-        dataset = load_dataset(data.dataset, data.options)
+        dataset = load_dataset(data)
     else:
-        task = load_task(data.dataset, data.options)
+        task = load_task(data)
     import torch  # slow to import, as what follows: a typo or a wrong folder is answered before
 
     # Fading states and gradients end in denormal numbers, slow on some CPUs. The program decides that, not the library,

@@ -35,17 +35,18 @@ import torch
 import tyro
 from PIL import Image
 
-from data.catalog import DatasetOptions, load_dataset
+from data.catalog import DataConfig, load_dataset
 from data.folder import VIDEO_EXTENSIONS
 from data.records import VideoRecord
 from data.video import read_frames
 from models.backbones import Backbone, load_backbone
 from models.torchvision_ops import declare_missing_ops
-from pipeline.cache import FeatureCache
-from pipeline.config import FeatureConfig
-from pipeline.encoders import Encoder, choose_device, make_encoder
-from pipeline.readers import Frames, read_videos
-from pipeline.sampling import FrameSampling
+from pipeline.cache.job import FeatureCache
+from pipeline.features.encoders import Encoder, make_encoder
+from pipeline.features.readers import Frames, read_videos
+from pipeline.features.sampling import FrameSampling
+from pipeline.settings.config import FeatureConfig
+from pipeline.settings.device import choose_device
 
 PLAIN_BATCH_FRAMES = 32
 
@@ -70,7 +71,7 @@ def main(
         memory: measure peak memory instead.
         sampling: frames of each video.
     """
-    files = videos_below(root) if root else [video.path for video in load_dataset("demo", DatasetOptions()).videos]
+    files = videos_below(root) if root else [video.path for video in load_dataset(DataConfig("demo")).videos]
     with tempfile.TemporaryDirectory() as folder:
         if memory:
             measure_memory(files, Path(folder))

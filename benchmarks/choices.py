@@ -30,9 +30,10 @@ from benchmarks.trainings import (
 )
 from benchmarks.workers import NUM_CORES
 from data.atomic import write_text_atomically
+from data.command import run_command
+from data.errors import did_you_mean
 from data.records import Split, VideoDataset
-from pipeline.command import run_command
-from pipeline.config import Config, ConfigError, nearest
+from pipeline.settings.config import Config, ConfigError
 
 # Every variant changes these in one or two things; what came of it is in docs/choices.md.
 START: dict[str, Any] = {"readout": "last_and_mean", "input_scale": "hidden", "identity_weight": 1.0}
@@ -142,7 +143,7 @@ def variants_of(test: bool, only: Sequence[str]) -> dict[str, dict[str, Any]]:
         there = {name: START | changes for name, changes in (VARIANTS | BASELINES).items()}
     for name in only:
         if name not in there:
-            raise ConfigError(f"unknown variant {name!r}.{nearest(name, list(there))}")
+            raise ConfigError(f"unknown variant {name!r}.{did_you_mean(name, list(there))}")
     return {name: changes for name, changes in there.items() if not only or name in only}
 
 

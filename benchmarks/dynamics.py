@@ -35,13 +35,13 @@ from PIL import Image
 from tabulate import tabulate
 
 from benchmarks.stepping import ComplexArray, Dynamics, FloatArray, Probe, measure
+from data.command import run_command
 from data.sequences import EVALUATION_BATCH, ArithmeticTask, load_task
+from models.classifier import STATE_NETWORKS, SequenceClassifier
 from models.config import InputScale, ModelConfig, ModelName
-from models.recurrent import STATE_NETWORKS, SequenceClassifier
-from pipeline.command import run_command
-from pipeline.config import Config, ConfigError
-from pipeline.runs import Run, find_runs
-from pipeline.training import load_best, new_classifier
+from pipeline.settings.config import Config, ConfigError
+from pipeline.training.loop import load_best, new_classifier
+from pipeline.training.run import Run, find_runs
 
 RECURRENT: tuple[ModelName, ...] = tuple(name for name in get_args(ModelName) if name in STATE_NETWORKS)
 BEFORE, AFTER = "before training", "after training"
@@ -160,7 +160,7 @@ def probe_for(config: Config, model: SequenceClassifier, num_classes: int, asked
     """What a run's network reads, and what that is in words; raises ``DatasetError`` where there are no digits."""
     if config.data.has_video:
         return random_probe(model, num_classes, asked.length or config.training.clip_frames or DEFAULT_CLIP, asked)
-    task = load_task(config.data.dataset, config.data.options)
+    task = load_task(config.data)
     if isinstance(task, ArithmeticTask):
         return arithmetic_probe(ArithmeticTask(task.name, asked.length or task.length), asked)
     inputs, labels = task.test.batch(slice(asked.sequences))

@@ -30,13 +30,16 @@ import tyro
 from tabulate import tabulate
 
 from data.records import VideoRecord
+from models.classifier import SequenceClassifier
 from models.config import ModelConfig
-from models.recurrent import SequenceClassifier
-from pipeline.batches import ClipSampling, FeatureTable, evaluation_blocks
-from pipeline.evaluation import Predictions, metrics, video_probabilities
-from pipeline.packed import PackedFeatures, PackedVideo
-from pipeline.scoring import CPU_CLIPS, predict
-from pipeline.store import CENTER, Origin
+from models.preprocessing import CENTER
+from pipeline.cache.packed import PackedFeatures, PackedVideo
+from pipeline.evaluation.metrics import metrics
+from pipeline.evaluation.predictions import Predictions, video_probabilities
+from pipeline.evaluation.scoring import CPU_CLIPS, predict
+from pipeline.features.recipe import Origin
+from pipeline.training.batches import FeatureTable, evaluation_blocks
+from pipeline.training.clips import ClipSampling
 
 FLOOR_CLIPS = (64, 128, 256, 512, 1024)  # of a block: the fastest is the floor
 ORIGIN = Origin(25.0, 250, 250, 1, "none", "none")

@@ -31,15 +31,15 @@ from benchmarks.paper_plan import Arguments, Cell, Outcome, choose, comparison_c
 from benchmarks.paper_report import write_report
 from benchmarks.workers import in_workers
 from data.atomic import write_text_atomically
+from data.command import run_command
+from data.progress import Progress
 from data.sequences import load_pixel_mnist, load_task
-from pipeline.command import run_command
-from pipeline.config import Config, ConfigError
-from pipeline.config_io import to_flat
-from pipeline.encoders import choose_device
-from pipeline.progress import Progress
-from pipeline.runs import NOT_PART_OF_A_RUN, Run, RunError
 from pipeline.sequence_experiment import evaluate_on_sequences, planned_sequence_runs, train_on_sequences
-from pipeline.training import TrainingError
+from pipeline.settings.config import Config, ConfigError
+from pipeline.settings.device import choose_device
+from pipeline.settings.parsing import to_flat
+from pipeline.training.loop import TrainingError
+from pipeline.training.run import NOT_PART_OF_A_RUN, Run, RunError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -93,7 +93,7 @@ def run_cell(config: Config, deadline: float) -> Outcome | None:
     if time.time() > deadline:
         return None
     run, device = run_of(config), choose_device(config.features.device)
-    task = load_task(config.data.dataset, config.data.options)
+    task = load_task(config.data)
     run.begin(config, recipe=None)
     try:
         train_on_sequences(run, config, task, device)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from benchmarks.workers import NUM_CORES
-from data.sequences import SEQUENCE_TASKS, ArithmeticTask
+from data.catalog import SEQUENCE_TASKS, DataConfig
+from data.errors import did_you_mean
+from data.sequences import ArithmeticTask
 from models.config import ModelConfig
-from pipeline.config import Config, ConfigError, DataConfig, FeatureConfig, RunConfig, TrainingConfig, nearest
+from pipeline.settings.config import Config, ConfigError, FeatureConfig, RunConfig, TrainingConfig
 
 Method = Literal["np_rnn", "irnn", "scaled_irnn", "nrnn", "rnn_relu", "rnn_tanh", "orthogonal", "lstm", "gru"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -36,7 +38,7 @@ class Task:
         """``addition:T``, ``multiplication:T``, ``pixel_mnist`` or ``pixel_mnist:permuted``, else ``ConfigError``."""
         dataset, _, variant = text.partition(":")
         if dataset not in SEQUENCE_TASKS:
-            raise ConfigError(f"unknown task {text!r}.{nearest(dataset, SEQUENCE_TASKS)}")
+            raise ConfigError(f"unknown task {text!r}.{did_you_mean(dataset, SEQUENCE_TASKS)}")
         if dataset == "pixel_mnist":
             if variant not in ("", "permuted"):
                 raise ConfigError(f"{text!r} is no task. There are: pixel_mnist, pixel_mnist:permuted.")

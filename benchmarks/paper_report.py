@@ -30,7 +30,7 @@ from benchmarks.paper_plan import (
 )
 from data.atomic import write_text_atomically
 from data.sequences import ArithmeticTask
-from models.recurrent import SequenceClassifier
+from models.classifier import SequenceClassifier
 from pipeline.sequence_experiment import LEARNT_EPOCHS, LEARNT_MSE, SOLVED_MSE
 
 TEMPLATE = Path(__file__).with_name("paper.md.j2")

@@ -5,7 +5,9 @@
 The groups are dealt into blocks. For each block and model the settings are chosen by cross-validation over the groups
 *outside* the block (``CANDIDATES``, the same for every model; one seed); then each group of the block is held out in
 turn, and the model trained with the chosen settings on all the other groups, once per seed. So no video had a say in
-the settings that it is tested with. Every result is one line in ``results.jsonl``: kill it anywhere and start it again.
+the candidate that it is tested with. Half of the groups had one in the defaults and in which candidates there are
+(``benchmarks.choices``): the table tells the accuracy on the others apart. Every result is one line in
+``results.jsonl``: kill it anywhere and start it again.
 """
 
 import dataclasses
@@ -34,9 +36,9 @@ from benchmarks.trainings import (
 )
 from benchmarks.workers import NUM_CORES
 from data.atomic import write_text_atomically
+from data.command import run_command
 from data.records import Split, VideoDataset
-from pipeline.command import run_command
-from pipeline.config import Config
+from pipeline.settings.config import Config
 
 MODELS: tuple[Literal["np_rnn", "irnn", "lstm", "gru", "mean"], ...] = ("np_rnn", "irnn", "lstm", "gru", "mean")
 

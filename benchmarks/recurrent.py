@@ -24,9 +24,9 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from models.classifier import SequenceClassifier
 from models.config import ModelConfig, ModelName
 from models.initializers import init_gated_, init_gaussian_rnn_, init_irnn_, init_np_rnn_
-from models.recurrent import SequenceClassifier
 from models.relu_rnn import ReluRNN
 
 Step = Callable[[], object]

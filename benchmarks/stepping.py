@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.recurrent import SequenceClassifier
-from pipeline.config import ConfigError
+from models.classifier import SequenceClassifier
+from pipeline.settings.config import ConfigError
 
 SMALL = 1e-5  # norm of the change of the first state; in float64, what is left of it is exact down to about 1e-9 of it
 NUM_JACOBIANS = 16

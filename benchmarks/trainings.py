@@ -14,10 +14,10 @@ from pebble import ProcessExpired
 
 from benchmarks.workers import in_workers
 from data.catalog import load_dataset
+from data.progress import Progress
 from data.records import Split, VideoDataset, VideoRecord
-from pipeline.config import Config
-from pipeline.config_io import from_flat, read_yaml, to_flat
-from pipeline.progress import Progress
+from pipeline.settings.config import Config
+from pipeline.settings.parsing import from_flat, read_yaml, to_flat
 
 Results = dict[str, dict[str, Any]]
 
@@ -63,7 +63,7 @@ def run_trainings(trainings: Sequence[Training], base: Config, workers: int, log
     A result has ``right`` (answers), of ``videos``, and the sum of their ``loss``. A training that diverges has no
     right answer and the highest loss there is.
     """
-    from pipeline.cache import FeatureCache
+    from pipeline.cache.job import FeatureCache
 
     log.parent.mkdir(parents=True, exist_ok=True)
     features = {"features": FeatureCache(base.features).store.recipe.fingerprint, "views": base.features.views}
@@ -102,10 +102,10 @@ def accuracy_per_seed(results: Results, keys: Mapping[int, Sequence[str]]) -> li
 
 def cache_features(base: Config) -> VideoDataset:
     """The dataset, all its features cached: once and on all cores, before workers open them."""
-    from pipeline.cache import FeatureCache
-    from pipeline.dataset_features import load_features
+    from pipeline.cache.job import FeatureCache
+    from pipeline.training.dataset_features import load_features
 
-    dataset = load_dataset(base.data.dataset, base.data.options)
+    dataset = load_dataset(base.data)
     load_features(FeatureCache(base.features), dataset, allow_missing=False)
     return dataset
 
@@ -131,11 +131,11 @@ _worker: dict[str, Any] = {}
 
 def _open_features(base: Config) -> None:
     """Once for all trainings of a process; all processes share the pages."""
-    from pipeline.cache import FeatureCache
-    from pipeline.dataset_features import load_features
+    from pipeline.cache.job import FeatureCache
+    from pipeline.training.dataset_features import load_features
 
     cache = FeatureCache(base.features)
-    dataset = load_dataset(base.data.dataset, base.data.options)
+    dataset = load_dataset(base.data)
     _worker.update(features=load_features(cache, dataset, allow_missing=False), recipe=cache.store.recipe)
 
 
@@ -143,10 +143,11 @@ def _train_and_test(training: Training) -> dict[str, Any]:
     """Train one classifier on ``split.train`` and count the videos of ``split.test`` that it gets right."""
     import torch
 
-    from pipeline.evaluation import EvaluationError, video_predictions, video_probabilities
-    from pipeline.runs import Run
-    from pipeline.scoring import predict
-    from pipeline.training import TrainingError, clip_sampling, make_accelerator, train
+    from pipeline.evaluation.predictions import EvaluationError, video_predictions, video_probabilities
+    from pipeline.evaluation.scoring import predict
+    from pipeline.training.clips import clip_sampling
+    from pipeline.training.loop import TrainingError, make_accelerator, train
+    from pipeline.training.run import Run
 
     features, device, config, split = _worker["features"], torch.device("cpu"), training.config, training.split
     with tempfile.TemporaryDirectory() as folder:

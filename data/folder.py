@@ -23,7 +23,7 @@ from data.groups import check_disjoint, draw_fraction, draw_validation
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
 
 if TYPE_CHECKING:
-    from data.catalog import DatasetOptions
+    from data.catalog import DataConfig
 
 VIDEO_EXTENSIONS = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
@@ -46,22 +46,22 @@ class Entry:
     part: str | None = None
 
 
-def load(options: "DatasetOptions") -> VideoDataset:
-    """The videos at ``options.root`` (a folder, or a CSV file) with one split.
+def load(config: "DataConfig") -> VideoDataset:
+    """The videos at ``config.root`` (a folder, or a CSV file) with one split.
 
-    The split is, in this order: ``holdout-<group>`` where ``options.holdout_group`` is given; ``listed`` where the CSV
+    The split is, in this order: ``holdout-<group>`` where ``config.holdout_group`` is given; ``listed`` where the CSV
     has a column ``split``; else ``seed<k>``, about 60/20/20 % of every class as far as groups allow. Validation groups
-    that nothing prescribes are drawn out of training by ``options.seed``: ``options.validation_groups`` of them, or
+    that nothing prescribes are drawn out of training by ``config.split_seed``: ``config.validation_groups`` of them, or
     about one video in five. Drawing never takes a class's last training group.
 
-    ``options.group_pattern`` is searched in each file's stem, and its first group is the video's group; it overrides
+    ``config.group_pattern`` is searched in each file's stem, and its first group is the video's group; it overrides
     the CSV's column.
 
     Raises:
         DatasetError: nothing there, a CSV that can't be right (with file and line), fewer than two classes, an unknown
             group, or too few groups to split.
     """
-    root = options.root_or("folder")
+    root = config.root_or("folder")
     csv_path = find_csv(root)
     folder = csv_path.parent if csv_path else root
     entries = read_csv(csv_path) if csv_path else list(walk_class_folders(root))
@@ -72,17 +72,17 @@ def load(options: "DatasetOptions") -> VideoDataset:
             "Name a folder with one folder per class, or a CSV with more than one label."
         )
     label_of = {class_name: label for label, class_name in enumerate(classes)}
-    pattern = _group_pattern(options.group_pattern) if options.group_pattern is not None else None
+    pattern = _group_pattern(config.group_pattern) if config.group_pattern is not None else None
     videos = tuple(
         VideoRecord(entry.video_id, entry.path, label_of[entry.class_name], _group_of(entry, pattern))
         for entry in entries
     )
-    if options.holdout_group is not None:
-        split = hold_out(videos, options.holdout_group, options)
+    if config.holdout_group is not None:
+        split = hold_out(videos, config.holdout_group, config)
     elif entries[0].part is not None:
-        split = split_as_listed(videos, [entry.part or "" for entry in entries], options)
+        split = split_as_listed(videos, [entry.part or "" for entry in entries], config)
     else:
-        split = split_by_seed(videos, options)
+        split = split_by_seed(videos, config)
     check_disjoint(split)
     name = folder.resolve().name or "folder"
     return VideoDataset(name, store_name_of(folder), classes, videos, {split.name: split})
@@ -190,9 +190,9 @@ def read_csv(path: Path) -> list[Entry]:
     return entries
 
 
-def split_by_seed(videos: Sequence[VideoRecord], options: "DatasetOptions") -> Split:
+def split_by_seed(videos: Sequence[VideoRecord], config: "DataConfig") -> Split:
     """About 60/20/20 % of every class, whole groups only, the same for the same seed and videos."""
-    test_groups = draw_fraction([(video.group, video.label) for video in videos], TEST_FRACTION, options.seed)
+    test_groups = draw_fraction([(video.group, video.label) for video in videos], TEST_FRACTION, config.split_seed)
     if not test_groups:
         groups = {video.group for video in videos}
         raise DatasetError(
@@ -200,12 +200,12 @@ def split_by_seed(videos: Sequence[VideoRecord], options: "DatasetOptions") -> S
             "taking a class's last videos. Add videos, or mind what is taken for a group."
         )
     others = [video for video in videos if video.group not in test_groups]
-    train, validation = _set_aside(others, options, VALIDATION_FRACTION / (1 - TEST_FRACTION))
+    train, validation = _set_aside(others, config, VALIDATION_FRACTION / (1 - TEST_FRACTION))
     test = tuple(video for video in videos if video.group in test_groups)
-    return Split(f"seed{options.seed}", train, validation, test)
+    return Split(f"seed{config.split_seed}", train, validation, test)
 
 
-def split_as_listed(videos: Sequence[VideoRecord], parts: Sequence[str], options: "DatasetOptions") -> Split:
+def split_as_listed(videos: Sequence[VideoRecord], parts: Sequence[str], config: "DataConfig") -> Split:
     """The split of the CSV; where it has no validation videos, they are drawn out of training."""
     by_part = {
         name: tuple(video for video, part in zip(videos, parts, strict=True) if part == name)
@@ -218,11 +218,11 @@ def split_as_listed(videos: Sequence[VideoRecord], parts: Sequence[str], options
     if not validation:
         # A group that is cut in two must be refused as the list's fault before part of it moves to validation.
         check_disjoint(Split("listed", train, (), by_part["test"]))
-        train, validation = _set_aside(train, options, VALIDATION_FRACTION)
+        train, validation = _set_aside(train, config, VALIDATION_FRACTION)
     return Split("listed", train, validation, by_part["test"])
 
 
-def hold_out(videos: Sequence[VideoRecord], group: str, options: "DatasetOptions") -> Split:
+def hold_out(videos: Sequence[VideoRecord], group: str, config: "DataConfig") -> Split:
     """Test on one group, train on the others; validation groups are drawn among the others."""
     sizes = Counter(video.group for video in videos)
     if group not in sizes:
@@ -234,16 +234,16 @@ def hold_out(videos: Sequence[VideoRecord], group: str, options: "DatasetOptions
     others = [video for video in videos if video.group != group]
     if not others:
         raise DatasetError(f"{group!r} is the only group: without it nothing is left to train on. Name more groups.")
-    train, validation = _set_aside(others, options, VALIDATION_FRACTION)
+    train, validation = _set_aside(others, config, VALIDATION_FRACTION)
     return Split(f"holdout-{group}", train, validation, tuple(video for video in videos if video.group == group))
 
 
 def _set_aside(
-    videos: Sequence[VideoRecord], options: "DatasetOptions", fraction: float
+    videos: Sequence[VideoRecord], config: "DataConfig", fraction: float
 ) -> tuple[tuple[VideoRecord, ...], tuple[VideoRecord, ...]]:
     """Training and validation videos."""
     members = [(video.group, video.label) for video in videos]
-    drawn = draw_validation(members, options.validation_groups, fraction, options.seed)
+    drawn = draw_validation(members, config.validation_groups, fraction, config.split_seed)
     train = tuple(video for video in videos if video.group not in drawn)
     return train, tuple(video for video in videos if video.group in drawn)
 

@@ -22,7 +22,7 @@ from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from data.verify import ExpectedVideo, find_problems, report_of
 
 if TYPE_CHECKING:
-    from data.catalog import DatasetOptions
+    from data.catalog import DataConfig
 
 DEFAULT_ROOT = Path("datasets/hmdb51")
 VALIDATION_FRACTION = 0.15
@@ -59,7 +59,7 @@ class Lists:
         return sorted(used, key=lambda clip: clip.video_id)
 
 
-def load(options: "DatasetOptions") -> VideoDataset:
+def load(config: "DataConfig") -> VideoDataset:
     """HMDB51 with the splits "1", "2" and "3".
 
     The official lists keep the clips of one source *and class* on one side, so that is the group. For validation, whole
@@ -68,7 +68,7 @@ def load(options: "DatasetOptions") -> VideoDataset:
     Raises:
         DatasetError: split files or videos are not there or not whole, or contradict themselves.
     """
-    root = options.root_or("hmdb51")
+    root = config.root_or("hmdb51")
     lists = read_lists(root)
     paths = find_videos(root)
     used = lists.used()
@@ -93,7 +93,7 @@ def load(options: "DatasetOptions") -> VideoDataset:
     for name, roles in lists.roles.items():
         train = [clip for clip, role in roles.items() if role == TRAIN]
         members = [(clip.source, label_of[clip.class_name]) for clip in train]
-        sources = draw_validation(members, options.validation_groups, VALIDATION_FRACTION, VALIDATION_SEED)
+        sources = draw_validation(members, config.validation_groups, VALIDATION_FRACTION, VALIDATION_SEED)
         splits[name] = Split(
             name=name,
             train=tuple(records[clip] for clip in train if clip.source not in sources),

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.errors import UserError
 
-class DatasetError(ValueError):
+
+class DatasetError(UserError):
     """The data on disk is not what was asked for. The message says what was looked for, where, and what to do."""
 
 

@@ -16,11 +16,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.catalog import DatasetOptions
+from data.catalog import SEQUENCE_TASKS, DataConfig
 from data.download import DownloadError, RemoteFile, fetch
+from data.errors import did_you_mean
 from data.records import DatasetError
-
-SEQUENCE_TASKS = ("addition", "multiplication", "pixel_mnist")
 
 NUM_VALIDATION = 1_000
 NUM_TEST = 10_000
@@ -176,20 +175,17 @@ class PixelMNIST:
 SequenceTask = ArithmeticTask | PixelMNIST
 
 
-def load_task(name: str, options: DatasetOptions) -> SequenceTask:
-    """The task called ``name``, one of ``SEQUENCE_TASKS``; of the options ``length``, ``permuted`` and ``root`` apply.
+def load_task(config: DataConfig) -> SequenceTask:
+    """The task that ``config`` names: one of ``SEQUENCE_TASKS``.
 
-    Raises:
-        DatasetError: the task is unknown, the length too small, or a file is missing or not what it should be.
+    Raises ``DatasetError`` where the task is unknown, or a file of MNIST is missing or damaged.
     """
-    match name:
+    match config.dataset:
         case "pixel_mnist":
-            return load_pixel_mnist(options.root, options.permuted)
+            return load_pixel_mnist(config.root, config.permuted)
         case "addition" | "multiplication":
-            if options.length < 2:
-                raise DatasetError(f"length {options.length} is too short: two steps of a sequence are marked")
-            return ArithmeticTask(name, options.length)
-    raise DatasetError(f"unknown task {name!r}. Tasks without video: {', '.join(SEQUENCE_TASKS)}")
+            return ArithmeticTask(config.dataset, config.length)
+    raise DatasetError(f"{config.dataset} is not a task without video.{did_you_mean(config.dataset, SEQUENCE_TASKS)}")
 
 
 def load_pixel_mnist(root: Path | None, permuted: bool) -> PixelMNIST:

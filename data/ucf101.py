@@ -21,7 +21,7 @@ from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from data.verify import ExpectedVideo, find_problems, report_of
 
 if TYPE_CHECKING:
-    from data.catalog import DatasetOptions
+    from data.catalog import DataConfig
 
 VIDEOS = RemoteFile(
     url="https://storage.googleapis.com/thumos14_files/UCF101_videos.zip",
@@ -60,13 +60,13 @@ class Lists:
         return sorted(unique, key=lambda video: (video.label, video.stem))
 
 
-def load(options: "DatasetOptions") -> VideoDataset:
+def load(config: "DataConfig") -> VideoDataset:
     """UCF101 with the splits "1", "2" and "3"; groups 22 to 25 are taken out of training for validation.
 
     Raises:
         DatasetError: lists or videos are not there or not whole, or contradict themselves.
     """
-    root = options.root_or("ucf101")
+    root = config.root_or("ucf101")
     return load_layout(root, "ucf101", f"python -m data.ucf101 download --root {root}")
 
 

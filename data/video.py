@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from data.errors import UserError
+
 # What goes wrong is raised or counted here; the C libraries' own lines on stderr would only break progress bars.
 # FFmpeg inside OpenCV reads its level once, at the first file it opens. An environment that sets one keeps it.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -41,7 +43,7 @@ USUAL_OVERCOUNT = 2
 _NO_COPIED_FRAMES = 1e-9
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
     """A file that gives no frame. The message says which file, why, and what to do."""
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from data.errors import UserError
+
 InputScale = Literal["sqrt_hidden", "hidden", "fan_in", "sqrt_fan_in"]
 ModelName = Literal[
     "np_rnn", "irnn", "scaled_irnn", "nrnn", "orthogonal", "rnn_relu", "rnn_tanh", "lstm", "gru", "mean"
@@ -10,7 +12,7 @@ ModelName = Literal[
 Readout = Literal["last", "mean", "last_and_mean"]
 
 
-class ModelConfigError(ValueError):
+class ModelConfigError(UserError):
     """A setting of a classifier can't be used. The message says which and what would do."""
 
 

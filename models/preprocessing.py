@@ -51,6 +51,8 @@ VIEWS = (
 """Which square is cut from a frame, and whether it is mirrored: the ten crops of AlexNet's evaluation. ``--views N``
 takes the first N; the first is what the weights were evaluated with."""
 
+CENTER = VIEWS[0]
+
 
 def resize_and_crop(
     frame: npt.NDArray[np.uint8], preprocessing: Preprocessing, views: Sequence[str] = VIEWS[:1]

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from data.errors import UserError
 
-class BackboneError(ValueError):
+
+class BackboneError(UserError):
     """A backbone that is not known, or weights that are not there or do not fit. The message says what to do."""
 
 

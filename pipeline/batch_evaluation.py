@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data.catalog import load_dataset
+from data.catalog import DataConfig, load_dataset
 from data.records import VideoDataset
 from data.sequences import load_task
-from pipeline.cache import FeatureCache
-from pipeline.config import Config, ConfigError, DataConfig, EvaluationOverrides, FeatureConfig
-from pipeline.dataset_features import DatasetFeatures, load_features
-from pipeline.provenance import finished_metrics
+from pipeline.cache.job import FeatureCache
+from pipeline.evaluation.provenance import finished_metrics
 from pipeline.run_evaluation import BASELINE, VALIDATION, EvaluationPlan, evaluate, plan_evaluation, summary_line
-from pipeline.runs import Run
 from pipeline.sequence_experiment import evaluate_on_sequences, made_from, sequence_summary_line
+from pipeline.settings.config import Config, ConfigError, EvaluationOverrides, FeatureConfig
+from pipeline.training.dataset_features import DatasetFeatures, load_features
+from pipeline.training.run import Run
 
 
 class Evaluated(NamedTuple):
@@ -94,7 +94,7 @@ class _Shared:
 
     def dataset(self, config: DataConfig) -> VideoDataset:
         if config not in self._datasets:
-            self._datasets[config] = load_dataset(config.dataset, config.options)
+            self._datasets[config] = load_dataset(config)
         return self._datasets[config]
 
     def features(self, plan: EvaluationPlan, dataset: VideoDataset) -> DatasetFeatures:
@@ -131,7 +131,7 @@ def _evaluate_sequences(run: Run, own: Config, shared: _Shared, asked: Evaluatio
     finished = None if again else finished_metrics(run.evaluation, made_from(run, config))
     metrics = finished
     if metrics is None:
-        task = load_task(config.data.dataset, config.data.options)
+        task = load_task(config.data)
         metrics = evaluate_on_sequences(run, config, task, shared.device)
     print(f"{sequence_summary_line(metrics)}{_finished_before(finished)}", flush=True)
     return Evaluated(run.evaluation, metrics)

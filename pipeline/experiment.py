@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from data.records import DatasetError, VideoDataset
-from pipeline.cache import FeatureCache
-from pipeline.config import Config
-from pipeline.dataset_features import DatasetFeatures, load_features
-from pipeline.encoders import choose_device
+from pipeline.cache.job import FeatureCache
 from pipeline.reports.leaderboard import write_leaderboard
 from pipeline.run_evaluation import evaluate, plan_evaluation, summary_line
-from pipeline.runs import Run
-from pipeline.training import make_accelerator, train
+from pipeline.settings.config import Config
+from pipeline.settings.device import choose_device
+from pipeline.training.dataset_features import DatasetFeatures, load_features
+from pipeline.training.loop import make_accelerator, train
+from pipeline.training.run import Run
 
 
 def run_experiment(config: Config, dataset: VideoDataset) -> int:

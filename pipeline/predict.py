@@ -9,9 +9,9 @@ from typing import Literal
 
 import tyro
 
+from data.command import run_command
 from data.records import VideoRecord
-from pipeline.command import run_command
-from pipeline.sampling import FrameSampling
+from pipeline.features.sampling import FrameSampling
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,19 @@ def main(arguments: Sequence[str]) -> int:
     asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
     from models.backbones import load_backbone
     from models.preprocessing import VIEWS
-    from pipeline.batches import FeatureTable
-    from pipeline.config import ConfigError
-    from pipeline.encoders import choose_device, make_encoder
-    from pipeline.evaluation import video_probabilities
-    from pipeline.extract import ExtractionFailure, extract, make_recipe
-    from pipeline.inventory import NETWORKS
-    from pipeline.packed import PackedFeatures
-    from pipeline.runs import Run
-    from pipeline.scoring import predict
-    from pipeline.store import IMPORTED
-    from pipeline.training import clip_sampling, load_best
+    from pipeline.cache.inventory import NETWORKS
+    from pipeline.cache.packed import PackedFeatures
+    from pipeline.evaluation.predictions import video_probabilities
+    from pipeline.evaluation.scoring import predict
+    from pipeline.features.encoders import make_encoder
+    from pipeline.features.extract import ExtractionFailure, extract, make_recipe
+    from pipeline.features.recipe import IMPORTED
+    from pipeline.settings.config import ConfigError
+    from pipeline.settings.device import choose_device
+    from pipeline.training.batches import FeatureTable
+    from pipeline.training.clips import clip_sampling
+    from pipeline.training.loop import load_best
+    from pipeline.training.run import Run
 
     if not asked.videos:
         raise ConfigError("name at least one video file: python -m pipeline.predict clip.mp4 --run RUN")

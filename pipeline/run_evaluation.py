@@ -11,17 +11,18 @@ import numpy as np
 import torch
 
 from data.records import DatasetError, VideoDataset, VideoRecord
-from pipeline.config import Config, EvaluationOverrides
-from pipeline.config_io import flags_of
-from pipeline.dataset_features import DatasetFeatures
-from pipeline.evaluation import Predictions, video_predictions, video_probabilities
-from pipeline.provenance import FORMAT, digest, read_metrics, run_digest, training_facts, versions
+from pipeline.evaluation.predictions import Predictions, video_predictions, video_probabilities
+from pipeline.evaluation.provenance import FORMAT, digest, read_metrics, run_digest, training_facts, versions
+from pipeline.evaluation.scoring import beliefs, predict
+from pipeline.evaluation.spectra import spectra
 from pipeline.reports.report import write_evaluation
 from pipeline.reports.strips import make_strips
-from pipeline.runs import Run, settings_text
-from pipeline.scoring import beliefs, predict
-from pipeline.spectra import spectra
-from pipeline.training import clip_sampling, load_best
+from pipeline.settings.config import Config, EvaluationOverrides
+from pipeline.settings.parsing import flags_of
+from pipeline.training.clips import clip_sampling
+from pipeline.training.dataset_features import DatasetFeatures
+from pipeline.training.loop import load_best
+from pipeline.training.run import Run, settings_text
 
 VALIDATION = "validation"  # for --split: each run's own validation videos
 BASELINE = "mean"  # the model that knows no order

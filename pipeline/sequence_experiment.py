@@ -27,17 +27,25 @@ from data.sequences import (
     SequenceBatch,
     SequenceTask,
 )
-from models.recurrent import SequenceClassifier
-from pipeline.config import Config, ConfigError, TrainingConfig
-from pipeline.config_io import to_flat
-from pipeline.encoders import choose_device
-from pipeline.evaluation import Predictions
-from pipeline.provenance import FORMAT, digest, run_digest, training_facts, versions
+from models.classifier import SequenceClassifier
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.provenance import FORMAT, digest, run_digest, training_facts, versions
+from pipeline.evaluation.spectra import spectra
 from pipeline.reports.leaderboard import write_leaderboard
 from pipeline.reports.report import write_evaluation
-from pipeline.runs import Run, settings_text
-from pipeline.spectra import spectra
-from pipeline.training import Outcome, Validation, class_validation, fit, load_best, make_accelerator, new_classifier
+from pipeline.settings.config import Config, ConfigError, TrainingConfig
+from pipeline.settings.device import choose_device
+from pipeline.settings.parsing import to_flat
+from pipeline.training.loop import (
+    Outcome,
+    Validation,
+    class_validation,
+    fit,
+    load_best,
+    make_accelerator,
+    new_classifier,
+)
+from pipeline.training.run import Run, settings_text
 
 SOLVED_MSE = 0.01
 # Below this validation error for so many epochs in a row there is nothing left to learn, and training ends.

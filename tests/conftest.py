@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import REPOSITORY
+
 # Many small computations on all cores: one thread each is several times faster than many that wait for one another. The
 # programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.reports.comparison import ConfusionDifference, PairedDifference, RecallDifference
+from pipeline.evaluation.comparison import ConfusionDifference, PairedDifference, RecallDifference
 from pipeline.reports.figures import BLUE, MISSING, RED, StaticFigure, shortened, static_figure
 
 

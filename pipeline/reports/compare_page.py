@@ -14,7 +14,18 @@ from typing import Any
 from urllib.parse import quote
 
 from data.atomic import write_atomically
-from pipeline.evaluation import METRICS, NOT_PREDICTED, IntArray
+from pipeline.evaluation.comparison import (
+    PAIRED_METRICS,
+    ComparisonError,
+    ConfusionDifference,
+    RecallDifference,
+    VideoPredictions,
+    confusion_difference,
+    flips,
+    recall_differences,
+)
+from pipeline.evaluation.metrics import METRICS
+from pipeline.evaluation.predictions import NOT_PREDICTED, IntArray
 from pipeline.reports.compare_figures import (
     changed_classes,
     confusion_difference_figure,
@@ -30,16 +41,6 @@ from pipeline.reports.compare_runs import (
     by_test_list,
     in_points,
     read_evaluations,
-)
-from pipeline.reports.comparison import (
-    PAIRED_METRICS,
-    ComparisonError,
-    ConfusionDifference,
-    RecallDifference,
-    VideoPredictions,
-    confusion_difference,
-    flips,
-    recall_differences,
 )
 from pipeline.reports.figures import MISSING, StaticFigure, shortened
 from pipeline.reports.leaderboard import COUNTS, EXPERIMENT, REPEAT, deviation, experiments

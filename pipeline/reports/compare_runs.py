@@ -10,8 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation import METRICS
-from pipeline.reports.comparison import (
+from pipeline.evaluation.comparison import (
     PAIRED_METRICS,
     ComparisonError,
     McNemar,
@@ -24,6 +23,7 @@ from pipeline.reports.comparison import (
     mcnemar,
     read_video_predictions,
 )
+from pipeline.evaluation.metrics import METRICS
 from pipeline.reports.leaderboard import FOLD
 
 LEVEL = 0.05

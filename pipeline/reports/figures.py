@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from pipeline.evaluation import CalibrationBin, IntArray
-from pipeline.reports.analysis import TENTHS, Accuracy, LengthBin
+from pipeline.evaluation.analysis import TENTHS, Accuracy, LengthBin
+from pipeline.evaluation.metrics import CalibrationBin
+from pipeline.evaluation.predictions import IntArray
 
 MISSING = "(missing)"
 BLUE, RED, GREY = "#1f62b0", "#c42030", "#8a929b"

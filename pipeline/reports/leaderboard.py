@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from data.atomic import write_text_atomically
-from pipeline.evaluation import METRICS, EvaluationError
+from pipeline.evaluation.metrics import METRICS
+from pipeline.evaluation.predictions import EvaluationError
 from pipeline.reports.pages import render_page
 from pipeline.reports.report_page import metric_titles
 

@@ -17,19 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic import write_atomically
-from pipeline.evaluation import (
-    EvaluationError,
-    Predictions,
-    calibration,
-    class_scores,
-    confusion_matrix,
-    expected_calibration_error,
-    metrics,
-    video_predictions,
-    video_probabilities,
-)
-from pipeline.reports.analysis import accuracy_against_length, accuracy_against_share_seen
-from pipeline.reports.comparison import PROBABILITY
+from pipeline.evaluation.analysis import accuracy_against_length, accuracy_against_share_seen
+from pipeline.evaluation.comparison import PROBABILITY
+from pipeline.evaluation.metrics import calibration, class_scores, confusion_matrix, expected_calibration_error, metrics
+from pipeline.evaluation.predictions import EvaluationError, Predictions, video_predictions, video_probabilities
+from pipeline.evaluation.scoring import Beliefs
 from pipeline.reports.figures import (
     StaticFigure,
     calibration_figure,
@@ -40,7 +32,6 @@ from pipeline.reports.figures import (
     spectrum_figure,
 )
 from pipeline.reports.report_page import compare_with_baseline, evaluation_page
-from pipeline.scoring import Beliefs
 
 
 def write_evaluation(

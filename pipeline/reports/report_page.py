@@ -7,17 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation import (
-    NOT_PREDICTED,
-    Predictions,
-    class_scores,
-    confused_pairs,
-    confusion_matrix,
-    video_predictions,
-    video_probabilities,
-)
-from pipeline.reports.analysis import confusion_order
-from pipeline.reports.comparison import (
+from pipeline.evaluation.analysis import confusion_order
+from pipeline.evaluation.comparison import (
     PAIRED_METRICS,
     ComparisonError,
     PairedDifference,
@@ -27,6 +18,8 @@ from pipeline.reports.comparison import (
     read_video_predictions,
     video_level,
 )
+from pipeline.evaluation.metrics import class_scores, confused_pairs, confusion_matrix
+from pipeline.evaluation.predictions import NOT_PREDICTED, Predictions, video_predictions, video_probabilities
 from pipeline.reports.figures import StaticFigure
 from pipeline.reports.pages import render_page
 from pipeline.reports.verdict import verdict

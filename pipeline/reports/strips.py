@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic import write_atomically
+from data.progress import Progress
 from data.records import VideoRecord
-from pipeline.progress import Progress
-from pipeline.readers import Failed, Finished, Frames, read_videos
-from pipeline.sampling import FrameSampling
+from pipeline.features.readers import Failed, Finished, Frames, read_videos
+from pipeline.features.sampling import FrameSampling
 
 FRAMES = FrameSampling("uniform", 8)
 HEIGHT = 96  # pixels

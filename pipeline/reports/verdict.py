@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.evaluation import Predictions, confused_pairs, video_predictions, video_probabilities
-from pipeline.reports.analysis import accuracy
+from pipeline.evaluation.analysis import accuracy
+from pipeline.evaluation.metrics import confused_pairs
+from pipeline.evaluation.predictions import Predictions, video_predictions, video_probabilities
 
 NOTABLE_SHARE = 0.2  # of all mistakes, for two classes to be named as the place to begin
 NOTABLE_GAP = 0.1  # between two accuracies, or an accuracy and a confidence

@@ -1,0 +1,59 @@
+"""A job in several parts: which videos are whose, the same on every machine and whatever else is in the dataset."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from pipeline.settings.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` of ``count``, from 0. Raises ``ConfigError`` where there is no such part."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ConfigError(f"there is no shard {self}: write I/N with I from 0 to N - 1 (0/4, 1/4, 2/4, 3/4)")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The shard written as ``2/16``. Raises ``ConfigError``."""
+        numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+        if numbers is None:
+            raise ConfigError(f"a shard is I/N with I from 0 to N - 1 (0/4, 1/4, 2/4, 3/4), not {text!r}")
+        return cls(int(numbers[1]), int(numbers[2]))
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """What a launcher says: ``RANK`` of ``WORLD_SIZE`` (torchrun, MPI), or a SLURM array's task; else everything.
+
+        A SLURM array may begin at another number than 0 and go in steps. Raises ``ConfigError`` for senseless numbers.
+        """
+        for index, count, first, step in (
+            ("RANK", "WORLD_SIZE", "", ""),
+            ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP"),
+        ):
+            if index in environment and count in environment:
+                try:
+                    number = int(environment[index]) - int(environment.get(first, "0"))
+                    return cls(number // int(environment.get(step, "1")), int(environment[count]))
+                except ValueError as error:
+                    raise ConfigError(
+                        f"{index}={environment[index]} {count}={environment[count]} in the environment name no shard "
+                        f"({error}). Unset them, or say --shard I/N"
+                    ) from error
+        return cls()
+
+    def takes(self, video_id: str) -> bool:
+        """Whether a video belongs to this part: by a hash of its id, so that other videos change nothing."""
+        digest = hashlib.sha256(video_id.encode(errors="surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index

@@ -1,0 +1,79 @@
+"""The sampled frames as pictures, for those who want to look: DIR/<video_id>/000012.jpg is frame 12 of the video."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+
+from data.atomic import remove_abandoned, temporary_name
+from data.progress import Progress
+from data.records import VideoRecord
+from pipeline.features.readers import Finished, Frames, read_videos
+from pipeline.features.sampling import FrameSampling
+from pipeline.settings.config import FeatureConfig
+
+
+def extract_frames(videos: Sequence[VideoRecord], config: FeatureConfig, folder: Path) -> int:
+    """Write the sampled frames of videos, as large as they are, upright, as JPEGs.
+
+    A video's folder has its name only when it is whole; videos that have one are not read again.
+
+    Returns:
+        the exit code: 1 where videos failed; each is named with its reason.
+    """
+    remove_abandoned(folder)
+    lacking = [video for video in videos if not (folder / video.video_id).is_dir()]
+    progress = Progress(total=len(lacking), unit="video", what="writing frames")
+    failed = 0
+    events = read_videos(
+        [video.path for video in lacking],
+        FrameSampling.parse(config.sampling),
+        None,
+        workers=config.workers,
+        timeout=config.video_timeout,
+    )
+    with closing(events), closing(progress):
+        for event in events:
+            video = lacking[event.job]
+            target = folder / video.video_id
+            unfinished = temporary_name(target)
+            unfinished.mkdir(parents=True, exist_ok=True)
+            if isinstance(event, Frames):
+                for index, frame in zip(event.indices, event.pixels, strict=True):
+                    picture = unfinished / f"{index:06d}.jpg"
+                    if not cv2.imwrite(str(picture), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+                        raise OSError(f"{picture} can't be written: is the disk full?")
+                continue
+            reason = None
+            if not isinstance(event, Finished):
+                reason = event.reason
+            elif event.count.is_short and config.on_short == "fail":
+                reason = f"is short: {event.count.decoded_frames} of {event.count.header_frames} frames decode"
+            if reason is None:
+                _publish(unfinished, target)
+            else:
+                shutil.rmtree(unfinished)
+                failed += 1
+                progress.note(f"failed: {video.video_id}: {reason}")
+            progress.advance(failed=failed)
+    written = len(lacking) - failed
+    before = len(videos) - len(lacking)
+    print(
+        json.dumps(
+            {"num_videos": len(videos), "num_written_before": before, "num_written": written, "num_failed": failed}
+        )
+    )
+    return 1 if failed else 0
+
+
+def _publish(unfinished: Path, target: Path) -> None:
+    try:
+        os.replace(unfinished, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(unfinished)  # another job has made the same pictures meanwhile

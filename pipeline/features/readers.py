@@ -1,0 +1,291 @@
+"""Processes that decode: videos go in, blocks of network-ready frames come out, and a reader that hangs is replaced.
+
+A decoder is native code that may spin or crash on a damaged file, so it runs in a process of its own that can be
+killed. Each process has a pipe and answers one video at a time; a pipe that nobody reads makes its process wait, so
+memory stays bounded however many and however long the videos are.
+
+The processes are plain ones, not ``multiprocessing``'s: those would import the caller's script a second time, and could
+not be started from a worker of somebody else's pool.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.video import FrameCount, VideoError, read_frames
+from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
+from pipeline.features.sampling import FrameSampling
+
+FRAMES_PER_BLOCK = 32
+BYTES_PER_BLOCK = 8 * 2**20  # whole frames can be large; a block holds one at least
+_HEARTBEAT_SECONDS = 0.2
+_POLL_SECONDS = 0.5
+_STARTUP_SECONDS = 60.0  # a new process first loads the decoders, which a busy machine may be slow at
+_SOURCES = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Some frames of video number ``job``, RGB, and their int32 ``[n]`` indices.
+
+    ``pixels``: uint8 ``[n * views, crop, crop, 3]``, the views of a frame one behind the other; or whole frames,
+    uint8 ``[n, height, width, 3]``.
+    """
+
+    job: int
+    indices: NDArray[np.int32]
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Video number ``job`` is read to its end."""
+
+    job: int
+    path: Path
+    count: FrameCount
+    fps: float
+    source_bytes: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Video number ``job`` gave up; frames of it that were handed out are to be dropped."""
+
+    job: int
+    reason: str
+
+
+Event = Frames | Finished | Failed
+
+
+@dataclass(frozen=True)
+class _Heartbeat:
+    """A reader is up, or goes on decoding though no wanted frame has come up."""
+
+
+_Message = Event | _Heartbeat
+
+
+def read_videos(
+    paths: Iterable[Path],
+    sampling: FrameSampling,
+    preprocessing: Preprocessing | None,
+    *,
+    views: Sequence[str] = VIEWS[:1],
+    workers: int,
+    timeout: float,
+    stop: threading.Event | None = None,
+) -> Generator[Event, None, None]:
+    """Decode, sample, resize and crop videos on ``workers`` processes.
+
+    Args:
+        paths: read lazily, one whenever a process is free; the n-th is job n.
+        preprocessing: ``None`` hands out whole frames, as they were decoded.
+        views: which of ``models.preprocessing.VIEWS`` are cut from each frame.
+        timeout: seconds without a newly decoded frame after which a reader is killed and its video has ``Failed``.
+        stop: once another thread has set it, nothing more comes, even while the readers are silent.
+
+    Yields:
+        For each video any number of ``Frames`` in order and then one ``Finished`` or ``Failed``; videos interleave.
+        Closing the generator ends the processes.
+    """
+    jobs = enumerate(paths)
+    readers = [_Reader(_Task(sampling, preprocessing, tuple(views))) for _ in range(workers)]
+    try:
+        for reader in readers:
+            reader.start(next(jobs, None))
+        while busy := [reader for reader in readers if reader.job is not None]:
+            wait([reader.connection for reader in busy], timeout=_POLL_SECONDS)
+            for reader in busy:
+                if stop is not None and stop.is_set():
+                    return
+                # Asked anew for each: this generator may have stood still since, and a reader that lives has spoken.
+                if reader.connection.poll():
+                    event = reader.receive()
+                elif reader.seconds_of_silence() > timeout:
+                    event = reader.give_up(f"no new frame for {timeout:g} s: the reader hung and was killed")
+                else:
+                    continue
+                if event is not None:
+                    yield event
+                if reader.job is None:
+                    reader.start(next(jobs, None))
+    finally:
+        for reader in readers:
+            reader.stop()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a reader does with every video."""
+
+    sampling: FrameSampling
+    preprocessing: Preprocessing | None
+    views: tuple[str, ...]
+
+
+class _Reader:
+    """One process, launched when there is something to read, and what it is doing."""
+
+    connection: Connection
+    process: "subprocess.Popen[bytes] | None" = None
+    job: int | None = None
+
+    def __init__(self, task: _Task) -> None:
+        self._task = task
+        self._silence = self._asked = 0.0
+
+    def _launch(self) -> None:
+        self.stop()
+        self.connection, theirs = Pipe()
+        # -P: a folder called "pipeline" where the user happens to stand is not ours.
+        program = f"from pipeline.features.readers import serve; serve({theirs.fileno()})"
+        command = [sys.executable, "-P", "-c", program]
+        search_path = os.pathsep.join(filter(None, [str(_SOURCES), os.environ.get("PYTHONPATH")]))
+        # Ctrl-C, which the terminal sends to every process, is the parent's to answer: the new process begins with
+        # the signal blocked.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # nothing is written: its end tells the process that its parent is gone
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {"PYTHONPATH": search_path},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            theirs.close()
+        with suppress(BrokenPipeError):
+            self.connection.send(self._task)
+        self._silence = -_STARTUP_SECONDS
+
+    def start(self, job: tuple[int, Path] | None) -> None:
+        if job is None:
+            return
+        self.job, path = job
+        self._silence, self._asked = 0.0, time.monotonic()
+        if self.process is None or self.process.poll() is not None:
+            self._launch()
+        with suppress(BrokenPipeError):  # died this moment: ``receive`` will find out
+            self.connection.send((self.job, path))
+
+    def seconds_of_silence(self) -> float:
+        """Since the last message. However long nobody asked (suspended by Ctrl-Z, say) counts as one turn."""
+        now = time.monotonic()
+        self._silence += min(now - self._asked, 2 * _POLL_SECONDS)
+        self._asked = now
+        return self._silence
+
+    def receive(self) -> Event | None:
+        try:
+            event: _Message = self.connection.recv()
+        except (EOFError, OSError):
+            return self.give_up(f"the decoder crashed ({self._cause_of_death()})")
+        self._silence, self._asked = 0.0, time.monotonic()
+        if isinstance(event, _Heartbeat):
+            return None
+        if not isinstance(event, Frames):
+            self.job = None
+        return event
+
+    def _cause_of_death(self) -> str:
+        assert self.process is not None
+        code = None
+        with suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(timeout=5)
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+    def give_up(self, reason: str) -> Failed:
+        assert self.job is not None
+        failed, self.job = Failed(self.job, reason), None
+        self.stop()
+        return failed
+
+    def stop(self) -> None:
+        if self.process is not None:
+            assert self.process.stdin is not None
+            self.process.kill()
+            with suppress(subprocess.TimeoutExpired):  # one that waits for a dead network disk can't even be killed
+                self.process.wait(timeout=5)
+            self.process.stdin.close()
+            self.connection.close()
+            self.process = None
+
+
+def serve(file_descriptor: int) -> None:
+    """The process: one video after the other, until the other end of the pipe is gone."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    connection = Connection(file_descriptor)
+    last_sent = 0.0
+
+    def send(message: _Message) -> None:
+        nonlocal last_sent
+        connection.send(message)
+        last_sent = time.monotonic()
+
+    def heartbeat() -> None:
+        if time.monotonic() - last_sent > _HEARTBEAT_SECONDS:
+            send(_Heartbeat())
+
+    try:
+        task: _Task = connection.recv()
+        heartbeat()
+        while True:
+            job, path = connection.recv()
+            for event in _read(job, path, task, heartbeat):
+                send(event)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is gone, even while a decoder hangs."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
+def _read(job: int, path: Path, task: _Task, on_frame: Callable[[], None]) -> Iterator[Event]:
+    block: list[tuple[int, NDArray[np.uint8]]] = []
+    try:
+        frames = read_frames(path, task.sampling.indices, on_frame)
+        source_bytes = path.stat().st_size
+        for index, frame in frames:
+            pixels = frame[None]
+            if task.preprocessing is not None:
+                pixels = resize_and_crop(frame, task.preprocessing, task.views)
+            if block and not _fits(pixels, block):
+                yield _as_frames(job, block)
+                block = []
+            block.append((index, pixels))
+        if block:
+            yield _as_frames(job, block)
+        yield Finished(job, path, frames.count, frames.header.fps, source_bytes)
+    except VideoError as error:
+        yield Failed(job, str(error))
+    except Exception as error:  # whatever a damaged file brings about in the decoders costs this video only
+        yield Failed(job, f"{path} could not be read: {type(error).__name__}: {error}")
+
+
+def _fits(pixels: NDArray[np.uint8], block: list[tuple[int, NDArray[np.uint8]]]) -> bool:
+    """Whether one more frame goes into the block. A stream may change its size on the way."""
+    (_, first), length = block[0], len(block) + 1
+    return pixels.shape == first.shape and length <= FRAMES_PER_BLOCK and length * pixels.nbytes <= BYTES_PER_BLOCK
+
+
+def _as_frames(job: int, block: list[tuple[int, NDArray[np.uint8]]]) -> Frames:
+    indices, pixels = zip(*block, strict=True)
+    return Frames(job, np.array(indices, dtype=np.int32), np.concatenate(pixels))

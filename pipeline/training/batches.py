@@ -1,0 +1,193 @@
+"""Stored features -> padded, masked batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from data.records import VideoRecord
+from pipeline.cache.packed import PackedFeatures
+from pipeline.training.clips import ClipSampling
+
+IndexArray = npt.NDArray[np.integer]
+
+_MAX_STEPS = 2**16  # frames that the clips of one block read, so that long videos do not fill the memory
+_ROWS_AT_A_TIME = 1024  # in float64 they fit a processor's cache, which makes the sums several times faster
+
+
+class UnusableFeaturesError(UserError):
+    """Features hold values that nothing can be learnt from. The message names the videos."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some sequences, time first.
+
+    Attributes:
+        features: float32 ``[T, B, D]``; zero behind a sequence's end.
+        lengths: int64 ``[B]``, from 1 to T.
+        labels: int64 ``[B]``.
+        videos: int64 ``[B]``, which video of the table each sequence comes from.
+    """
+
+    features: Tensor
+    lengths: Tensor
+    labels: Tensor
+    videos: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        if device.type == "cpu":
+            return self
+        return Batch(self.features.to(device), self.lengths.to(device), self.labels.to(device), self.videos)
+
+
+class FeatureTable:
+    """The features of some videos, with their labels, read where they are packed: nothing is copied."""
+
+    def __init__(self, records: Sequence[VideoRecord], packed: PackedFeatures) -> None:
+        """``packed`` holds every one of ``records``, and may hold others."""
+        videos = [packed.videos[record.video_id] for record in records]
+        self.records = tuple(records)
+        self.num_views = len(packed.views)
+        self.num_frames = np.array([video.num_frames for video in videos], dtype=np.int64)
+        self.starts = np.array([video.start for video in videos], dtype=np.int64)
+        self.features = torch.from_numpy(packed.features)
+        self.labels = torch.tensor([record.label for record in records], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def feature_dim(self) -> int:
+        return self.features.shape[1]
+
+    def video(self, number: int) -> Tensor:
+        """All stored frames of a video, one view behind the other: float16 ``[num_views * num_frames, D]``."""
+        start = self.starts[number]
+        return self.features[start : start + self.num_views * self.num_frames[number]]
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over all frames in all views, float32 ``[D]`` each, summed in float64.
+
+        Raises ``UnusableFeaturesError`` where a feature is infinite or NaN.
+        """
+        total = torch.zeros(self.feature_dim, dtype=torch.float64)
+        squares = torch.zeros(self.feature_dim, dtype=torch.float64)
+        rows = self._rows()
+        for start in range(0, len(rows), _ROWS_AT_A_TIME):
+            values = self.features[rows[start : start + _ROWS_AT_A_TIME]].double()
+            total += values.sum(0)
+            squares += values.square().sum(0)
+        if not total.isfinite().all():
+            bad = [
+                record.video_id for number, record in enumerate(self.records) if not self.video(number).isfinite().all()
+            ]
+            raise UnusableFeaturesError(
+                f"the features of {len(bad)} videos are not finite: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}. "
+                "float16 ends at 65504 and this backbone goes beyond: choose another."
+            )
+        mean = total / len(rows)
+        variance = (squares / len(rows) - mean.square()).clamp_min(0)
+        return mean.float(), variance.sqrt().float()
+
+    def _rows(self) -> Tensor:
+        """Of the table's own videos in the packed features, int64, video by video."""
+        counts = self.num_views * self.num_frames
+        first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        return torch.from_numpy(np.repeat(self.starts - first, counts) + np.arange(counts.sum()))
+
+    def batch(self, videos: IndexArray, clips: Sequence[IndexArray], views: IndexArray | None = None) -> Batch:
+        """One batch: clip ``clips[i]`` (indices into the stored frames) of video ``videos[i]``, in view ``views[i]``.
+
+        Without ``views`` it is the first, the one that the backbone's weights were evaluated with.
+        """
+        lengths = torch.tensor([len(clip) for clip in clips])
+        starts = self.starts[videos] if views is None else self.starts[videos] + views * self.num_frames[videos]
+        rows = np.zeros((int(lengths.max()), len(clips)), dtype=np.int64)
+        for column, (start, clip) in enumerate(zip(starts, clips, strict=True)):
+            rows[: len(clip), column] = start + clip
+        features = self.features[torch.from_numpy(rows)].float()
+        features[torch.arange(len(rows))[:, None] >= lengths] = 0
+        chosen = torch.from_numpy(np.asarray(videos, dtype=np.int64))
+        return Batch(features, lengths, self.labels[chosen], chosen)
+
+
+def training_batches(
+    table: FeatureTable, clips: ClipSampling, batch_size: int, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """One epoch: every video once, in random order, one random clip of each in a random view."""
+    order = rng.permutation(len(table))
+    for start in range(0, len(order), batch_size):
+        videos = order[start : start + batch_size]
+        chosen = [clips.draw(int(table.num_frames[video]), rng) for video in videos]
+        views = rng.integers(table.num_views, size=len(videos)) if table.num_views > 1 else None
+        yield table.batch(videos, chosen, views)
+
+
+@dataclass(frozen=True)
+class ClipBlock:
+    """Some clips and the frames they read: a frame that several clips share stands there once.
+
+    Attributes:
+        frames: float16 ``[N, D]``.
+        rows: int64 ``[T, B]``, which frame each clip reads at each step; behind a clip's end, its last one again.
+        lengths: int64 ``[B]``, from 1 to T, the longest first.
+        videos: int64 ``[B]``, which video of the table each clip is of.
+    """
+
+    frames: Tensor
+    rows: Tensor
+    lengths: Tensor
+    videos: Tensor
+
+
+def evaluation_blocks(
+    table: FeatureTable, clips: ClipSampling, max_clips: int, num_views: int | None = None
+) -> Iterator[ClipBlock]:
+    """The clips that every video is evaluated on, each in every view (or the first ``num_views``); none is random.
+
+    A clip in another view is a clip of its own: clip-level metrics count each, and a video's answer is the mean over
+    all clips in all views. Clips of like length stand together, the longest first. The clips of one video in one view
+    share a block, but for those that do not fit into one: a block has at most ``max_clips`` clips, and fewer where they
+    are long.
+    """
+    videos, views, first_rows, lengths = _all_clips(table, clips, num_views or table.num_views)
+    ends = np.flatnonzero(np.diff(views, append=-1)) + 1
+    start = 0
+    while start < len(videos):
+        furthest = min(start + max(1, min(max_clips, _MAX_STEPS // lengths[start])), len(videos))
+        stop = max(ends[(start < ends) & (ends <= furthest)], default=furthest)
+        steps = np.minimum(np.arange(lengths[start])[:, None], lengths[start:stop] - 1)
+        wanted, rows = np.unique(first_rows[start:stop] + clips.stride * steps, return_inverse=True)
+        yield ClipBlock(
+            table.features[torch.from_numpy(wanted)],
+            torch.from_numpy(rows.reshape(steps.shape)),
+            torch.from_numpy(lengths[start:stop]),
+            torch.from_numpy(videos[start:stop]),
+        )
+        start = stop
+
+
+def _all_clips(
+    table: FeatureTable, clips: ClipSampling, num_views: int
+) -> tuple[IndexArray, IndexArray, IndexArray, IndexArray]:
+    """Of every clip in those views: its video, the first row of that video's view, its own first row, its length.
+
+    The longest come first; those of one video in one view are neighbours.
+    """
+    parts = []
+    for num_frames in np.unique(table.num_frames):
+        videos = np.flatnonzero(table.num_frames == num_frames)
+        chosen = clips.all(int(num_frames))  # of one length
+        views = table.starts[videos, None] + num_frames * np.arange(num_views)
+        rows = views[..., None] + np.array([clip[0] for clip in chosen])
+        parts.append(
+            np.stack(np.broadcast_arrays(videos[:, None, None], views[..., None], rows, len(chosen[0]))).reshape(4, -1)
+        )
+    listed = np.concatenate(parts, axis=1)
+    listed = listed[:, np.argsort(-listed[3], kind="stable")]
+    return listed[0], listed[1], listed[2], listed[3]

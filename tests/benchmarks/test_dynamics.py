@@ -1,0 +1,228 @@
+"""What is seen of a network's state: against networks whose state is known, and through the command."""
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks.dynamics import AFTER, BEFORE, RECURRENT, Arguments, column_of_run, main, random_probe, short_names
+from benchmarks.stepping import Probe, SteppedNetwork, cell_of, measure, relu_gain
+from data.catalog import DataConfig
+from data.sequences import load_task
+from models.classifier import STATE_NETWORKS, SequenceClassifier
+from models.config import ModelConfig, ModelName
+from models.initializers import np_rnn_
+from pipeline.sequence_experiment import train_on_sequences
+from pipeline.settings.config import Config, ConfigError, RunConfig, TrainingConfig
+from pipeline.training.run import Run
+from tests.helpers.idx import write_small_mnist
+
+
+def make_model(name: ModelName, num_inputs: int = 3, num_classes: int = 4, **settings: Any) -> SequenceClassifier:
+    torch.manual_seed(0)
+    model = SequenceClassifier(
+        ModelConfig(model=name, hidden_size=7, **{"readout": "last"} | settings), num_inputs, num_classes
+    ).eval()
+    model.set_feature_statistics(torch.rand(num_inputs), torch.rand(num_inputs) + 0.5)
+    return model
+
+
+def make_probe(num_steps: int = 6, batch: int = 5, num_inputs: int = 3) -> Probe:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(num_steps, batch, num_inputs, generator=generator, dtype=torch.float64)
+    return Probe(inputs, torch.arange(batch) % 4)
+
+
+def save_run(folder: Path, data: DataConfig, model: SequenceClassifier, classes: tuple[str, ...]) -> Run:
+    """A run as training leaves it, in so far as the figure reads it."""
+    run = Run(folder)
+    run.begin(Config(data=data, model=model.config, run=RunConfig(seeds=(0,))), recipe=None)
+    run.save_checkpoint("best", {"model": model.state_dict(), "classes": list(classes)})
+    return run
+
+
+@pytest.mark.parametrize("readout", ["last", "mean"])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_step_by_step_is_the_classifier_itself(name: ModelName, readout: Any) -> None:
+    """States and scores of two layers, stepped, are those that the classifier computes: it is what is looked at."""
+    model, probe = make_model(name, num_layers=2, readout=readout), make_probe()
+    network = SteppedNetwork(model)
+    states = [network.start(5)]
+    for inputs in probe.inputs:
+        states.append(network.step(inputs, states[-1]))
+    top = torch.stack([network.units(state)[:, 7:] for state in states[1:]])
+    scores = network.scores(states[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(top.float(), model.states(probe.inputs.float()), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(scores.float(), model(probe.inputs.float()), atol=1e-5, rtol=1e-4)
+
+
+def test_every_recurrent_model_is_in_the_figure() -> None:
+    """A model added to STATE_NETWORKS appears by itself."""
+    assert set(RECURRENT) == set(STATE_NETWORKS)
+
+
+@torch.no_grad()
+def identity_network(scale: float, drive: float) -> SequenceClassifier:
+    """h <- relu(scale * h + drive * x), for x of one positive number."""
+    model = SequenceClassifier(ModelConfig("scaled_irnn", 7, readout="last", identity_scale=scale), 1, 1)
+    model.layers[0].weight_ih_l0.fill_(drive)  # type: ignore[union-attr, operator]
+    return model
+
+
+def test_a_network_with_all_units_on_is_its_matrix() -> None:
+    """Where no ReLU bites, change and gradient shrink by W's eigenvalue at each step, and a step has just those."""
+    probe = Probe(torch.ones(30, 4, 1, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
+    found = measure(identity_network(0.9, drive=1.0), probe)
+    np.testing.assert_allclose(found.growth, 0.9 ** np.arange(31)[:, None] * np.ones(4), rtol=1e-5)
+    np.testing.assert_allclose(found.gradient, 0.9 ** np.arange(30)[:, None] * np.ones(4), rtol=1e-5)
+    np.testing.assert_allclose(found.eigenvalues, np.full(7, 0.9), rtol=1e-6)
+    np.testing.assert_allclose(found.step_eigenvalues, np.full((4, 7), 0.9), rtol=1e-6)
+    assert found.relu_gain == pytest.approx(0.9)
+    assert found.active.tolist() == [1.0] * 30 and found.dead.tolist() == [0.0] * 30
+
+
+def test_a_dead_network_passes_nothing_on() -> None:
+    """With every unit off nothing is left of a change or a gradient after one step, whatever W's eigenvalues say."""
+    probe = Probe(torch.ones(5, 4, 1, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
+    found = measure(identity_network(0.9, drive=-1.0), probe)
+    assert not found.growth[1:].any() and not found.gradient[1:].any() and not found.step_eigenvalues.any()
+    np.testing.assert_allclose(found.eigenvalues, np.full(7, 0.9), rtol=1e-6)
+    assert found.active.tolist() == [0.0] * 5 and found.dead.tolist() == [1.0] * 5
+
+
+def test_dead_is_zero_in_every_sequence() -> None:
+    """A unit that one sequence of the batch uses is not dead, though it is active in no other."""
+    inputs = torch.tensor([1.0, -1.0, -1.0, -1.0], dtype=torch.float64).reshape(1, 4, 1)
+    found = measure(identity_network(0.9, drive=1.0), Probe(inputs, torch.zeros(4, dtype=torch.float64)))
+    assert found.active.tolist() == [0.25] and found.dead.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("name", ["np_rnn", "rnn_tanh", "lstm", "gru"])
+def test_change_and_gradient_are_products_of_the_steps(name: ModelName) -> None:
+    """Over several steps both follow from the one-step Jacobians, the cell state of an LSTM included."""
+    model, probe = make_model(name), make_probe(num_steps=4, batch=1)
+    found, network = measure(model, probe, seed=3), SteppedNetwork(model)
+    states = [network.start(1)]
+    for inputs in probe.inputs:
+        states.append(network.step(inputs, states[-1]))
+    jacobians = [network.jacobian(probe.inputs[t, 0], states[t][0]) for t in range(4)]
+    change = torch.randn(1, len(states[0][0]), generator=torch.Generator().manual_seed(3), dtype=torch.float64)[0]
+    changes = [change / change.norm()]
+    for jacobian in jacobians:
+        changes.append(jacobian @ changes[-1])
+    np.testing.assert_allclose(found.growth[:, 0], [float(each.norm()) for each in changes], rtol=1e-3)
+
+    last = states[-1].clone().requires_grad_()
+    loss = nn.functional.cross_entropy(network.scores([last]), probe.targets)
+    gradients = [torch.autograd.grad(loss, last)[0][0]]
+    for jacobian in reversed(jacobians[1:]):
+        gradients.append(jacobian.T @ gradients[-1])
+    norms = [float(each.norm() / gradients[0].norm()) for each in gradients]
+    np.testing.assert_allclose(found.gradient[:, 0], norms, rtol=1e-6)
+
+
+def test_relu_gain_is_what_the_relu_leaves_of_the_largest_eigenvalue() -> None:
+    """All of it for a matrix without negative entries, none of it where each unit silences the others; an np-RNN, with
+    largest eigenvalue 1, loses a fifth: its leading eigenvector has both signs."""
+    positive = torch.rand(20, 20, dtype=torch.float64)
+    assert relu_gain(positive) == pytest.approx(float(torch.linalg.eigvals(positive).abs().max()))
+    assert relu_gain(-positive) < 1e-6
+    weight = np_rnn_(torch.empty(256, 256, dtype=torch.float64), torch.Generator().manual_seed(0))
+    leading = torch.linalg.eigh(weight).eigenvectors[:, -1]
+    assert 0.3 < (leading > 0).double().mean() < 0.7
+    assert 0.7 < relu_gain(weight) < 0.9
+
+
+@pytest.mark.parametrize("learning_rate", [1e-30, 1e-2])
+def test_before_training_is_where_the_run_began(tmp_path: Path, learning_rate: float) -> None:
+    """The network made again from a run's seed is the one that a run that learns nothing ends with, and no other."""
+    training = TrainingConfig(epochs=1, steps_per_epoch=5, learning_rate=learning_rate)
+    config = Config(
+        data=DataConfig(dataset="addition", length=6),
+        model=ModelConfig(hidden_size=8),
+        training=training,
+        run=RunConfig(seeds=(3,)),
+    )
+    run = Run(tmp_path / "addition" / "np_rnn")
+    run.begin(config, recipe=None)
+    train_on_sequences(run, config, load_task(DataConfig("addition", length=6)), torch.device("cpu"))
+    column = column_of_run(run, Arguments(sequences=3))
+    before, after = (column.models[stage].state_dict() for stage in (BEFORE, AFTER))
+    same = [torch.allclose(before[name], after[name], rtol=0, atol=1e-20) for name in after]
+    assert all(same) == (learning_rate == 1e-30)
+    assert column.probe.inputs.shape == (6, 3, 2) and column.source == "addition, 6 steps"
+
+
+def test_random_features_are_standard_normal_to_the_network() -> None:
+    """What stands in for a video's features has mean 0 and deviation 1 after the run's own standardisation."""
+    model = make_model("np_rnn")
+    probe, _ = random_probe(model, 4, 100, Arguments(sequences=50))
+    standardised = (probe.inputs - model.feature_mean) * model.feature_scale
+    assert standardised.shape == (100, 50, 3)
+    assert standardised.mean((0, 1)).abs().max() < 0.1 and (standardised.std((0, 1)) - 1).abs().max() < 0.1
+    assert set(probe.targets.tolist()) == {0, 1, 2, 3}
+
+
+def test_the_figure_and_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs on video, digits and addition beside untrained networks: one picture, and a row of numbers per network and
+    stage, printed and as CSV, gaps where a network has no such number."""
+    runs, classes = tmp_path / "runs", ("run", "walk", "jump", "sit")
+    save_run(runs / "videos" / "lstm", DataConfig(dataset="folder"), make_model("lstm"), classes)
+    digits = DataConfig(dataset="pixel_mnist", root=write_small_mnist(tmp_path / "mnist"))
+    save_run(runs / "pixel_mnist" / "irnn", digits, make_model("irnn", 1, 10), tuple("0123456789"))
+    save_run(runs / "addition" / "np_rnn", DataConfig(dataset="addition", length=12), make_model("np_rnn", 2, 1), ("",))
+    output = tmp_path / "docs" / "figure.png"
+    flags = ["--run", runs, "--init", "gru", "rnn_relu", "--length", 12, "--hidden", 6, "--sequences", 9]
+    assert main([*map(str, flags), "--output", str(output)]) == 0
+    with Image.open(output) as picture:
+        assert picture.width > 600 and len(picture.getcolors() or []) > 10
+    with output.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["network"], row["stage"]) for row in rows] == [
+        ("addition/np_rnn", BEFORE),
+        ("addition/np_rnn", AFTER),
+        ("pixel_mnist/irnn", BEFORE),
+        ("pixel_mnist/irnn", AFTER),
+        ("rnn_relu", BEFORE),
+        ("videos/lstm", BEFORE),
+        ("videos/lstm", AFTER),
+        ("gru", BEFORE),
+    ]
+    assert float(rows[0]["|eig W| max"]) == pytest.approx(1, abs=1e-5)
+    assert rows[-1]["|eig W| max"] == rows[-1]["relu gain"] == "" != rows[-1]["|eig step| max"]
+    assert rows[0]["change 10"] != "" and rows[0]["change 50"] == ""
+    printed = capsys.readouterr().out
+    assert "pixel_mnist/irnn" in printed and f"{output}\n{output.with_suffix('.csv')}" in printed
+
+
+def test_names_keep_what_tells_them_apart() -> None:
+    """Parts that all columns share are left out, so that nine names fit; a single name stays whole."""
+    names = ["addition/np_rnn-length_100-seed_0", "addition/irnn-length_100-seed_1"]
+    assert short_names(names) == ["np_rnn\nseed_0", "irnn\nseed_1"]
+    assert short_names(names[:1]) == ["addition\nnp_rnn\nlength_100\nseed_0"]
+
+
+def test_what_can_not_be_shown_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A frame average, as a model or a run, and a layer of another kind are named; so is a typo, with exit code 2."""
+    with pytest.raises(ConfigError, match="frame average has no state"):
+        Arguments(init=("mean",))
+    run = save_run(tmp_path / "mean", DataConfig(dataset="folder"), make_model("mean"), ("a", "b", "c", "d"))
+    with pytest.raises(ConfigError, match="is a frame average"):
+        column_of_run(run, Arguments())
+    with pytest.raises(ConfigError, match="not Linear"):
+        cell_of(nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match="bidirectional=True"):
+        cell_of(nn.RNN(2, 2, bidirectional=True))
+    for wrong in ({"length": 1}, {"hidden": 1}, {"sequences": 251}, {"output": Path("figure.jpg")}):
+        with pytest.raises(ConfigError):
+            dataclasses.replace(Arguments(), **wrong)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--init", "np_rn"])
+    assert "np_rnn" in capsys.readouterr().err

@@ -1,0 +1,336 @@
+"""Features as .npy files: ours come back equal, and other tools' are taken only where they are sure to be right."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.catalog import DataConfig, load_dataset
+from data.records import VideoDataset, VideoRecord
+from pipeline.cache.exchange import (
+    ExchangeError,
+    export_command,
+    export_features,
+    find_store,
+    import_command,
+    import_features,
+    match_files,
+)
+from pipeline.cache.store import FeatureStore, StoreError
+from pipeline.features.recipe import Origin, imported_recipe
+from tests.helpers.clips import make_clip
+from tests.helpers.commands import message, run
+from tests.helpers.synthetic import RECIPE, make_features, make_record
+
+VIDEOS = ("run/a.avi", "run/größe 1.avi", "walk/a.avi", "walk/b.c.avi")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> VideoDataset:
+    """Four videos (files of 7 bytes), two of one stem, one with a dot in its name."""
+    for video_id in VIDEOS:
+        path = tmp_path / "videos" / video_id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"a video")
+    return load_dataset(DataConfig("folder", tmp_path / "videos"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with features of 6 numbers for all four videos, float32, one file each."""
+    folder = tmp_path / "made-elsewhere"
+    for number, video_id in enumerate(VIDEOS):
+        save(folder / f"{video_id}.npy", values_of(number))
+    return folder
+
+
+def values_of(number: int) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=(3 + number, 6)).astype(np.float32)
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array)
+
+
+def stored(cache: Path, dataset: VideoDataset, video_id: str, name: str = "dino") -> np.ndarray | None:
+    found = FeatureStore(cache, imported_recipe(name)).read(dataset.store_name, video_id)
+    return None if found is None else found.features
+
+
+def test_round_trip_gives_equal_features(tmp_path: Path, dataset: VideoDataset) -> None:
+    """What is exported and imported again is bit-equal, for names of any text, and says where it is from."""
+    store = FeatureStore(tmp_path / "cache", RECIPE)
+    for number, video_id in enumerate(VIDEOS):
+        store.write(dataset.store_name, video_id, make_features(values_of(number)))
+    out = tmp_path / "out"
+    summary = export_features(find_store(tmp_path / "cache", dataset), dataset, out)
+    assert (summary.num_exported, summary.missing, summary.damaged) == (4, (), {})
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {
+        "recipe.json",
+        *(f"{video_id}.npy" for video_id in VIDEOS),
+    }
+    assert (out / "recipe.json").read_text() == RECIPE.to_json()
+    imported = import_features(out, dataset, "ours", tmp_path / "cache")
+    assert (imported.num_imported, imported.feature_dim, imported.missing, imported.refused) == (4, 6, (), {})
+    again = FeatureStore(tmp_path / "cache", imported_recipe("ours"))
+    for number, video_id in enumerate(VIDEOS):
+        array = np.load(out / f"{video_id}.npy")
+        assert array.dtype == np.float16
+        found = again.read(dataset.store_name, video_id)
+        assert found is not None
+        np.testing.assert_array_equal(found.features, values_of(number).astype(np.float16))
+        np.testing.assert_array_equal(found.features, array)
+        np.testing.assert_array_equal(found.frame_indices, np.arange(3 + number))
+        assert found.origin == Origin(0.0, 3 + number, 3 + number, 7, "imported", "imported")
+        assert not found.origin.is_short
+
+
+def test_export_names_what_it_can_not_write(
+    tmp_path: Path, dataset: VideoDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged entry and a missing one are named, exit code 1; the others are written, and a later export mends."""
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    store = FeatureStore(cache, RECIPE)
+    for video_id in VIDEOS[:3]:
+        store.write(dataset.store_name, video_id, make_features([[1.0]]))
+    bad = store.path(dataset.store_name, VIDEOS[0])
+    bad.write_bytes(bad.read_bytes()[:-1])
+    command = ["--dataset", "folder", "--root", str(tmp_path / "videos"), "--cache", str(cache), "--to", str(out)]
+    assert export_command(command) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {
+        "num_exported": 2,
+        "num_missing": 1,
+        "num_damaged": 1,
+        "store": str(store.folder),
+    }
+    assert f"damaged: {VIDEOS[0]}: {bad}" in told.err and f"1 videos ({VIDEOS[3]}): no features" in told.err
+    assert {path.stem for path in out.rglob("*.npy")} == {Path(video_id).name for video_id in VIDEOS[1:3]}
+    for video_id in VIDEOS:
+        store.write(dataset.store_name, video_id, make_features([[1.0]]))
+    assert export_command(command) == 0
+
+
+def test_export_wants_one_kind_of_features(tmp_path: Path, dataset: VideoDataset) -> None:
+    """Where nothing is cached, or several kinds are, or the folder holds another kind, the error says what to do."""
+    cache = tmp_path / "cache"
+    empty = FeatureStore(cache, dataclasses.replace(RECIPE, sampling="every:3"))
+    empty.note_failure(dataset.store_name, VIDEOS[0], Path("a"), "why")
+    with pytest.raises(ExchangeError, match="no features of videos-.* Cache them first"):
+        find_store(cache, dataset)
+    stores = [FeatureStore(cache, dataclasses.replace(RECIPE, sampling=f"every:{number}")) for number in (1, 2)]
+    for store in stores:
+        store.write(dataset.store_name, VIDEOS[0], make_features([[1.0]]))
+    with pytest.raises(ExchangeError, match=r"choose by --fingerprint one of \w{16} \(none every:\d\), \w{16}"):
+        find_store(cache, dataset)
+    chosen = find_store(cache, dataset, stores[1].recipe.fingerprint[:8])
+    assert chosen.recipe == stores[1].recipe
+    with pytest.raises(StoreError, match="no store's fingerprint begins with 'xyz'"):
+        find_store(cache, dataset, "xyz")
+    export_features(stores[0], dataset, tmp_path / "out")
+    with pytest.raises(ExchangeError, match="holds features made otherwise.*Name another folder with --to"):
+        export_features(stores[1], dataset, tmp_path / "out")
+
+
+def records(*video_ids: str) -> list[VideoRecord]:
+    return [make_record(video_id) for video_id in video_ids]
+
+
+def matched(source: Path, *video_ids: str) -> dict[str, str]:
+    files = match_files(source, records(*video_ids))
+    return {video_id: path.relative_to(source).as_posix() for video_id, path in files.items()}
+
+
+def test_files_are_found_by_id_then_by_shorter_names(tmp_path: Path) -> None:
+    """The full name goes before the one without its ending, that before the bare one; what is not there has none."""
+    for name in ("run/a.avi", "run/a", "a", "run/b", "b", "c"):
+        save(tmp_path / f"{name}.npy", np.ones((1, 2)))
+    assert matched(tmp_path, "run/a.avi", "run/b.avi", "walk/c.avi", "walk/d.avi") == {
+        "run/a.avi": "run/a.avi.npy",
+        "run/b.avi": "run/b.npy",
+        "walk/c.avi": "c.npy",
+    }
+
+
+def test_file_that_two_videos_could_mean_is_neithers(tmp_path: Path) -> None:
+    """Two videos of one stem never share a file; a file under a video's full name is that video's."""
+    for name in ("a", "b", "c.d"):
+        save(tmp_path / f"{name}.npy", np.ones((1, 2)))
+    assert matched(tmp_path, "run/a.avi", "walk/a.avi") == {}
+    assert matched(tmp_path, "b.avi", "b.mp4") == {}
+    assert matched(tmp_path, "c.d", "c.d.avi") == {"c.d": "c.d.npy"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array.astype(np.float16),
+        lambda array: array.astype(np.float64),
+        lambda array: array.astype(">f4"),
+        np.asfortranarray,
+        lambda array: np.repeat(array, 2, axis=0)[::2],
+    ],
+)
+def test_any_float_type_and_layout_is_taken(
+    tmp_path: Path, dataset: VideoDataset, source: Path, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Half, single and double precision, either byte order, rows or columns first: the same numbers arrive."""
+    array = change(values_of(0))
+    save(source / f"{VIDEOS[0]}.npy", array)
+    import_features(source, dataset, "dino", tmp_path / "cache")
+    features = stored(tmp_path / "cache", dataset, VIDEOS[0])
+    assert features is not None
+    np.testing.assert_array_equal(features, values_of(0).astype(np.float16))
+
+
+def test_one_vector_is_one_frame(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:
+    """[features] is a video of one frame, beside others of many."""
+    save(source / f"{VIDEOS[0]}.npy", values_of(0)[1])
+    import_features(source, dataset, "dino", tmp_path / "cache")
+    features = stored(tmp_path / "cache", dataset, VIDEOS[0])
+    assert features is not None and features.shape == (1, 6)
+    np.testing.assert_array_equal(features[0], values_of(0)[1].astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((2, 6), np.int32), "holds int32; features are floating point"),
+        (np.array([[None, "x"]], dtype=object), "can't be read as .npy: .*objects"),
+        (np.ones((2, 6, 1), np.float32), r"holds \[2, 6, 1\]; features are \[frames, features\]"),
+        (np.float32(1), r"holds \[\]; features are"),
+        (np.ones((0, 6), np.float32), r"can't be read|holds \[0, 6\]"),
+        (np.ones((2, 5), np.float32), r"one size; here they have 5 \(in 1, e.g. .*\), 6 \(in 3, e.g."),
+    ],
+)
+def test_wrong_array_stops_the_import_before_it_begins(
+    tmp_path: Path, dataset: VideoDataset, source: Path, array: np.ndarray, message: str
+) -> None:
+    """Another type, shape or size in one file is an error that names it; nothing has been stored then."""
+    save(source / f"{VIDEOS[0]}.npy", array)
+    with pytest.raises(ExchangeError, match=message) as raised:
+        import_features(source, dataset, "dino", tmp_path / "cache")
+    assert str(source / f"{VIDEOS[0]}.npy") in str(raised.value)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00", b"PK\x03\x04"])
+def test_broken_file_stops_the_import_before_it_begins(
+    tmp_path: Path, dataset: VideoDataset, source: Path, content: bytes
+) -> None:
+    """A file that is no .npy, or is cut off, is named."""
+    (source / f"{VIDEOS[1]}.npy").write_bytes(content)
+    with pytest.raises(ExchangeError, match=f"{VIDEOS[1]}.npy can't be read as .npy"):
+        import_features(source, dataset, "dino", tmp_path / "cache")
+    whole = source / f"{VIDEOS[1]}.npy"
+    save(whole, values_of(1))
+    whole.write_bytes(whole.read_bytes()[:-1])
+    with pytest.raises(ExchangeError, match="can't be read as .npy"):
+        import_features(source, dataset, "dino", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(np.nan, "NaN or infinity"), (-np.inf, "NaN or infinity"), (7e4, "70000, beyond float16")]
+)
+def test_number_that_float16_can_not_hold_costs_that_video(
+    tmp_path: Path, dataset: VideoDataset, source: Path, value: float, reason: str
+) -> None:
+    """The video is refused and noted as failed, its features of an earlier import are gone, all others are stored."""
+    cache = tmp_path / "cache"
+    import_features(source, dataset, "dino", cache)
+    array = values_of(0)
+    array[1, 2] = value
+    save(source / f"{VIDEOS[0]}.npy", array)
+    summary = import_features(source, dataset, "dino", cache)
+    assert summary.num_imported == 3 and list(summary.refused) == [VIDEOS[0]]
+    assert reason in summary.refused[VIDEOS[0]]
+    assert stored(cache, dataset, VIDEOS[0]) is None and stored(cache, dataset, VIDEOS[1]) is not None
+    log = FeatureStore(cache, imported_recipe("dino")).errors_path(dataset.store_name)
+    assert reason in json.loads(log.read_text())["reason"]
+    save(source / f"{VIDEOS[0]}.npy", np.full((1, 6), 65504.0))
+    assert not import_features(source, dataset, "dino", cache).refused
+
+
+def test_imports_add_up_but_do_not_mix(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:
+    """What an earlier import stored stays where there is no new file, unless its features are of another size."""
+    cache = tmp_path / "cache"
+    import_features(source, dataset, "dino", cache)
+    (source / f"{VIDEOS[0]}.npy").unlink()
+    save(source / f"{VIDEOS[1]}.npy", values_of(9))
+    assert import_features(source, dataset, "dino", cache).missing == (VIDEOS[0],)
+    features = stored(cache, dataset, VIDEOS[0]), stored(cache, dataset, VIDEOS[1])
+    assert [len(each) for each in features if each is not None] == [3, 12]
+    for number, video_id in enumerate(VIDEOS[1:]):
+        save(source / f"{video_id}.npy", values_of(number)[:, :4])
+    with pytest.raises(ExchangeError, match=f"{VIDEOS[0]} has features of size 6 .* have 4. Give another --name"):
+        import_features(source, dataset, "dino", cache)
+    assert import_features(source, dataset, "other", cache).feature_dim == 4
+
+
+def test_videos_without_a_file_are_named(
+    tmp_path: Path, dataset: VideoDataset, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing file costs its video only: it is named with what was looked for, and the exit code is 1."""
+    (source / f"{VIDEOS[3]}.npy").unlink()
+    where = ["--dataset", "folder", "--root", str(tmp_path / "videos"), "--cache", str(tmp_path / "cache")]
+    assert import_command([*where, "--from", str(source), "--name", "dino"]) == 1
+    told = capsys.readouterr()
+    assert f"1 videos ({VIDEOS[3]}): no file in {source}" in told.err
+    assert "Looked for walk/b.c.avi.npy, walk/b.c.npy, b.c.npy" in told.err
+    summary = json.loads(told.out)
+    assert (summary["num_imported"], summary["num_missing"], summary["num_refused"]) == (3, 1, 0)
+    with pytest.raises(ExchangeError, match=f"no file of any video of videos in {tmp_path}. Looked for run/a.avi.npy"):
+        import_features(tmp_path, dataset, "dino", tmp_path / "cache")
+    with pytest.raises(ExchangeError, match="nowhere is not a folder"):
+        import_features(tmp_path / "nowhere", dataset, "dino", tmp_path / "cache")
+
+
+def test_name_alone_tells_imports_apart(tmp_path: Path) -> None:
+    """The recipe of one name is always the same, and another's is another; it is written and read as any recipe is."""
+    assert imported_recipe("dino") == imported_recipe("dino") != imported_recipe("clip")
+    assert imported_recipe("dino").backbone == "imported:dino"
+    for _ in range(2):
+        assert FeatureStore(tmp_path, imported_recipe("a name, größe")).recipe == imported_recipe("a name, größe")
+    with pytest.raises(StoreError, match="need a name"):
+        imported_recipe(" ")
+
+
+def test_training_on_imported_features_is_training_on_ours(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """Cache, train, export, import, train again, all by the command line: every prediction is the same."""
+    root, cache, out = tmp_path / "videos", tmp_path / "cache", tmp_path / "out"
+    for number in range(12):
+        make_clip(root / ("run", "walk")[number % 2] / f"{number}.avi", 6, number)
+    data = ["--dataset", "folder", "--root", root, "--cache", cache]
+    name, weights = tiny_backbone
+    training = [*data, "--epochs", 2, "--hidden-size", 8, "--device", "cpu"]
+    ours = ["--backbone", name, "--weights", weights, "--runtime", "torch", "--workers", 1, "--sampling", "every:1"]
+
+    def train(*flags: object, runs: str, code: int = 0) -> str:
+        done = run("train.py", *training, *flags, "--runs", tmp_path / runs)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        return message(done)
+
+    def predictions(runs: str) -> str:
+        (path,) = (tmp_path / runs).rglob("predictions.csv")
+        return path.read_text()
+
+    train(*ours, runs="ours")
+    done = run("-m", "pipeline.cache", "export", *data, "--to", out)
+    assert done.returncode == 0 and json.loads(done.stdout)["num_exported"] == 12, done.stderr
+    (out / "walk" / "1.avi.npy").rename(tmp_path / "1.avi.npy")
+    done = run("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
+    assert done.returncode == 1 and "1 videos (walk/1.avi): no file" in done.stderr
+    told = train("--backbone", "imported:dino", runs="imported", code=2)
+    assert "1 of 12 videos gave no features (walk/1.avi)" in told and "pipeline.cache import" in told
+    (tmp_path / "1.avi.npy").rename(out / "walk" / "1.avi.npy")
+    done = run("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
+    assert done.returncode == 0, done.stderr
+    train("--backbone", "imported:dino", runs="imported")
+    assert predictions("imported") == predictions("ours")
+    done = run("evaluate.py", tmp_path / "imported")
+    assert done.returncode == 0, done.stderr

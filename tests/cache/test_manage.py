@@ -1,0 +1,491 @@
+"""The manager of the feature store: what is there, what is damaged, and what nothing needs any more."""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data.catalog import DataConfig, load_dataset
+from models.preprocessing import CENTER, VIEWS
+from pipeline.cache import manage
+from pipeline.cache.garbage import Findings, Garbage, find_garbage, remove_store
+from pipeline.cache.inventory import find_stores
+from pipeline.cache.packed import open_packed, pack
+from pipeline.cache.store import FeatureStore, StoreError
+from pipeline.features.recipe import FeatureRecipe
+from pipeline.settings.config import ConfigError
+from tests.data.test_atomic import dead_pid, temporary_of
+from tests.helpers import REPOSITORY
+from tests.helpers.clips import make_clip
+from tests.helpers.commands import message, run
+from tests.helpers.synthetic import RECIPE, make_features
+
+SET = "set"
+FLIPPED = VIEWS[1]
+DAY = 24 * 3600
+
+Command = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def command(cache: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs one of the manager's commands on ``cache``: its exit code, and what it printed with --json."""
+
+    def run_it(name: str, *flags: object) -> tuple[int, Any]:
+        code = manage.COMMANDS[name](["--cache", str(cache), "--json", *map(str, flags)])
+        return code, json.loads(capsys.readouterr().out)
+
+    return run_it
+
+
+def fill(cache: Path, *video_ids: str, recipe: FeatureRecipe = RECIPE, view: str = CENTER) -> FeatureStore:
+    """A store with features of these videos, different ones for each."""
+    store = FeatureStore(cache, recipe)
+    for number, video_id in enumerate(video_ids):
+        store.write(SET, video_id, make_features([[number, 1.0], [2.0, 3.0]]), view)
+    return store
+
+
+def class_folders(root: Path, *video_ids: str) -> str:
+    """A dataset of these (empty) files; returns its name in the store."""
+    for video_id in video_ids:
+        (root / video_id).parent.mkdir(parents=True, exist_ok=True)
+        (root / video_id).touch()
+    return load_dataset(DataConfig("folder", root)).store_name
+
+
+def age(*paths: Path, days: float) -> None:
+    for path in paths:
+        for file in [path, *path.rglob("*")]:
+            os.utime(file, (time.time() - days * DAY,) * 2)
+
+
+def make_run(folder: Path, recipe: FeatureRecipe) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(recipe.to_json())
+    (folder / "config.yaml").write_text(yaml.safe_dump({"dataset": "demo"}))
+    return folder
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def kinds(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(garbage["kind"].partition(":")[0], Path(garbage["path"]).name) for garbage in found["garbage"]]
+
+
+def test_status_counts_by_store_dataset_and_view(cache: Path, command: Command) -> None:
+    """Each store, dataset and view has its own line with its entries and bytes; names may be any text."""
+    store = fill(cache, "run/a.avi", "walk/größe [red] 1.avi")
+    fill(cache, "run/a.avi", view=FLIPPED)
+    store.write("other@place", "x", make_features([[1.0]]))
+    other = FeatureStore(cache, dataclasses.replace(RECIPE, backbone="resnet50", sampling="every:2"))
+    code, told = command("status")
+    rows = {(row["fingerprint"], row["dataset"], row["view"]): row for row in told["stores"]}
+    ours = store.folder.name
+    assert {key: row["num_entries"] for key, row in rows.items()} == {
+        (ours, SET, CENTER): 2,
+        (ours, SET, FLIPPED): 1,
+        (ours, "other@place", CENTER): 1,
+        (other.folder.name, "", ""): 0,
+    }
+    paths = [store.path(SET, video_id) for video_id in ("run/a.avi", "walk/größe [red] 1.avi")]
+    assert rows[ours, SET, CENTER]["num_bytes"] == sum(path.stat().st_size for path in paths)
+    empty = rows[other.folder.name, "", ""]
+    assert (empty["backbone"], empty["sampling"], code) == ("resnet50", "every:2", 0)
+    assert rows[ours, SET, CENTER]["done"] is None
+    assert (told["packed_bytes"], told["network_bytes"]) == (0, 0)
+    for path in (store.folder / "packed" / "copy.npy", cache / "onnx" / "net.onnx"):
+        path.parent.mkdir()
+        path.write_bytes(bytes(7))
+    assert command("status")[1] == told | {"packed_bytes": 7, "network_bytes": 7}
+
+
+def test_status_counts_failures_that_still_hold(cache: Path, command: Command) -> None:
+    """A video counts as failed once, and no more as soon as it has features; a torn line of the log is no failure."""
+    store = fill(cache, "mended")
+    for video_id in ("mended", "bad", "bad"):
+        store.note_failure(SET, video_id, Path(video_id), "why")
+    with store.errors_path(SET).open("a") as log:
+        log.write('{"video_id": "torn')
+    (row,) = command("status")[1]["stores"]
+    assert (row["num_entries"], row["failed"]) == (1, 1)
+
+
+def test_status_of_a_dataset_tells_done_missing_and_failed(
+    cache: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against a dataset, each of its videos is done, missing or failed; other datasets and videos don't count."""
+    root = tmp_path / "videos"
+    name = class_folders(root, "run/a.avi", "run/b.avi", "run/c.avi", "walk/a.avi")
+    store = fill(cache, "run/a.avi")
+    for video_id in ("run/a.avi", "walk/a.avi", "gone.avi"):
+        store.write(name, video_id, make_features([[1.0]]))
+    store.note_failure(name, "run/b.avi", root / "run/b.avi", "why")
+    store.note_failure(name, "gone too.avi", root, "why")
+    flags = ["--dataset", "folder", "--root", str(root)]
+    (row,) = command("status", *flags)[1]["stores"]
+    assert (row["dataset"], row["num_entries"]) == (name, 3)
+    assert (row["done"], row["missing"], row["failed"]) == (2, 1, 1)
+    assert manage.status(["--cache", str(cache), *flags]) == 0
+    head, _, line, *_ = capsys.readouterr().out.splitlines()
+    assert head.split()[-3:] == ["done", "missing", "failed"] and line.split()[-3:] == ["2", "1", "1"]
+
+
+def test_status_shows_a_fingerprint_as_it_is(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fingerprint that looks like a number (12e34) is not written as one."""
+    recipes = (dataclasses.replace(RECIPE, weights_sha256=str(number)) for number in itertools.count())
+    recipe = next(recipe for recipe in recipes if re.fullmatch(r"\d+e\d+", recipe.fingerprint[:16]))
+    fill(cache, "a", recipe=recipe)
+    manage.status(["--cache", str(cache)])
+    assert recipe.fingerprint[:16] in capsys.readouterr().out
+
+
+def test_status_does_not_load_pytorch(cache: Path) -> None:
+    """A look at the store takes no seconds of imports."""
+    fill(cache, "a")
+    code = "import sys; from pipeline import manage; manage.status(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, "--cache", cache], cwd=REPOSITORY, check=True, timeout=60)
+
+
+def test_status_names_what_is_no_store(cache: Path, command: Command) -> None:
+    """A folder that is something else and a store whose recipe is damaged are told of, and hide nothing else."""
+    store = fill(cache, "a")
+    (cache / "notes").mkdir()
+    (store.folder / "recipe.json").write_text('{"half')
+    told = command("status")[1]
+    assert told["others"] == [str(cache / "notes")]
+    ((backbone, num_entries),) = [(row["backbone"], row["num_entries"]) for row in told["stores"]]
+    assert "damaged" in backbone and num_entries == 1
+
+
+def test_missing_cache_is_named(tmp_path: Path) -> None:
+    """A cache that is not there is an error that names it, not an empty table."""
+    for name in ("status", "verify", "gc"):
+        with pytest.raises(StoreError, match=f"{tmp_path / 'nowhere'} is not a folder"):
+            manage.COMMANDS[name](["--cache", str(tmp_path / "nowhere")])
+    with pytest.raises(ConfigError, match="unknown dataset 'demmo'. Did you mean 'demo'"):
+        manage.status(["--cache", str(tmp_path), "--dataset", "demmo"])
+
+
+def truncated(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def emptied(path: Path, other: Path) -> None:
+    path.write_bytes(b"")
+
+
+def bit_flipped(path: Path, other: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def of_another_video(path: Path, other: Path) -> None:
+    shutil.copy(other, path)
+
+
+DAMAGES = [truncated, emptied, bit_flipped, of_another_video]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("view", [CENTER, FLIPPED])
+def test_verify_finds_and_removes_damage(
+    cache: Path, command: Command, damage: Callable[[Path, Path], None], view: str
+) -> None:
+    """Each kind of damage is found, named and, if asked, removed; whole entries of all views stay."""
+    for each in (CENTER, FLIPPED):
+        store = fill(cache, "run/a", "walk/a", view=each)
+    assert command("verify") == (0, {"num_entries": 4, "damaged": {}, "removed": False})
+    bad = store.path(SET, "walk/a", view)
+    damage(bad, store.path(SET, "run/a", view))
+    before = files_below(cache)
+    code, told = command("verify")
+    assert (code, list(told["damaged"])) == (1, [str(bad)])
+    assert files_below(cache) == before
+    code, told = command("verify", "--remove")
+    assert (code, list(told["damaged"])) == (0, [str(bad)])
+    del before[bad]
+    assert files_below(cache) == before
+    assert command("verify")[0] == 0
+
+
+def test_verify_finds_an_entry_of_another_view_or_recipe(cache: Path, command: Command) -> None:
+    """Whole files in the wrong place are damage too: mirrored features under the centre's name, another recipe's."""
+    store = fill(cache, "a", "b")
+    flipped = fill(cache, "a", view=FLIPPED).path(SET, "a", FLIPPED)
+    other = fill(cache, "b", recipe=dataclasses.replace(RECIPE, sampling="every:2"))
+    shutil.copy(flipped, store.path(SET, "a"))
+    shutil.copy(other.path(SET, "b"), store.path(SET, "b"))
+    code, told = command("verify")
+    assert code == 1 and set(told["damaged"]) == {str(store.path(SET, "a")), str(store.path(SET, "b"))}
+    assert command("verify", "--fingerprint", other.recipe.fingerprint)[1]["num_entries"] == 1
+    with pytest.raises(StoreError, match=r"no store's fingerprint begins with 'xyz'. There are: \w{16}, \w{16}"):
+        command("verify", "--fingerprint", "xyz")
+
+
+def test_verify_does_not_pass_over_what_cannot_be_opened(
+    cache: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that is there but may not be read is no whole one: it is named, and not removed."""
+    store = fill(cache, "a", "b")
+    entry = store.path(SET, "a")
+    entry.unlink()
+    monkeypatch.chdir(entry.parent)
+    with socket.socket(socket.AF_UNIX) as in_its_place:
+        in_its_place.bind(entry.name)  # which nobody may open, not even root
+    code, told = command("verify", "--remove")
+    assert code == 1 and list(told["damaged"]) == [str(entry)] and "permissions" in told["damaged"][str(entry)]
+    assert entry.exists()
+
+
+@pytest.mark.parametrize("content", ['{"half', dataclasses.replace(RECIPE, resize=1).to_json()])
+def test_verify_finds_a_damaged_recipe(cache: Path, command: Command, content: str) -> None:
+    """A store whose recipe is torn or another's is named; no folder is made for that other recipe."""
+    store = fill(cache, "a")
+    (store.folder / "recipe.json").write_text(content)
+    code, told = command("verify", "--remove")
+    assert code == 1 and list(told["damaged"]) == [str(store.folder)]
+    assert "cache its videos again" in told["damaged"][str(store.folder)]
+    assert [path.name for path in cache.iterdir()] == [store.folder.name]
+
+
+def test_gc_removes_stores_that_no_run_uses(cache: Path, tmp_path: Path, command: Command) -> None:
+    """Only a store that no run was trained on and that was not written to lately goes, and only with --delete."""
+    used, fresh, unused = (dataclasses.replace(RECIPE, sampling=f"every:{number}") for number in (1, 2, 3))
+    stores = [fill(cache, "run/a", "walk/a", recipe=recipe) for recipe in (used, fresh, unused)]
+    runs = tmp_path / "runs"
+    make_run(runs / "demo" / "a-run", used)
+    age(cache, days=8)
+    age(stores[1].path(SET, "walk/a"), days=6)
+    before = files_below(cache)
+    code, told = command("gc", "--runs", runs)
+    assert code == 0 and kinds(told) == [("store out of use", stores[2].folder.name)]
+    assert told["garbage"][0]["num_bytes"] == sum(len(before[path]) for path in files_below(stores[2].folder))
+    assert files_below(cache) == before
+    code, told = command("gc", "--runs", runs, "--delete")
+    assert code == 0 and [garbage["removed"] for garbage in told["garbage"]] == [True]
+    assert find_stores(cache) == (sorted(store.folder for store in stores[:2]), [])
+    assert command("gc", "--runs", runs)[1] == {"garbage": [], "notes": []}
+    assert len(command("gc", "--runs", runs, "--keep-days", 5)[1]["garbage"]) == 1
+
+
+@pytest.mark.parametrize("runs", ["missing", "damaged"])
+def test_gc_keeps_stores_whose_use_is_not_known(cache: Path, tmp_path: Path, command: Command, runs: str) -> None:
+    """Where the folder of runs is not there, or a run does not tell its recipe, no store goes, and it is said why."""
+    fill(cache, "a")
+    age(cache, days=100)
+    if runs == "damaged":
+        (make_run(tmp_path / "damaged" / "a-run", RECIPE) / "recipe.json").unlink()
+    code, told = command("gc", "--runs", tmp_path / runs, "--delete")
+    assert (code, told["garbage"]) == (0, [])
+    (note,) = told["notes"]
+    assert str(tmp_path / runs) in note
+    assert len(find_stores(cache)[0]) == 1
+
+
+def test_gc_leaves_alone_what_is_no_store(cache: Path, tmp_path: Path, command: Command) -> None:
+    """Other folders in the cache stay, runs (which have a recipe.json too) and stores with a damaged one among them."""
+    make_run(cache / "a-run", RECIPE)
+    store = fill(cache, "a")
+    (store.folder / "recipe.json").write_text("{")
+    (cache / "notes").mkdir()
+    (tmp_path / "runs").mkdir()
+    age(cache, days=100)
+    before = files_below(cache)
+    code, told = command("gc", "--runs", tmp_path / "runs", "--delete")
+    assert (code, told["garbage"]) == (0, []) and files_below(cache) == before
+    for name in ("a-run: not a store", "notes: not a store", f"{store.folder.name}/recipe.json can't be read"):
+        assert any(name in note for note in told["notes"])
+
+
+def test_gc_removes_what_killed_jobs_left(cache: Path, tmp_path: Path, command: Command) -> None:
+    """Temporary files of processes that are gone go, in stores and among the networks; work in progress stays."""
+    store = fill(cache, "run/a")
+    (cache / "onnx").mkdir()
+    host, pid = os.uname().nodename, dead_pid()
+    gone = [temporary_of(store.path(SET, "run/a"), host, pid), temporary_of(cache / "onnx" / "net.onnx", host, pid)]
+    kept = temporary_of(store.path(SET, "run/b"), host, os.getpid())
+    code, told = command("gc", "--runs", tmp_path, "--delete")
+    assert code == 0 and kinds(told) == [("left by a killed job", path.name) for path in gone]
+    assert kept.exists() and not any(path.exists() for path in gone)
+    assert store.path(SET, "run/a").exists()
+
+
+def test_gc_removes_entries_of_videos_no_longer_there(cache: Path, tmp_path: Path, command: Command) -> None:
+    """With a dataset, entries of videos that it does not have go, in all views and stores; other datasets' stay."""
+    root = tmp_path / "videos"
+    videos = ["run/a.avi", "run/b.avi", "walk/a.avi"]
+    name = class_folders(root, *videos)
+    orphans = []
+    for recipe in (RECIPE, dataclasses.replace(RECIPE, sampling="every:2")):
+        store = fill(cache, "run/gone.avi", recipe=recipe)
+        for view, video_id in itertools.product([CENTER, FLIPPED], [*videos, "run/gone.avi"]):
+            store.write(name, video_id, make_features([[1.0]]), view)
+        orphans += [store.path(name, "run/gone.avi", view) for view in (CENTER, FLIPPED)]
+    assert command("gc", "--runs", tmp_path, "--delete")[1]["garbage"] == []
+    code, told = command("gc", "--runs", tmp_path, "--dataset", "folder", "--root", root, "--delete")
+    assert code == 0 and {garbage["path"] for garbage in told["garbage"]} == set(map(str, orphans))
+    assert len(list(cache.rglob("*.safetensors"))) == 14
+
+
+def test_gc_removes_stale_packed_copies(cache: Path, tmp_path: Path, command: Command) -> None:
+    """A packed copy goes when an entry was written since; one that is as its entries are, stays and is used."""
+    store = fill(cache, "a", "b")
+    store.write("other", "a", make_features([[1.0]]))
+    for dataset, videos in ((SET, ["a", "b"]), ("other", ["a"])):
+        pack(store, dataset, videos, (CENTER,))
+    unnamed = store.folder / "packed" / "other-0123456789abcdef.npy"
+    unnamed.write_bytes(b"from a job that was killed before the index named it")
+    assert kinds(command("gc", "--runs", tmp_path)[1]) == [("stale packed copy", unnamed.name)]
+    store.write(SET, "b", make_features([[7.0, 8.0]]))
+    _, told = command("gc", "--runs", tmp_path, "--delete")
+    assert {kind for kind, _ in kinds(told)} == {"stale packed copy"} and len(told["garbage"]) == 3
+    assert open_packed(store, "other", ["a"], (CENTER,)) is not None
+    assert len(list((store.folder / "packed").iterdir())) == 2
+
+
+def test_gc_removes_networks_out_of_use(cache: Path, tmp_path: Path, command: Command) -> None:
+    """An exported network that was neither made nor read for a week goes; one that was read stays."""
+    (cache / "onnx").mkdir()
+    old, used = cache / "onnx" / "old.onnx", cache / "onnx" / "used.onnx"
+    for network in (old, used):
+        network.write_bytes(b"network")
+        age(network, days=8)
+    os.utime(used, (time.time(), used.stat().st_mtime))
+    _, told = command("gc", "--runs", tmp_path, "--delete")
+    assert kinds(told) == [("network out of use", "old.onnx")]
+    assert used.exists() and not old.exists()
+
+
+def test_gc_keeps_the_last_true_line_of_a_failure(cache: Path, tmp_path: Path, command: Command) -> None:
+    """Of each video that failed last the last line stays; lines of videos that have features since go."""
+    store = fill(cache)
+    for video_id, reason in [("bad", "first"), ("mended", "once"), ("replaced", "now"), ("bad", "last")]:
+        store.note_failure(SET, video_id, Path(video_id), reason)
+    fill(cache, "mended", "replaced")
+    os.utime(store.path(SET, "mended"), (time.time() + 10,) * 2)
+    age(store.path(SET, "replaced"), days=1)  # features of the file that was there before the one that failed
+    log = store.errors_path(SET)
+    before = log.read_text()
+    _, told = command("gc", "--runs", tmp_path)
+    assert kinds(told) == [("failures since mended or repeated", "errors.jsonl")] and log.read_text() == before
+    command("gc", "--runs", tmp_path, "--delete")
+    kept = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {(line["video_id"], line["reason"]) for line in kept} == {("bad", "last"), ("replaced", "now")}
+    assert told["garbage"][0]["num_bytes"] == len(before) - len(log.read_text())
+    assert command("gc", "--runs", tmp_path)[1]["garbage"] == []
+
+
+def test_gc_loses_no_failure_noted_meanwhile(cache: Path) -> None:
+    """A job that notes a failure between looking and removing keeps its line."""
+    store = fill(cache)
+    for _ in range(2):
+        store.note_failure(SET, "bad", Path("bad"), "why")
+    (garbage,) = find_garbage(cache, [cache], 7.0, None).garbage
+    store.note_failure(SET, "new", Path("new"), "why")
+    garbage.remove()
+    assert len(store.errors_path(SET).read_text().splitlines()) == 3
+
+
+def test_gc_half_done_leaves_a_store(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removal that breaks off leaves what is still known to be a store, so that the next gc takes the rest."""
+    store = fill(cache, "run/a", "walk/a")
+
+    def killed(path: Path) -> None:
+        (path / "run" / "a.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_store(store.folder)
+    assert find_stores(cache)[0] == [store.folder]
+    remove_store(store.folder)
+    assert not list(cache.iterdir())
+
+
+def test_gc_names_what_it_could_not_remove(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where one removal fails the others go on, the failure is named, and the exit code is 1."""
+    good, bad = cache / "good", cache / "bad"
+    good.touch()
+
+    def refuse() -> None:
+        raise PermissionError(1, "Operation not permitted", str(bad))
+
+    found = Findings([Garbage("old", bad, 1, refuse), Garbage("old", good, 5, good.unlink)], [])
+    monkeypatch.setattr(manage, "find_garbage", lambda *arguments: found)
+    assert manage.gc(["--cache", str(cache), "--delete"]) == 1
+    told = capsys.readouterr().out
+    assert f"not removed: [Errno 1] Operation not permitted: '{bad}'" in told and "5.00B removed" in told
+    assert not good.exists()
+
+
+def test_gc_shows_a_few_of_many(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Thousands of orphans are a few lines and a count; --json has them all."""
+    root = tmp_path / "videos"
+    name = class_folders(root, "run/a.avi", "run/b.avi", "walk/a.avi")
+    store = FeatureStore(cache, RECIPE)
+    for number in range(30):
+        store.write(name, f"gone{number}", make_features([[1.0]]))
+    flags = ["--cache", str(cache), "--runs", str(tmp_path), "--dataset", "folder", "--root", str(root)]
+    assert manage.gc(flags) == 0
+    told = capsys.readouterr().out
+    assert told.count("gone") == 5 and "... and 25 more" in told and "nothing was removed; --delete" in told
+    with pytest.raises(StoreError, match="--keep-days is at least 0, not -1"):
+        manage.gc([*flags, "--keep-days", "-1"])
+
+
+def test_real_commands(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """Cache, look, damage, verify, mend, clear: through the command line, with its exit codes."""
+    root, cache = tmp_path / "videos", tmp_path / "cache"
+    for number in range(4):
+        make_clip(root / ("run", "walk")[number % 2] / f"{number}.avi", 6, number)
+    (root / "walk" / "bad.avi").write_text("no video")
+    data = ["--dataset", "folder", "--root", root]
+    name, weights = tiny_backbone
+    job = ["-m", "pipeline.cache", *data, "--backbone", name, "--weights", weights, "--cache", cache]
+    job += ["--runtime", "torch", "--workers", 1]
+    assert run(*job).returncode == 1
+
+    def manager(command: str, *flags: object, code: int) -> str:
+        done = run("-m", "pipeline.cache", command, "--cache", cache, *flags)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        return message(done)
+
+    told = manager("status", *data, code=0)
+    assert f"{name} uniform:25" in told and told.split("packed copies")[0].split()[-3:] == ["4", "0", "1"]
+    bit_flipped(next(cache.rglob("0.avi.safetensors")), cache)
+    assert "0.avi.safetensors" in manager("verify", code=1)
+    assert "1 damaged and removed" in manager("verify", "--remove", code=0)
+    (root / "walk" / "bad.avi").unlink()
+    done = run(*job)
+    assert done.returncode == 0 and json.loads(done.stdout)["num_extracted"] == 1
+    assert "4 entries in 1 stores, 0 damaged" in manager("verify", code=0)
+    (tmp_path / "runs").mkdir()
+    told = manager("gc", "--runs", tmp_path / "runs", "--keep-days", 0, "--delete", code=0)
+    assert f"store out of use: {name}" in told
+    assert "nothing is cached" in manager("status", code=0)
+    assert "--removed" in manager("verify", "--removed", code=2)

@@ -1,0 +1,258 @@
+"""A user's own videos: class folders, CSV, drawn and listed splits, and every way to get them wrong."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data.catalog import DataConfig, load_dataset
+from data.records import DatasetError, Split, VideoDataset
+
+
+def load(root: Path, **options: object) -> VideoDataset:
+    return load_dataset(DataConfig("folder", root=root, **options))  # type: ignore[arg-type]
+
+
+def only_split(dataset: VideoDataset) -> Split:
+    (split,) = dataset.splits.values()
+    return split
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def write_csv(root: Path, text: str) -> Path:
+    """A CSV, with every file that it names in the first column."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "videos.csv").write_text(text)
+    touch(root, *(line.split(",")[0] for line in text.splitlines()[1:] if line.split(",")[0]))
+    return root
+
+
+def assert_whole_and_disjoint(dataset: VideoDataset) -> None:
+    split = only_split(dataset)
+    parts = (split.train, split.validation, split.test)
+    groups = [{video.group for video in part} for part in parts]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    assert sorted(video.video_id for part in parts for video in part) == sorted(v.video_id for v in dataset.videos)
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """Two classes, ten persons, one video of each."""
+    return touch(tmp_path / "people", *(f"{act}/p{n}_{act}.avi" for act in ("run", "sit") for n in range(10)))
+
+
+def test_weizmann_by_person(action_data: Path) -> None:
+    """Real class folders: the pattern finds nine persons, holding one out leaves the others, no person is cut."""
+    dataset = load(action_data / "weizmann", group_pattern=r"^([^_]+)_", holdout_group="daria", validation_groups=2)
+    split = dataset.split("holdout-daria")
+    assert (len(dataset.classes), len(dataset.videos)) == (10, 90)
+    assert {video.group for video in split.test} == {"daria"}
+    assert len({video.group for video in split.validation}) == 2
+    assert len({video.group for video in split.train}) == 6
+    assert_whole_and_disjoint(dataset)
+
+
+def test_ut_interaction_from_its_csv(action_data: Path) -> None:
+    """A real CSV with groups: 120 clips, 20 sequences, about 60/20/20 by whole sequences, all classes everywhere."""
+    dataset = load(action_data / "ut_interaction", seed=1)
+    split = dataset.split("seed1")
+    assert (len(dataset.classes), len(dataset.videos)) == (6, 120)
+    for part, expected in ((split.train, 72), (split.validation, 24), (split.test, 24)):
+        assert abs(len(part) - expected) <= 2
+        assert {video.label for video in part} == set(range(6))
+    assert_whole_and_disjoint(dataset)
+
+
+def test_class_folders_of_any_depth(tmp_path: Path) -> None:
+    """Videos deeper down belong to the first folder; other files and hidden ones are left out; ids keep the ending."""
+    touch(
+        tmp_path, "run/a.avi", "run/day2/a.MP4", "run/a.mp4", "sit/b.mkv", "run/notes.txt", "run/._a.avi", ".git/x.avi"
+    )
+    dataset = load(tmp_path)
+    assert [(v.video_id, v.label) for v in dataset.videos] == [
+        ("run/a.avi", 0),
+        ("run/a.mp4", 0),
+        ("run/day2/a.MP4", 0),
+        ("sit/b.mkv", 1),
+    ]
+    assert len({video.group for video in dataset.videos}) == 4
+
+
+def test_linked_class_folders_are_followed_without_end(tmp_path: Path) -> None:
+    """A class folder may be a link to another disk, and a link to a parent does not loop."""
+    elsewhere = touch(tmp_path / "disk", "a.avi", "b.avi")
+    root = touch(tmp_path / "root", "sit/c.avi")
+    (root / "run").symlink_to(elsewhere)
+    (root / "sit" / "up").symlink_to(root)
+    assert [video.video_id for video in load(root).videos] == ["run/a.avi", "run/b.avi", "sit/c.avi"]
+
+
+def test_the_seed_alone_decides(people: Path) -> None:
+    """The same seed gives the same split, another seed another one, with the same 60/20/20."""
+    options = {"group_pattern": "^(p[0-9])"}
+    splits = [load(people, seed=seed, **options).split(f"seed{seed}") for seed in (0, 1)]
+    assert load(people, seed=0, **options).split("seed0") == splits[0]
+    assert {video.group for video in splits[0].test} != {video.group for video in splits[1].test}
+    for split in splits:
+        assert [len(part) for part in (split.train, split.validation, split.test)] == [12, 4, 4]
+
+
+def test_a_class_with_one_group_is_trained_on(tmp_path: Path) -> None:
+    """A class that can't be divided is in training rather than in a test that nothing could pass."""
+    touch(tmp_path, "rare/only.avi", *(f"run/{n}.avi" for n in range(10)))
+    dataset = load(tmp_path)
+    assert 0 in {video.label for video in only_split(dataset).train}
+    assert_whole_and_disjoint(dataset)
+
+
+def test_hold_out_one_group_and_no_validation(people: Path) -> None:
+    """validation_groups=0 keeps every other group for training."""
+    split = only_split(load(people, group_pattern="^(p[0-9])", holdout_group="p3", validation_groups=0))
+    assert (split.name, len(split.train), len(split.validation), len(split.test)) == ("holdout-p3", 18, 0, 2)
+
+
+def test_an_unknown_group_names_the_nearest_and_all(people: Path) -> None:
+    """A typo in the held-out group ends with what it could have been."""
+    with pytest.raises(DatasetError, match=r"no group 'p33' .* 'p3'\? The 10 groups: p0, p1, .* p9"):
+        load(people, group_pattern="^(p[0-9])", holdout_group="p33")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("^(p[0-9]", "is not a regular expression"),
+        ("^p[0-9]", "has no parentheses"),
+        ("^(p[0-4])_", "finds no group in 'p5_run'"),
+    ],
+)
+def test_a_group_pattern_that_does_not_fit(people: Path, pattern: str, message: str) -> None:
+    """A pattern that misses some file is an error: a video without a group could leak into the test."""
+    with pytest.raises(DatasetError, match=message):
+        load(people, group_pattern=pattern)
+
+
+def test_names_and_store(tmp_path: Path) -> None:
+    """Two folders of one name do not share features, and the same folder does, however it is written."""
+    one = touch(tmp_path / "x" / "mine", "a/1.avi", "a/2.avi", "b/1.avi", "b/2.avi")
+    other = touch(tmp_path / "y" / "mine", "a/1.avi", "a/2.avi", "b/1.avi", "b/2.avi")
+    assert load(one).name == load(other).name == "mine"
+    assert load(one).store_name != load(other).store_name
+    assert load(one).store_name == load(other / ".." / ".." / "x" / "mine").store_name
+    assert load(one).store_name.startswith("mine-")
+
+
+CSV = "path,label,group,split\na.avi,run,g1,train\nb.avi,sit,g2,train\nc.avi,run,g3,test\nd.avi,sit,g4,test\n"
+
+
+def test_a_listed_split_is_taken_as_it_is(tmp_path: Path) -> None:
+    """The column split decides; val and validation mean the same; order and ids are the CSV's."""
+    root = write_csv(tmp_path, CSV.replace("b.avi,sit,g2,train", "b.avi,sit,g2,val\ne.avi,sit,g5,Validation"))
+    split = load(root).split("listed")
+    assert [v.video_id for part in (split.train, split.validation, split.test) for v in part] == [
+        *("a.avi", "b.avi", "e.avi", "c.avi", "d.avi")
+    ]
+
+
+def test_validation_is_drawn_out_of_a_listed_training_set(tmp_path: Path) -> None:
+    """Without validation rows about one in five training groups is set aside, never a test group."""
+    rows = "".join(
+        f"{act}{n}.avi,{act},p{n},{'test' if n > 9 else 'train'}\n" for act in ("run", "sit") for n in range(12)
+    )
+    dataset = load(write_csv(tmp_path, "path,label,group,split\n" + rows))
+    split = dataset.split("listed")
+    assert Counter(video.label for video in split.validation) == {0: 2, 1: 2}
+    assert {video.group for video in split.test} == {"p10", "p11"}
+    assert_whole_and_disjoint(dataset)
+
+
+def test_a_listed_group_on_both_sides_is_refused(tmp_path: Path) -> None:
+    """A list that trains on a person and tests on the same one is an error, not a good score."""
+    with pytest.raises(DatasetError, match="split listed: train and test share 1 groups, e.g. g1"):
+        load(write_csv(tmp_path, CSV.replace("c.avi,run,g3", "c.avi,run,g1")))
+
+
+def test_videos_outside_the_folder_keep_apart(tmp_path: Path) -> None:
+    """Two videos of one name in other folders get different ids without '..' in them."""
+    touch(tmp_path, "one/a.avi", "two/a.avi")
+    root = write_csv(tmp_path / "root", "path,label\n")
+    (root / "videos.csv").write_text(f"path,label\n../one/a.avi,run\n{tmp_path}/two/a.avi,sit\nin/../b.avi,sit\n")
+    touch(root, "b.avi")
+    ids = [video.video_id for video in load(root, validation_groups=0).videos]
+    assert ids[2] == "b.avi"
+    assert len(set(ids)) == 3
+    assert all(name.startswith("outside/") and name.endswith("-a.avi") for name in ids[:2])
+
+
+def test_a_csv_may_be_the_root_and_quoted_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """What Excel writes is read: BOM, CRLF, quotes around a comma; further columns are the user's own."""
+    touch(tmp_path, "a, b.avi", "c.avi", "d.avi")
+    text = 'label,path,camera\r\nrun,"a, b.avi",1\r\nsit,c.avi,1\r\nsit,d.avi,2\r\n\r\n'
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8-sig", newline="")
+    for root in (tmp_path, tmp_path / "list.csv"):
+        assert [video.video_id for video in load(root).videos] == ["a, b.avi", "c.avi", "d.avi"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("label", "lable", "line 1: no column 'label'; found path, lable, group, split"),
+        ("group", "gruop", "line 1: column 'gruop': did you mean 'group'"),
+        ("g2,train", "g2,trian", "line 3: unknown split 'trian'"),
+        ("g2,train", "g2,", "line 3: split is empty"),
+        ("b.avi,sit", "b.avi, ", "line 3: label is empty"),
+        ("sit,g2", "sit,", "line 3: group is empty"),
+        ("b.avi,sit", "./a.avi,sit", "line 3: ./a.avi stands already in line 2"),
+        ("b.avi,sit,g2", "b.avi,sit", "line 3: 3 values for 4 columns"),
+        ("g3,test", "g3,train", None),
+    ],
+)
+def test_csv_errors_name_file_and_line(tmp_path: Path, old: str, new: str, message: str | None) -> None:
+    """Every mistake in a CSV is found before anything is computed, and told with its line; a good one passes."""
+    root = write_csv(tmp_path, CSV.replace(old, new, 1))
+    if message is None:
+        assert len(load(root).videos) == 4
+        return
+    with pytest.raises(DatasetError, match=f"videos.csv, {message}"):
+        load(root)
+
+
+def test_missing_files_are_counted_with_their_lines(tmp_path: Path) -> None:
+    """Files that a CSV names and the disk lacks are told all at once, not one per attempt."""
+    root = write_csv(tmp_path, CSV)
+    (root / "b.avi").unlink()
+    (root / "d.avi").unlink()
+    with pytest.raises(DatasetError, match="2 of 4 files do not exist: line 3: b.avi; line 5: d.avi"):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "no video in .*Looked for .*/<class>/<video>"),
+        (["run/a.txt"], "no video in"),
+        (["run/a.avi", "run/b.avi"], "only one class, 'run'"),
+        (["run/a.avi", "sit/b.avi", "c.avi"], "1 videos lie in .* outside any class folder, e.g. c.avi"),
+        (["train/run/a.avi", "test/run/b.avi"], "look like splits, not classes"),
+        (["run/a.avi", "sit/b.avi"], "too few for a test set"),
+        (["one.csv", "two.csv"], r"holds 2 CSV files \(one.csv, two.csv\)"),
+    ],
+)
+def test_folders_that_hold_no_dataset(tmp_path: Path, names: list[str], message: str) -> None:
+    """An empty folder, one class, loose videos, split folders and too few videos each have their own clear error."""
+    with pytest.raises(DatasetError, match=message):
+        load(touch(tmp_path, *names))
+
+
+def test_a_root_that_is_not_there(tmp_path: Path) -> None:
+    """A wrong path says that it does not exist, and what it should be."""
+    with pytest.raises(DatasetError, match="which does not exist. Name a folder with one folder of videos per class"):
+        load(tmp_path / "nowhere")
+    touch(tmp_path, "clip.avi")
+    with pytest.raises(DatasetError, match="which is neither a folder nor a .csv file"):
+        load(tmp_path / "clip.avi")

@@ -1,0 +1,206 @@
+"""Sampling: the boundary cases by example, the invariants by search."""
+
+import doctest
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pipeline.features.sampling
+from pipeline.features.sampling import FrameSampling, Indices, SamplingError
+from pipeline.training.clips import dense_clips, even_clips, random_clip
+
+lengths = st.integers(0, 2000)
+strides = st.integers(1, 12)
+clip_lengths = st.integers(1, 300)
+
+
+def assert_clip(clip: Indices, num_frames: int, clip_frames: int | None, stride: int) -> None:
+    """The promises every clip keeps: in the video, at the stride, full where a full one fits."""
+    assert clip.dtype == np.int32 and clip.ndim == 1
+    assert clip[0] >= 0 and clip[-1] < num_frames
+    assert (np.diff(clip) == stride).all()
+    if clip_frames is not None and (clip_frames - 1) * stride < num_frames:
+        assert len(clip) == clip_frames
+    else:
+        assert clip.tolist() == list(range(0, num_frames, stride))
+
+
+def test_worked_examples_are_true() -> None:
+    """The examples in the docstrings give what they show."""
+    results = doctest.testmod(pipeline.features.sampling)
+    assert results.attempted >= 6 and results.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "num_frames", "expected"),
+    [
+        ("uniform:4", 8, [1, 3, 5, 7]),
+        ("uniform:3", 10, [1, 5, 8]),
+        ("uniform:1", 9, [4]),
+        ("uniform:25", 25, list(range(25))),
+        ("uniform:25", 24, list(range(24))),
+        ("uniform:25", 1, [0]),
+        ("uniform:25", 0, []),
+        ("every:1", 4, [0, 1, 2, 3]),
+        ("every:2", 5, [0, 2, 4]),
+        ("every:2", 1, [0]),
+        ("every:9", 5, [0]),
+        ("every:2", 0, []),
+        ("every:99999999999", 5, [0]),
+    ],
+)
+def test_frame_sampling_by_example(text: str, num_frames: int, expected: list[int]) -> None:
+    """Shorter than k, exactly k, one frame, no frame: no index is doubled or out of range."""
+    indices = FrameSampling.parse(text).indices(num_frames)
+    assert indices.dtype == np.int32
+    assert indices.tolist() == expected
+
+
+@given(num_frames=lengths, value=st.integers(1, 300))
+def test_uniform_covers_the_whole_video_evenly(num_frames: int, value: int) -> None:
+    """One frame lies in each of the k equal pieces, so neither end of the video is left unseen."""
+    indices = FrameSampling("uniform", value).indices(num_frames)
+    assert len(indices) == min(value, num_frames)
+    assert (np.diff(indices) > 0).all()
+    piece_length = num_frames / max(1, len(indices))
+    for piece, index in enumerate(indices.tolist()):
+        assert piece * piece_length < index + 1 and index < (piece + 1) * piece_length
+    if len(indices) > 1:
+        gaps = np.diff(indices)
+        assert gaps.max() - gaps.min() <= 1
+
+
+@given(num_frames=lengths, value=st.integers(1, 300))
+def test_every_nth_reaches_the_end(num_frames: int, value: int) -> None:
+    """The frames are 0, n, 2n ... and no further one would fit."""
+    indices = FrameSampling("every", value).indices(num_frames)
+    assert indices.tolist() == [i for i in range(num_frames) if i % value == 0]
+
+
+@given(kind=st.sampled_from(["uniform", "every"]), value=st.integers(1, 10**6))
+def test_sampling_is_written_as_it_is_parsed(kind: str, value: int) -> None:
+    """A sampling survives the way through a config file."""
+    assert str(FrameSampling.parse(f"{kind}:{value}")) == f"{kind}:{value}"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "uniform", "uniform:", "uniform:0", "uniform:-3", "every:1.5", "evry:2", "25", "every:2:3"]
+)
+def test_unknown_sampling_is_refused(text: str) -> None:
+    """A typo in the sampling names what was written and both forms there are."""
+    with pytest.raises(SamplingError, match=f"no frame sampling '{text}'.*uniform:K.*every:N"):
+        FrameSampling.parse(text)
+
+
+def test_sampling_made_by_hand_is_checked_too() -> None:
+    """A value that parse would refuse is refused by the constructor."""
+    with pytest.raises(SamplingError, match="every:0"):
+        FrameSampling("every", 0)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "clip_frames", "num_clips", "stride", "expected"),
+    [
+        (9, 3, 3, 1, [[0, 1, 2], [3, 4, 5], [6, 7, 8]]),
+        (9, 3, 1, 1, [[3, 4, 5]]),
+        (9, 3, 2, 3, [[0, 3, 6], [2, 5, 8]]),
+        (4, 3, 5, 1, [[0, 1, 2], [1, 2, 3]]),
+        (3, 3, 5, 1, [[0, 1, 2]]),
+        (2, 3, 5, 1, [[0, 1]]),
+        (4, 3, 2, 3, [[0, 3]]),
+        (1, 3, 2, 3, [[0]]),
+        (0, 3, 2, 1, []),
+        (5, None, 3, 1, [[0, 1, 2, 3, 4]]),
+        (5, None, 3, 2, [[0, 2, 4]]),
+        (0, None, 3, 1, []),
+    ],
+)
+def test_even_clips_by_example(
+    num_frames: int, clip_frames: int | None, num_clips: int, stride: int, expected: list[list[int]]
+) -> None:
+    """Shorter than the clip, fewer places than clips, whole video, one frame, none."""
+    assert [clip.tolist() for clip in even_clips(num_frames, clip_frames, num_clips, stride)] == expected
+
+
+@given(lengths, st.none() | clip_lengths, st.integers(1, 20), strides)
+def test_even_clips_are_distinct_and_reach_both_ends(
+    num_frames: int, clip_frames: int | None, num_clips: int, stride: int
+) -> None:
+    """Clips keep their promises, never repeat, are as many as wanted where they fit, and touch both ends."""
+    clips = even_clips(num_frames, clip_frames, num_clips, stride)
+    for clip in clips:
+        assert_clip(clip, num_frames, clip_frames, stride)
+    starts = [int(clip[0]) for clip in clips]
+    assert all(earlier < later for earlier, later in pairwise(starts))
+    if num_frames == 0:
+        assert clips == []
+    elif clip_frames is None:
+        assert len(clips) == 1
+    else:
+        num_places = max(1, num_frames - (clip_frames - 1) * stride)
+        assert len(clips) == min(num_clips, num_places)
+        if num_clips > 1:
+            assert (starts[0], starts[-1]) == (0, num_places - 1)
+            gaps = np.diff(starts)
+            assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
+
+
+@given(lengths, st.none() | clip_lengths, strides, st.integers(0, 2**32))
+def test_random_clip_keeps_the_promises_of_a_clip(
+    num_frames: int, clip_frames: int | None, stride: int, seed: int
+) -> None:
+    """A random clip is a clip, and the same seed draws the same one."""
+    clip = random_clip(num_frames, clip_frames, np.random.default_rng(seed), stride)
+    if num_frames == 0:
+        assert clip.size == 0 and clip.dtype == np.int32
+    else:
+        assert_clip(clip, num_frames, clip_frames, stride)
+    np.testing.assert_array_equal(clip, random_clip(num_frames, clip_frames, np.random.default_rng(seed), stride))
+
+
+def test_random_clip_starts_everywhere() -> None:
+    """Every place is drawn, the first and the last too, and about equally often."""
+    rng = np.random.default_rng(0)
+    starts = [int(random_clip(8, 3, rng, stride=2)[0]) for _ in range(4000)]
+    counts = np.bincount(starts, minlength=4)
+    assert len(counts) == 4
+    assert counts.min() > 850
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "clip_frames", "stride", "step", "expected"),
+    [
+        (6, 3, 1, 3, [[0, 1, 2], [3, 4, 5]]),
+        (7, 3, 1, 3, [[0, 1, 2], [3, 4, 5], [4, 5, 6]]),
+        (7, 3, 2, 1, [[0, 2, 4], [1, 3, 5], [2, 4, 6]]),
+        (3, 3, 1, 1, [[0, 1, 2]]),
+        (2, 3, 1, 1, [[0, 1]]),
+        (1, 3, 1, 1, [[0]]),
+        (0, 3, 1, 1, []),
+    ],
+)
+def test_dense_clips_by_example(
+    num_frames: int, clip_frames: int, stride: int, step: int, expected: list[list[int]]
+) -> None:
+    """Steps that meet the end and steps that do not, shorter than the clip, one frame, none."""
+    assert [clip.tolist() for clip in dense_clips(num_frames, clip_frames, stride, step)] == expected
+
+
+@given(st.integers(0, 400), st.integers(1, 40), st.integers(1, 6), st.integers(1, 60))
+def test_dense_clips_leave_no_end_unseen(num_frames: int, clip_frames: int, stride: int, step: int) -> None:
+    """Clips begin at most a step apart, from the first place to the last; at stride 1 and step <= T all is covered."""
+    clips = dense_clips(num_frames, clip_frames, stride, step)
+    for clip in clips:
+        assert_clip(clip, num_frames, clip_frames, stride)
+    if num_frames == 0:
+        assert clips == []
+        return
+    gaps = np.diff([clip[0] for clip in clips])
+    assert (gaps > 0).all() and (gaps <= step).all()
+    assert clips[0][0] == 0
+    assert clips[-1][0] == max(0, num_frames - 1 - (clip_frames - 1) * stride)
+    if stride == 1 and step <= clip_frames:
+        assert set(np.concatenate(clips).tolist()) == set(range(num_frames))

@@ -1,0 +1,70 @@
+"""Features of made-up videos: numbers that a test knows, without video files and without a CNN."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from data.records import VideoRecord
+from models.preprocessing import VIEWS
+from pipeline.cache.packed import PackedFeatures
+from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
+from pipeline.training.batches import FeatureTable
+
+RECIPE = FeatureRecipe(
+    backbone="none",
+    weights_sha256="0" * 64,
+    resize=256,
+    crop=224,
+    interpolation="bicubic",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    keep_aspect_ratio=True,
+    sampling="uniform:8",
+)
+
+
+def make_record(video_id: str, label: int = 0, group: str = "g01") -> VideoRecord:
+    return VideoRecord(video_id, Path(f"{video_id}.avi"), label, group)
+
+
+def make_features(values: ArrayLike) -> VideoFeatures:
+    """The features of one video from numbers ``[num_frames, feature_dim]``."""
+    features = np.asarray(values, dtype=np.float16)
+    num_frames = len(features)
+    return VideoFeatures(
+        features, np.arange(num_frames, dtype=np.int32), Origin(25.0, num_frames, num_frames, 1, "none", "none")
+    )
+
+
+def make_table(videos: Sequence[ArrayLike], labels: Sequence[int] | None = None, name: str = "v") -> FeatureTable:
+    """One video for each array ``[num_frames, feature_dim]``; ``v0, v1, ...``."""
+    return make_table_of_views([[values] for values in videos], labels, name)
+
+
+def make_table_of_views(
+    videos: Sequence[Sequence[ArrayLike]], labels: Sequence[int] | None = None, name: str = "v"
+) -> FeatureTable:
+    """One video for each list of views, which are arrays ``[num_frames, feature_dim]``."""
+    labels = labels or [0] * len(videos)
+    records = [make_record(f"{name}{number}", label) for number, label in enumerate(labels)]
+    features = {
+        record.video_id: [make_features(values) for values in views]
+        for record, views in zip(records, videos, strict=True)
+    }
+    return FeatureTable(records, PackedFeatures.in_memory(features, VIEWS[: len(videos[0])]))
+
+
+def rising_and_falling(num_videos: int, seed: int) -> FeatureTable:
+    """Videos of class 0 move from one point to another, those of class 1 back: the average frame says nothing.
+
+    5 to 9 frames of 4 features; every second video is of class 1.
+    """
+    rng = np.random.default_rng(seed)
+    labels = [number % 2 for number in range(num_videos)]
+    videos = []
+    for label in labels:
+        time = np.linspace(-1, 1, rng.integers(5, 10))[:, None] * (1 - 2 * label)
+        videos.append(time * np.array([2.0, -1.0, 0.0, 1.0]) + 3 + 0.3 * rng.standard_normal((len(time), 4)))
+    return make_table(videos, labels, name=f"seed{seed}-")

@@ -1,0 +1,250 @@
+"""The classifiers: masking, read-outs, standardisation, and that scores are logits."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.classifier import STATE_NETWORKS, Dropout, SequenceClassifier
+from models.config import ModelConfig, ModelConfigError, ModelName, Readout
+
+MODELS = get_args(ModelName)
+READOUTS = get_args(Readout)
+FEATURE_DIM, NUM_CLASSES = 5, 3
+LENGTHS = torch.tensor([4, 1, 7, 3])
+
+every_classifier = [
+    pytest.param(ModelConfig(model=model, readout=readout, num_layers=layers, hidden_size=6), id=f"{model}-{readout}")
+    for model in MODELS
+    for readout, layers in zip(READOUTS, (1, 2, 1), strict=True)
+]
+
+
+def make_classifier(config: ModelConfig) -> SequenceClassifier:
+    """A classifier in evaluation mode, no weight, bias or statistic of which is at its neutral value."""
+    torch.manual_seed(0)
+    model = SequenceClassifier(config, FEATURE_DIM, NUM_CLASSES).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter += (0.1 if "weight_hh" in name else 0.3) * torch.randn_like(parameter)
+    model.set_feature_statistics(torch.randn(FEATURE_DIM), torch.rand(FEATURE_DIM) + 0.5)
+    return model
+
+
+def padded_batch(behind: float, requires_grad: bool = False) -> Tensor:
+    """Features [7, 4, 5] of the four ``LENGTHS``, with ``behind`` in every padded place."""
+    features = torch.randn(7, len(LENGTHS), FEATURE_DIM, generator=torch.Generator().manual_seed(1))
+    features[torch.arange(7)[:, None] >= LENGTHS] = behind
+    return features.requires_grad_(requires_grad)
+
+
+@pytest.mark.parametrize("config", every_classifier)
+@pytest.mark.parametrize("behind", [0.0, 1e30, float("nan")])
+def test_a_sequence_scores_the_same_alone_and_padded(config: ModelConfig, behind: float) -> None:
+    """Whatever stands behind a sequence's end, padding reaches no state that is read."""
+    model, features = make_classifier(config), padded_batch(behind)
+    batched = model(features, LENGTHS)
+    for column, length in enumerate(LENGTHS):
+        alone = model(features[:length, column : column + 1], length.view(1))
+        torch.testing.assert_close(batched[column : column + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", every_classifier)
+@pytest.mark.parametrize("behind", [1e30, float("nan")])
+def test_gradients_are_those_of_the_sequences_alone(config: ModelConfig, behind: float) -> None:
+    """Training on a padded batch is training on its sequences: padding adds nothing to any gradient, and gets none."""
+    model, features = make_classifier(config), padded_batch(behind, requires_grad=True)
+    model(features, LENGTHS).square().sum().backward()
+    assert features.grad is not None
+    behind_the_end = torch.arange(7)[:, None] >= LENGTHS
+    assert (features.grad[behind_the_end] == 0).all()
+    assert (features.grad[0] != 0).any()
+    batched = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for column, length in enumerate(LENGTHS):
+        model(features.detach()[:length, column : column + 1], length.view(1)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(batched[name], parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("config", every_classifier)
+def test_without_lengths_all_are_whole(config: ModelConfig) -> None:
+    """Sequences of one length need no lengths: scores and gradients are those of giving the same length for all."""
+    model, features = make_classifier(config), padded_batch(0.0)
+    scores = model(features)
+    scores.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    same = model(features, torch.full((len(LENGTHS),), 7))
+    same.square().sum().backward()
+    torch.testing.assert_close(scores, same)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, msg=name)
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_every_real_frame_counts(model_name: ModelName) -> None:
+    """The last real frame of a padded sequence reaches its scores, and so does the first: no step is cut off."""
+    model = make_classifier(ModelConfig(model=model_name, readout="last", hidden_size=6))
+    features = padded_batch(0.0)
+    before = model(features, LENGTHS)
+    for column, length in enumerate(LENGTHS):
+        for step in (0, int(length) - 1):
+            changed = features.clone()
+            changed[step, column] += 1
+            moved = (model(changed, LENGTHS) - before).abs().amax(1)
+            assert moved[column] > 1e-6
+            assert moved.sum() == moved[column]
+
+
+@pytest.mark.parametrize("model_name", [name for name in MODELS if name != "mean"])
+def test_read_outs_are_the_last_state_and_the_mean_state(model_name: ModelName) -> None:
+    """``last`` is the state after the sequence's own last frame, ``mean`` that over its own frames only, or both."""
+    features = padded_batch(0.0)
+    for readout in READOUTS:
+        model = make_classifier(ModelConfig(model=model_name, readout=readout, hidden_size=6))
+        states = model.states(features)
+        last = torch.stack([states[length - 1, column] for column, length in enumerate(LENGTHS)])
+        mean = torch.stack([states[:length, column].mean(0) for column, length in enumerate(LENGTHS)])
+        read = {"last": last, "mean": mean, "last_and_mean": torch.cat([last, mean], 1)}[readout]
+        torch.testing.assert_close(model(features, LENGTHS), model.classifier(read))
+
+
+@pytest.mark.parametrize("model_name", [name for name in MODELS if name != "mean"])
+def test_states_know_the_past_only(model_name: ModelName) -> None:
+    """A state depends on no later frame, so a network can run frame by frame on a live stream."""
+    model = make_classifier(ModelConfig(model=model_name, num_layers=2, hidden_size=6))
+    features = padded_batch(0.0)
+    changed = features.clone()
+    changed[4:] += 1
+    before, after = model.states(features), model.states(changed)
+    assert torch.equal(before[:4], after[:4])
+    assert not torch.equal(before[4:], after[4:])
+
+
+def test_the_mean_classifier_is_blind_to_order_and_a_recurrent_one_is_not() -> None:
+    """The baseline that the demo is measured against cannot know the order of frames."""
+    features, lengths = padded_batch(0.0)[:, 2:3], LENGTHS[2:3]
+    backwards = features.flip(0)
+    for name in MODELS:
+        model = make_classifier(ModelConfig(model=name, hidden_size=6))
+        same = torch.allclose(model(features, lengths), model(backwards, lengths), atol=1e-5)
+        assert same == (name == "mean"), name
+
+
+@pytest.mark.parametrize("config", every_classifier)
+def test_scores_are_logits(config: ModelConfig) -> None:
+    """Scores are the linear layer's own output: a softmax before the cross-entropy would flatten its gradient."""
+    model, features = make_classifier(config), padded_batch(0.0)
+    scores = model(features, LENGTHS)
+    with torch.no_grad():
+        model.classifier.weight *= 10
+        model.classifier.bias *= 10
+    torch.testing.assert_close(model(features, LENGTHS), 10 * scores, rtol=1e-4, atol=1e-4)
+
+
+def test_the_mean_classifier_by_hand() -> None:
+    """Standardise, average, multiply: the frame average with a linear layer is exactly that."""
+    model, features = make_classifier(ModelConfig(model="mean")), padded_batch(0.0)
+    weight, bias = model.classifier.weight.detach().numpy(), model.classifier.bias.detach().numpy()
+    mean, scale = model.feature_mean.numpy(), model.feature_scale.numpy()
+    for column, length in enumerate(LENGTHS.tolist()):
+        frames = features[:length, column].numpy()
+        expected = weight @ ((frames - mean) * scale).mean(0) + bias
+        scores = model(features, LENGTHS)[column].detach().numpy()
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_standardisation_undoes_shift_and_scale_and_leaves_a_constant_feature_finite() -> None:
+    """Features in other units score the same once their statistics are known; one that never varies is only centred."""
+    model = make_classifier(ModelConfig(model="np_rnn", hidden_size=6))
+    model.set_feature_statistics(torch.zeros(FEATURE_DIM), torch.ones(FEATURE_DIM))
+    features = padded_batch(0.0)
+    features[..., 0] = 0
+    scores = model(features, LENGTHS)
+    factor, shift = torch.tensor([1.0, 10, 0.1, 3, 200]), torch.tensor([40.0, -5, 0, 1, 1000])
+    std = factor * torch.tensor([0.0, 1, 1, 1, 1])
+    model.set_feature_statistics(shift, std)
+    torch.testing.assert_close(model(features * factor + shift, LENGTHS), scores, rtol=1e-3, atol=1e-3)
+
+
+def test_statistics_travel_with_the_weights() -> None:
+    """A state dict alone gives the same scores: the training set is not needed to use a checkpoint."""
+    config = ModelConfig(model="gru", hidden_size=6)
+    model, features = make_classifier(config), padded_batch(0.0)
+    fresh = SequenceClassifier(config, FEATURE_DIM, NUM_CLASSES).eval()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(features, LENGTHS), model(features, LENGTHS))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_dropout_is_that_of_pytorch(share: float) -> None:
+    """The share of zeros within five standard errors, the rest scaled so that the mean stays, values and gradients."""
+    values = torch.full((200, 500), 3.0, requires_grad=True)
+    dropped = Dropout(share)(values)
+    dropped.sum().backward()
+    zeros = dropped == 0
+    assert abs(zeros.double().mean().item() - share) <= 5 * (share * (1 - share) / values.numel()) ** 0.5
+    torch.testing.assert_close(dropped[~zeros], torch.full_like(dropped[~zeros], 3 / (1 - share)))
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, dropped.detach() / 3)
+    assert torch.equal(Dropout(share).eval()(values), values)
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_dropout_is_for_training_only(model_name: ModelName) -> None:
+    """Scores vary in training and are the same every time in evaluation."""
+    model, features = make_classifier(ModelConfig(model=model_name, dropout=0.5)), padded_batch(0.0)
+    assert torch.equal(model(features, LENGTHS), model(features, LENGTHS))
+    model.train()
+    assert not torch.equal(model(features, LENGTHS), model(features, LENGTHS))
+
+
+def test_every_name_is_a_network_of_its_own() -> None:
+    """Each name of the command line gives the network it says, with that network's start."""
+    assert {*STATE_NETWORKS, "mean"} == set(MODELS)
+    torch.manual_seed(0)
+    layers = {name: make(FEATURE_DIM, ModelConfig(hidden_size=32)) for name, make in STATE_NETWORKS.items()}
+    recurrent = {name: layer.get_parameter("weight_hh_l0").detach() for name, layer in layers.items()}
+    eigenvalues = torch.linalg.eigvalsh(recurrent["np_rnn"])
+    assert torch.equal(recurrent["np_rnn"], recurrent["np_rnn"].T)
+    assert eigenvalues[-1] == pytest.approx(1, abs=1e-5)
+    assert eigenvalues[0] > 0 and eigenvalues[-2] < 1
+    torch.manual_seed(0)
+    nearly_identity = STATE_NETWORKS["np_rnn"](FEATURE_DIM, ModelConfig(hidden_size=32, identity_weight=1000.0))
+    assert torch.linalg.eigvalsh(nearly_identity.get_parameter("weight_hh_l0"))[0] > 0.99
+    assert torch.equal(recurrent["irnn"], torch.eye(32))
+    assert torch.equal(recurrent["scaled_irnn"], 0.99 * torch.eye(32))
+    torch.testing.assert_close(recurrent["orthogonal"] @ recurrent["orthogonal"].T, torch.eye(32))
+    spectrum = torch.linalg.eigvalsh(recurrent["nrnn"])
+    assert spectrum[-1] == pytest.approx(1, abs=1e-5) and spectrum[0] < 0
+    assert {name: layer.nonlinearity for name, layer in layers.items() if isinstance(layer, torch.nn.RNN)} == {
+        "np_rnn": "relu",
+        "irnn": "relu",
+        "scaled_irnn": "relu",
+        "nrnn": "relu",
+        "orthogonal": "relu",
+        "rnn_relu": "relu",
+        "rnn_tanh": "tanh",
+    }
+    assert isinstance(layers["lstm"], torch.nn.LSTM) and isinstance(layers["gru"], torch.nn.GRU)
+    assert (layers["lstm"].get_parameter("bias_ih_l0")[32:64] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "np-rnn"},
+        {"hidden_size": 0},
+        {"num_layers": 0},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"identity_weight": -1.0},
+    ],
+)
+def test_settings_that_make_no_classifier_are_refused(settings: dict[str, object]) -> None:
+    """An impossible setting is an error that names it, before anything is computed."""
+    with pytest.raises(ModelConfigError, match=next(iter(settings))):
+        ModelConfig(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+"""pipeline/figures.py: the figures of an evaluation."""
+
+import io
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.evaluation.analysis import LengthBin, accuracy
+from pipeline.evaluation.metrics import calibration, confusion_matrix
+from pipeline.reports.figures import (
+    StaticFigure,
+    calibration_figure,
+    confusion_figure,
+    frames_seen_figure,
+    learning_curves,
+    length_figure,
+    spectrum_figure,
+)
+from tests.evaluation.test_metrics import random_predictions
+
+HISTORY: list[dict[str, object]] = [
+    {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.3, "validation_loss": 2.1, "validation_accuracy": 0.25},
+    {"epoch": 2, "train_loss": 1.0, "train_accuracy": 0.6, "validation_loss": None, "validation_accuracy": None},
+    {"epoch": 3, "train_loss": float("nan"), "train_accuracy": 0.7, "validation_loss": 1.2, "validation_accuracy": 0.5},
+]
+HALF = accuracy([True, False])
+
+
+def picture(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def every_figure() -> list[StaticFigure]:
+    predictions = random_predictions(num_videos=100, num_classes=5, num_clips=1)
+    curves = learning_curves(HISTORY)
+    assert curves is not None
+    spectra = {"before": np.array([0.5, 1 + 0j]), "after": np.array([0.2j, -0.2j])}
+    return [
+        confusion_figure(confusion_matrix(predictions), predictions.classes),
+        calibration_figure(calibration(predictions), 0.1),
+        length_figure([LengthBin(1, 2, HALF), LengthBin(3, 4, HALF)], "seconds"),
+        frames_seen_figure([HALF] * 10),
+        curves,
+        spectrum_figure(spectra),
+    ]
+
+
+def test_every_figure_is_a_picture_twice_and_a_table() -> None:
+    """PNG and SVG show something, in SVG as in PNG form; the table has a head and rows of its width; names differ."""
+    figures = every_figure()
+    assert len({figure.name for figure in figures}) == len(figures) == 6
+    for figure in figures:
+        width, height = picture(figure.png).size
+        assert min(width, height) > 200, figure.name
+        root = ElementTree.fromstring(figure.svg)
+        shape = [float(root.attrib[side].removesuffix("pt")) for side in ("width", "height")]
+        assert shape[0] / shape[1] == pytest.approx(width / height, rel=0.02), figure.name
+        assert len(figure.rows) > 1
+        assert {len(row) for row in figure.rows} == {len(figure.rows[0])}, figure.name
+        assert figure.title and figure.caption and figure.description
+
+
+def test_one_evaluation_gives_one_set_of_bytes() -> None:
+    """Neither the date nor chance is in a file: an evaluation made again leaves the same figures."""
+    assert every_figure() == every_figure()
+
+
+def test_the_confusion_picture_has_room_for_the_names_of_101_classes() -> None:
+    """Every row is at least 20 pixels high, enough for a readable name, and the picture is not gigantic."""
+    predictions = random_predictions(num_videos=1000, num_classes=101, num_clips=1)
+    image = picture(confusion_figure(confusion_matrix(predictions), predictions.classes).png)
+    assert min(image.size) > 101 * 20
+    assert max(image.size) < 4000
+
+
+def test_the_confusion_picture_tells_right_from_wrong_and_untested() -> None:
+    """A perfect model's picture has blue but no red, an always wrong one's red but no blue; no test videos: grey."""
+
+    def shares(counts: list[list[int]]) -> tuple[float, float, float]:
+        """Red, blue and grey share of the cells' area; what the colour bars and letters hold is subtracted."""
+        pixels = np.asarray(picture(confusion_figure(np.array(counts), ("a", "b", "c")).png), dtype=int)
+        red, green, blue = np.moveaxis(pixels, -1, 0)
+        grey = (red == green) & (green == blue) & (red > 180) & (red < 225)
+        return float((red > blue + 40).mean()), float((blue > red + 40).mean()), float(grey.mean())
+
+    right = shares([[5, 0, 0, 0], [0, 5, 0, 0], [0, 0, 5, 0]])
+    wrong = shares([[0, 5, 0, 0], [0, 0, 5, 0], [5, 0, 0, 0]])
+    untested = shares([[5, 0, 0, 0], [0, 0, 0, 0], [0, 0, 5, 0]])
+    assert right[1] > wrong[1] + 0.05
+    assert wrong[0] > right[0] + 0.05
+    assert untested[2] > right[2] + 0.05
+
+
+def test_learning_curves_live_with_gaps_and_with_nothing() -> None:
+    """Rows without validation values, with NaN, or no rows at all do not stop a report from being written."""
+    curves = learning_curves(HISTORY)
+    assert curves is not None
+    assert curves.rows[0] == ("epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
+    assert learning_curves([]) is None
+    assert learning_curves([{"epoch": 1, "seconds": 2.0}]) is None
+
+
+def test_the_spectrum_says_how_far_out_it_reaches() -> None:
+    """The caption has the largest modulus before and after training, the table every eigenvalue."""
+    figure = spectrum_figure({"before": np.array([0.5, -0.75j]), "after": np.array([0.6 + 0.8j, 0.1])})
+    assert "0.750 before, 1.000 after" in figure.caption
+    assert figure.rows[1:] == (
+        ("before", 0.5, 0.0),
+        ("before", -0.0, -0.75),
+        ("after", 0.6, 0.8),
+        ("after", 0.1, 0.0),
+    )

@@ -1,0 +1,125 @@
+"""pipeline/leaderboard.py: several runs side by side."""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.evaluation.metrics import METRICS
+from pipeline.evaluation.predictions import EvaluationError
+from pipeline.reports.leaderboard import deviation, write_leaderboard
+
+
+def run(name: str, score: float, **facts: object) -> dict[str, Any]:
+    """A ``metrics.json`` whose metrics are all ``score``."""
+    return {
+        **{"run": name, "dataset": "demo", "model": "np_rnn", "split": "1", "seed": 0, "num_videos": 40},
+        **dict.fromkeys(METRICS, score),
+        "intervals": {metric: [score - 0.05, score + 0.05] for metric in METRICS},
+        **facts,
+    }
+
+
+def read_csv(folder: Path) -> list[dict[str, str]]:
+    with (folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_run_has_a_row_with_raw_numbers_and_intervals(tmp_path: Path) -> None:
+    """The CSV keeps full precision; the Markdown rounds to a tenth of a percent and shows the interval."""
+    markdown = write_leaderboard(tmp_path, [run("a", 1 / 3)])
+    (row,) = read_csv(tmp_path)
+    assert (row["kind"], row["run"], float(row["video_top1"])) == ("run", "a", 1 / 3)
+    assert float(row["video_top1_low"]) == pytest.approx(1 / 3 - 0.05)
+    assert "| a | demo | np_rnn | 1 | 0 | 40 | 33.3 (28.3–38.3) |" in markdown
+    assert "Mean over runs" not in markdown
+    assert (tmp_path / "leaderboard.md").read_text(encoding="utf-8") == markdown
+
+
+def test_runs_that_differ_in_the_seed_are_averaged(tmp_path: Path) -> None:
+    """Repeats get one row with mean and sample deviation; another model or other settings are not mixed in."""
+    rows = [run("a", 0.8), run("b", 0.9, seed=1), run("c", 0.2, model="mean"), run("d", 0.1, settings="hidden 64")]
+    markdown = write_leaderboard(tmp_path, rows)
+    (mean,) = [row for row in read_csv(tmp_path) if row["kind"] == "mean"]
+    assert (mean["model"], mean["num_runs"], mean["deviation_over"]) == ("np_rnn", "2", "seeds")
+    assert float(mean["video_top1"]) == pytest.approx(0.85)
+    assert float(mean["video_top1_deviation"]) == pytest.approx(0.1 / 2**0.5)
+    assert "| 85.0 ± 7.1 |" in markdown
+    assert "hidden 64" in markdown
+
+
+def test_folds_are_averaged_within_each_seed_first() -> None:
+    """Persons held out once each make one estimate: their spread is not the deviation between seeds."""
+    folds = [
+        run(f"{person}{seed}", score + 0.02 * seed, holdout_group=person, seed=seed)
+        for seed in (0, 1)
+        for person, score in (("daria", 0.5), ("eli", 0.9))
+    ]
+    expected = {"seeds": (folds, 0.02), "folds": (folds[:2], 0.4)}
+    for over, (runs, difference) in expected.items():
+        spread, taken_over = deviation(runs, "video_top1")
+        assert taken_over == over
+        assert spread == pytest.approx(difference / 2**0.5)
+    assert deviation(folds[:3], "video_top1")[1] == "runs"
+
+
+def test_the_best_stands_first_within_its_dataset(tmp_path: Path) -> None:
+    """Scores on different datasets are not ranked against each other."""
+    rows = [
+        run("low", 0.2),
+        run("other", 0.99, dataset="weizmann"),
+        run("high", 0.9, model="lstm"),
+        run("middle", 0.5, model="gru"),
+    ]
+    write_leaderboard(tmp_path, rows)
+    assert [row["run"] for row in read_csv(tmp_path)] == ["high", "middle", "low", "other"]
+
+
+def test_the_page_links_every_run_to_its_report(tmp_path: Path) -> None:
+    """Links are relative and quoted, so that the folder may be moved and a run may be called anything."""
+    reports = [tmp_path / "a & b" / "evaluation" / "report.html", tmp_path.parent / "elsewhere" / "report.html"]
+    write_leaderboard(tmp_path, [run("<script>alert(1)</script>", 0.5), run("second", 0.25)], reports)
+    page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert 'href="a%20%26%20b/evaluation/report.html">&lt;script&gt;alert(1)&lt;/script&gt;</a>' in page
+    assert 'href="../elsewhere/report.html">second</a>' in page
+    assert "50.0" in page and "(45.0 – 55.0)" in page
+
+
+def test_the_page_holds_what_the_tables_hold(tmp_path: Path) -> None:
+    """A score without an interval is shown without one, and repeats get their mean and deviation."""
+    rows = [run("a", 0.8), run("b", 0.9, seed=1), run("c", 0.3, model="mean", intervals={})]
+    write_leaderboard(tmp_path, rows)
+    page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2 * len(METRICS)
+    assert "85.0 ± 7.1" in page
+    assert "Mean over runs" in page
+
+
+def test_other_videos_are_another_experiment(tmp_path: Path) -> None:
+    """Scores on validation videos say so, and are not averaged with those on test videos."""
+    markdown = write_leaderboard(tmp_path, [run("a", 0.8), run("a", 0.9, evaluated_on="validation videos")])
+    assert {row["kind"] for row in read_csv(tmp_path)} == {"run"}
+    assert "| a | demo | validation videos | np_rnn |" in markdown
+    assert "validation videos" in (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+
+
+def test_names_cannot_break_the_table(tmp_path: Path) -> None:
+    """A pipe, a backslash before it, a line break or a tag in a name stays inside its cell."""
+    markdown = write_leaderboard(tmp_path, [run("a|b\\|c\nd<b>", 0.5)])
+    (line,) = [line for line in markdown.splitlines() if "50.0 (" in line]
+    unescaped = re.sub(r"\\.", "", line)
+    head = next(line for line in markdown.splitlines() if line.startswith("| run"))
+    assert unescaped.count("|") == head.count("|")
+    assert "<" not in unescaped
+    assert read_csv(tmp_path)[0]["run"] == "a|b\\|c\nd<b>"
+
+
+def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
+    """No runs, or a run without its metrics, is said by name instead of an empty table."""
+    with pytest.raises(EvaluationError, match="at least one"):
+        write_leaderboard(tmp_path, [])
+    with pytest.raises(EvaluationError, match="'broken' lacks clip_top1"):
+        write_leaderboard(tmp_path, [{"run": "broken"}])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,265 @@
+"""Stored features -> batches: contents, padding, clips, statistics."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.cache.packed import PackedFeatures
+from pipeline.training.batches import (
+    ClipBlock,
+    FeatureTable,
+    UnusableFeaturesError,
+    evaluation_blocks,
+    training_batches,
+)
+from pipeline.training.clips import ClipSampling
+from tests.helpers.synthetic import make_features, make_record, make_table, make_table_of_views
+
+WHOLE = ClipSampling()
+
+
+def numbered_table(*num_frames: int) -> FeatureTable:
+    """Frame f of video v has the features (v, f, 1); the label is v."""
+    videos = [[[video, frame, 1] for frame in range(count)] for video, count in enumerate(num_frames)]
+    return make_table(videos, list(range(len(videos))))
+
+
+def numbered_views(num_views: int, *num_frames: int) -> FeatureTable:
+    """Frame f of video v in its view w has the features (v, f, w)."""
+    return make_table_of_views(
+        [
+            [[[video, frame, view] for frame in range(count)] for view in range(num_views)]
+            for video, count in enumerate(num_frames)
+        ]
+    )
+
+
+def test_a_batch_holds_the_chosen_frames_and_zeros_behind_them() -> None:
+    """Each column is one video's clip in order, with its label and length; padding is zero."""
+    batch = numbered_table(5, 2, 9).batch(np.array([2, 0, 1]), [np.array([1, 3, 8]), np.array([4]), np.array([0, 1])])
+    assert batch.features.dtype == torch.float32
+    assert batch.features.tolist() == [
+        [[2, 1, 1], [0, 4, 1], [1, 0, 1]],
+        [[2, 3, 1], [0, 0, 0], [1, 1, 1]],
+        [[2, 8, 1], [0, 0, 0], [0, 0, 0]],
+    ]
+    assert batch.lengths.tolist() == [3, 1, 2]
+    assert batch.labels.tolist() == batch.videos.tolist() == [2, 0, 1]
+
+
+def test_a_clip_is_read_in_the_view_asked_for() -> None:
+    """Each column holds the frames of its own view; without views it is the first."""
+    table = numbered_views(3, 5, 2, 9)
+    videos, clips = np.array([2, 0, 2]), [np.array([1, 8]), np.array([4]), np.array([0, 1])]
+    seen = table.batch(videos, clips, np.array([2, 1, 0])).features
+    assert seen.tolist() == [[[2, 1, 2], [0, 4, 1], [2, 0, 0]], [[2, 8, 2], [0, 0, 0], [2, 1, 0]]]
+    assert (table.batch(videos, clips).features[..., 2] == 0).all()
+
+
+def test_padding_is_zero_even_where_the_first_video_is_not_finite() -> None:
+    """Padding is written, not multiplied: one broken video does not turn its neighbours' padding into NaN."""
+    table = make_table([[[np.inf]], [[1.0], [2.0]], [[3.0]]])
+    assert table.batch(np.array([1, 2]), [np.arange(2), np.arange(1)]).features.flatten().tolist() == [1, 3, 2, 0]
+
+
+def test_an_epoch_holds_every_video_once_with_a_short_last_batch() -> None:
+    """No video is dropped for not filling a batch, and none is seen twice."""
+    table = numbered_table(3, 4, 5, 6, 7, 8, 9)
+    batches = list(training_batches(table, WHOLE, 3, np.random.default_rng(0)))
+    assert [len(batch.labels) for batch in batches] == [3, 3, 1]
+    assert sorted(np.concatenate([batch.videos for batch in batches]).tolist()) == list(range(7))
+    for batch in batches:
+        assert batch.lengths.tolist() == [table.num_frames[video] for video in batch.videos.tolist()]
+
+
+def test_epochs_are_shuffled_by_their_generator_alone() -> None:
+    """The order differs from epoch to epoch and is the same for the same generator state."""
+    table = numbered_table(*range(1, 30))
+
+    def order(seed: int) -> list[int]:
+        batches = training_batches(table, WHOLE, 8, np.random.default_rng(seed))
+        return [video for batch in batches for video in batch.videos.tolist()]
+
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+    assert order(0) != list(range(29))
+
+
+def test_training_draws_one_random_clip_of_each_video() -> None:
+    """Clips are neighbouring frames, every start comes up about equally often, a short video is taken whole."""
+    table, clips, rng = numbered_table(6, 2), ClipSampling(frames=4), np.random.default_rng(0)
+    starts: Counter[float] = Counter()
+    for _ in range(300):
+        (batch,) = training_batches(table, clips, 8, rng)
+        for column, video in enumerate(batch.videos.tolist()):
+            frames = batch.features[: batch.lengths[column], column, 1]
+            assert (frames.diff() == 1).all()
+            assert len(frames) == (4 if video == 0 else 2)
+            if video == 0:
+                starts[frames[0].item()] += 1
+    assert starts.keys() == {0, 1, 2}
+    assert min(starts.values()) > 70
+
+
+def test_training_draws_a_random_view_for_each_clip() -> None:
+    """Every view of every video comes up about equally often, whichever clip it is; a clip stays in its view."""
+    table, rng = numbered_views(3, 6, 2), np.random.default_rng(0)
+    seen: Counter[tuple[float, float, float]] = Counter()
+    for _ in range(900):
+        (batch,) = training_batches(table, ClipSampling(frames=5), 8, rng)
+        for column, video in enumerate(batch.videos.tolist()):
+            frames = batch.features[: batch.lengths[column], column]
+            assert len(frames.unique(dim=0)[:, 2].unique()) == 1
+            seen[video, frames[0, 1].item(), frames[0, 2].item()] += 1
+    assert seen.keys() == {(0, first, view) for first in (0, 1) for view in range(3)} | {(1, 0, v) for v in range(3)}
+    assert min(count for (video, *_), count in seen.items() if video == 0) > 110
+    assert min(count for (video, *_), count in seen.items() if video == 1) > 240
+
+
+def test_with_one_view_nothing_is_drawn_for_it() -> None:
+    """A seed gives the order and the clips that it gave before there were views: only these two are drawn."""
+    table, clips = numbered_table(6, 2, 9, 7, 8), ClipSampling(frames=4)
+    rng, expected = np.random.default_rng(7), np.random.default_rng(7)
+    for _ in range(3):
+        batches = list(training_batches(table, clips, 2, rng))
+        order = expected.permutation(5)
+        starts = [int(clips.draw(int(table.num_frames[video]), expected)[0]) for video in order]
+        assert np.concatenate([batch.videos for batch in batches]).tolist() == order.tolist()
+        assert torch.cat([batch.features[0, :, 1] for batch in batches]).tolist() == starts
+
+
+def clips_of(blocks: Iterable[ClipBlock]) -> list[tuple[int, list[list[float]]]]:
+    """Every clip of the blocks, in order: its video, and the features of its frames."""
+    return [
+        (video, block.frames[block.rows[:length, column]].tolist())
+        for block in blocks
+        for column, (video, length) in enumerate(zip(block.videos.tolist(), block.lengths.tolist(), strict=True))
+    ]
+
+
+@pytest.mark.parametrize("max_clips", [1, 3, 100])
+def test_evaluation_looks_at_every_clip_in_every_view(max_clips: int) -> None:
+    """Each clip comes up exactly once in each view, and is a clip of its own, however many share a block."""
+    table, clips = numbered_views(2, 7, 3), ClipSampling(frames=4, per_video=2)
+    frames = {0: [[0, 1, 2, 3], [3, 4, 5, 6]], 1: [[0, 1, 2]]}
+    expected = [
+        (video, [[video, frame, view] for frame in clip])
+        for video in frames
+        for clip in frames[video]
+        for view in (0, 1)
+    ]
+    blocks = list(evaluation_blocks(table, clips, max_clips))
+    assert sorted(clips_of(blocks)) == sorted(expected)
+    assert max(len(block.videos) for block in blocks) <= max_clips
+    only_first = clips_of(evaluation_blocks(table, clips, max_clips, num_views=1))
+    assert sorted(only_first) == sorted(clip for clip in expected if clip[1][0][2] == 0)
+
+
+@pytest.mark.parametrize(
+    ("clips", "told"),
+    [
+        (WHOLE, "the whole video"),
+        (ClipSampling(frames=16), "up to 10 clips of 16 frames"),
+        (ClipSampling(frames=4, stride=2, step=3), "a clip every 3 frames, each of 4 frames, 2 apart"),
+    ],
+)
+def test_clips_are_told_in_words(clips: ClipSampling, told: str) -> None:
+    """A report says how its videos were looked at."""
+    assert str(clips) == told
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    num_frames=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    frames=st.none() | st.integers(1, 9),
+    stride=st.integers(1, 3),
+    step=st.none() | st.integers(1, 4),
+    max_clips=st.integers(1, 9),
+)
+def test_blocks_hold_the_clips_that_the_sampling_names(
+    num_frames: list[int], frames: int | None, stride: int, step: int | None, max_clips: int
+) -> None:
+    """For any lengths, strides and sizes of blocks the frames of each clip are those of ``ClipSampling.all``."""
+    table, clips = numbered_table(*num_frames), ClipSampling(frames, stride, per_video=3, step=step)
+    expected = [
+        (video, [[video, frame, 1] for frame in clip.tolist()])
+        for video, count in enumerate(num_frames)
+        for clip in clips.all(count)
+    ]
+    assert sorted(clips_of(evaluation_blocks(table, clips, max_clips))) == sorted(expected)
+
+
+def test_a_frame_that_clips_share_stands_once_in_its_block() -> None:
+    """Overlapping clips name the same rows, and a video's clips are not torn apart where they fit into a block."""
+    table, clips = numbered_table(8, 8, 8), ClipSampling(frames=5, per_video=4)
+    blocks = list(evaluation_blocks(table, clips, max_clips=10))
+    assert [block.videos.tolist() for block in blocks] == [[0] * 4 + [1] * 4, [2] * 4]
+    assert [len(block.frames) for block in blocks] == [16, 8]
+    apart = list(evaluation_blocks(table, clips, max_clips=3))
+    assert [len(block.videos) for block in apart] == [3, 1] * 3
+
+
+def test_the_longest_clips_come_first() -> None:
+    """Clips of like length share a block, and behind a clip's end stands one of its own frames, never another's."""
+    blocks = list(evaluation_blocks(numbered_table(9, 1, 8, 2, 9, 1), WHOLE, 2))
+    assert [block.lengths.tolist() for block in blocks] == [[9, 9], [8, 2], [1, 1]]
+    padding = blocks[1].frames[blocks[1].rows[2:, 1]]
+    assert padding.tolist() == [[3, 1, 1]] * 6
+
+
+def test_long_videos_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole videos of thousands of frames do not fill the memory, however many clips a block may have."""
+    monkeypatch.setattr("pipeline.training.batches._MAX_STEPS", 20)
+    blocks = list(evaluation_blocks(numbered_table(9, 9, 9, 50, 4), WHOLE, 100))
+    assert [block.lengths.tolist() for block in blocks] == [[50], [9, 9], [9, 4]]
+
+
+@pytest.mark.parametrize(
+    ("clips", "expected"),
+    [
+        (ClipSampling(), [[0, 1, 2, 3, 4, 5, 6]]),
+        (ClipSampling(frames=3, stride=2, per_video=2), [[0, 2, 4], [2, 4, 6]]),
+        (ClipSampling(frames=3, per_video=1), [[2, 3, 4]]),
+        (ClipSampling(frames=3, step=3, per_video=1), [[0, 1, 2], [3, 4, 5], [4, 5, 6]]),
+        (ClipSampling(frames=20, per_video=5), [[0, 1, 2, 3, 4, 5, 6]]),
+    ],
+)
+def test_clip_settings_choose_the_frames_they_say(clips: ClipSampling, expected: list[list[int]]) -> None:
+    """Length, stride, number and step of clips each do what their name says, on a video of seven frames."""
+    assert [clip.tolist() for clip in clips.all(7)] == expected
+
+
+def test_statistics_are_those_of_all_frames() -> None:
+    """Each frame counts once, so a long video weighs more; a large mean does not swallow the deviation."""
+    rng = np.random.default_rng(0)
+    videos = [rng.normal((500, 0, 3), (0.5, 2, 0), (count, 3)).astype(np.float16) for count in (70_000, 1, 30)]
+    frames = np.concatenate(videos).astype(np.float64)
+    mean, std = make_table(videos).statistics()
+    np.testing.assert_allclose(mean.numpy(), frames.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(std.numpy(), frames.std(0), rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_know_only_the_table_s_own_videos() -> None:
+    """Of packed features that hold other videos too (test videos!), in any order: the table's own, in all views."""
+    rng = np.random.default_rng(0)
+    values = {f"v{number}": rng.normal(number, 1, (2, 5 + number, 4)).astype(np.float16) for number in range(5)}
+    packed = PackedFeatures.in_memory(
+        {name: [make_features(view) for view in views] for name, views in values.items()}, ("center", "center-flipped")
+    )
+    mean, std = FeatureTable([make_record("v3"), make_record("v1")], packed).statistics()
+    frames = np.concatenate([*values["v3"], *values["v1"]]).astype(np.float64)
+    np.testing.assert_allclose(mean.numpy(), frames.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std.numpy(), frames.std(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_features_that_are_not_finite_are_named(value: float) -> None:
+    """A backbone that overflows float16 is told by the videos it happened on, not by a loss of NaN."""
+    table = make_table([[[1.0], [2.0]], [[value]], [[3.0]], [[0.0], [value]]])
+    with pytest.raises(UnusableFeaturesError, match=r"2 videos are not finite: v1, v3\. float16 ends at 65504"):
+        table.statistics()

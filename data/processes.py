@@ -1,0 +1,21 @@
+"""Worker processes that end with their parent."""
+
+import os
+import threading
+import time
+
+_SECONDS_BETWEEN_CHECKS = 0.5
+
+
+def end_with_parent(parent_pid: int) -> None:
+    """Call it first in a worker process: the process ends as soon as its parent is gone, even a killed one.
+
+    ``parent_pid`` is the parent's ``os.getpid()``, from the parent itself: it may be gone before the worker runs.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(_SECONDS_BETWEEN_CHECKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()

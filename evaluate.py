@@ -1,8 +1,8 @@
 """Evaluate trained runs: python evaluate.py RUN [RUN ...]
 
-A run is a folder that train.py made, or a folder with runs somewhere in it. Writes each run's evaluation/ (one that is
-finished is left as it is; with other settings than the run's own it goes to evaluation-<those settings>/) and, for
-several, one leaderboard (and a table of its own for addition and multiplication).
+A RUN is a folder made by train.py, or a folder with runs somewhere below it. Each run's evaluation goes to its
+evaluation/ folder (with other settings than the run's, to evaluation-<those settings>/); finished evaluations are
+skipped. Several runs also get a leaderboard.
 """
 
 import os
@@ -20,52 +20,45 @@ from pipeline.settings.config import ConfigError, EvaluationOverrides
 
 @dataclass(frozen=True)
 class Arguments:
-    """Evaluate trained runs on the test list: metrics, predictions, confusion matrix and report, and a leaderboard."""
+    """Evaluate trained runs on the test list: metrics, predictions, confusion matrix, report and leaderboard."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """folders of runs, or folders with runs somewhere in them"""
+    """runs, or folders with runs somewhere below them"""
     overrides: Annotated[EvaluationOverrides, tyro.conf.arg(name="")]
     compare: bool = False
-    """also compare the runs with one another, two by two: which is better, and by more than chance"""
+    """also compare the runs pairwise: which one is better, by more than chance"""
     again: bool = False
-    """evaluate anew what was evaluated before"""
+    """repeat finished evaluations"""
     output: Path | None = None
-    """where the leaderboard and the comparison go (default: the folder that the runs have in common)"""
+    """folder of the leaderboard and the comparison (default: the closest common folder of the runs)"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one"""
+    """auto uses a GPU if there is one"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: all done; 1: some runs failed, and are named, or videos were counted as wrong for want of features."""
-    asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    """Return 0 if all is done, 1 if runs failed (each is named) or videos without features count as wrong."""
+    options = tyro.cli(Arguments, args=list(arguments), description=__doc__)
     import torch
 
-    from pipeline.batch_evaluation import choose_by_split, evaluate_runs
+    torch.set_flush_denormal(True)  # see train.py
+    from pipeline.experiment import choose_by_split, evaluate_runs, write_tables
     from pipeline.reports.compare_page import write_comparison
-    from pipeline.reports.leaderboard import write_leaderboard
-    from pipeline.sequence_experiment import write_sequence_table
     from pipeline.settings.device import choose_device
     from pipeline.training.run import find_runs
 
-    torch.set_flush_denormal(True)  # as train.py does, and for its reasons
-    runs = choose_by_split(find_runs(list(asked.runs)), asked.overrides.split)
-    if asked.compare and len(runs) < 2:
-        raise ConfigError(f"--compare takes two runs or more; there is {runs[0].folder} alone. Name another beside it.")
-    evaluated = evaluate_runs(runs, choose_device(asked.device), asked.overrides, asked.again)
-    output = asked.output or Path(os.path.commonpath([run.folder.resolve() for run in runs]))
-    classified = [each for each in evaluated if "mse" not in each.metrics]
-    computed = [each.metrics for each in evaluated if "mse" in each.metrics]
-    if len(evaluated) > 1 and classified:
-        reports = [each.folder / "report.html" for each in classified]
-        print(f"\n{write_leaderboard(output, [each.metrics for each in classified], reports)}")
-        print(output / "leaderboard.html")
-    if len(evaluated) > 1 and computed:
-        print(f"\n{write_sequence_table(output, computed)}\n{output / 'sequences.csv'}")
-    if asked.compare and len(classified) > 1:
-        print(write_comparison(output, [each.folder for each in classified]))
-    elif asked.compare:
-        print("--compare: fewer than two evaluations of classes, so there is nothing to compare", file=sys.stderr)
-    return 1 if len(evaluated) < len(runs) or any(each.metrics.get("num_missing") for each in evaluated) else 0
+    runs = choose_by_split(find_runs(list(options.runs)), options.overrides.split)
+    if options.compare and len(runs) < 2:
+        raise ConfigError(f"--compare needs at least two runs; {runs[0].folder} is the only one. Name another.")
+    evaluated = evaluate_runs(runs, choose_device(options.device), options.overrides, options.again)
+    output = options.output or Path(os.path.commonpath([run.folder.resolve() for run in runs]))
+    if len(evaluated) > 1:
+        write_tables(output, evaluated)
+    classifiers = [one.folder for one in evaluated if one.has_classes]
+    if options.compare and len(classifiers) > 1:
+        print(write_comparison(output, classifiers))
+    elif options.compare:
+        print("--compare: there are fewer than two evaluated classifiers to compare", file=sys.stderr)
+    return 1 if len(evaluated) < len(runs) or any(one.metrics.get("num_missing") for one in evaluated) else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train a classifier: python train.py --dataset ucf101
 
-Caches the features that are missing, trains, evaluates on the test list and writes the report. The tasks without video
-go the same way: python train.py --dataset addition --length 200
+Caches missing features, trains, evaluates on the test list and writes the report. Tasks without video work the same
+way: python train.py --dataset addition --length 200
 """
 
 import sys
@@ -15,25 +15,18 @@ from pipeline.settings.parsing import parse_command_line
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: all done; 1: some videos failed and were left out, as --allow-missing asks."""
+    """Return 0 if all is done, 1 if some videos failed and were left out, as --allow-missing permits."""
     config = parse_command_line(Config, arguments)
-    data = config.data
-    if data.has_video:
-        dataset = load_dataset(data)
-    else:
-        task = load_task(data)
-    import torch  # slow to import, as what follows: a typo or a wrong folder is answered before
+    # Before the slow imports below, so that a typo or a wrong folder is answered at once.
+    data = load_dataset(config.data) if config.data.has_video else load_task(config.data)
+    import torch
 
-    # Fading states and gradients end in denormal numbers, slow on some CPUs. The program decides that, not the library,
-    # for it holds for the whole process; and before any tensor work, for PyTorch's threads take it from their parent.
+    # Fading states and gradients end in denormal numbers, which are slow on some CPUs. The setting holds for the whole
+    # process, and PyTorch's threads inherit it, so it comes before any tensor work.
     torch.set_flush_denormal(True)
-    if data.has_video:
-        from pipeline.experiment import run_experiment
+    from pipeline.experiment import run_experiment
 
-        return run_experiment(config, dataset)
-    from pipeline.sequence_experiment import run_sequence_experiment
-
-    return run_sequence_experiment(config, task)
+    return run_experiment(config, data)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ from benchmarks.workers import in_workers
 from data.atomic import write_text_atomically
 from data.command import run_command
 from data.progress import Progress
-from data.sequences import load_pixel_mnist, load_task
-from pipeline.sequence_experiment import evaluate_on_sequences, planned_sequence_runs, train_on_sequences
+from data.sequences import load_pixel_mnist
+from pipeline.experiment import Tasks, evaluate_run
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.device import choose_device
 from pipeline.settings.parsing import to_flat
-from pipeline.training.loop import TrainingError
+from pipeline.training.loop import TrainingError, fit
 from pipeline.training.run import NOT_PART_OF_A_RUN, Run, RunError
 
 
@@ -93,14 +93,14 @@ def run_cell(config: Config, deadline: float) -> Outcome | None:
     if time.time() > deadline:
         return None
     run, device = run_of(config), choose_device(config.features.device)
-    task = load_task(config.data)
+    objective = Tasks(device).open(config).objective(config)
     run.begin(config, recipe=None)
     try:
-        train_on_sequences(run, config, task, device)
+        fit(run, config, objective, device)
     except TrainingError:
         metrics = None
     else:
-        metrics = evaluate_on_sequences(run, config, task, device)
+        metrics = evaluate_run(run, config, objective, device, again=True).metrics
     outcome = outcome_of(run, config, metrics)
     found = {"settings": settings_of(config), "outcome": dataclasses.asdict(outcome)}
     write_text_atomically(outcome_path(run), json.dumps(found, indent=2) + "\n")
@@ -126,8 +126,8 @@ def outcome_of(run: Run, config: Config, metrics: dict[str, Any] | None) -> Outc
 
 
 def run_of(config: Config) -> Run:
-    ((run, _),) = planned_sequence_runs(config)
-    return run
+    assert config.run.name is not None
+    return Run(config.run.runs / config.data.dataset / config.run.name)
 
 
 def outcome_path(run: Run) -> Path:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from benchmarks.paper_plan import CHANCE_MSE, Arguments, Chosen, Method, Outcomes, Scores, grid_cells, median_error
-from pipeline.sequence_experiment import SOLVED_MSE
+from pipeline.reports.sequence_table import SOLVED_MSE
 
 LOWEST, HIGHEST = 1e-5, 1.0  # test errors that can be told apart; what diverged stands at the latter
 MARKERS = "osD^v<>Ph"

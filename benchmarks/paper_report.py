@@ -31,7 +31,8 @@ from benchmarks.paper_plan import (
 from data.atomic import write_text_atomically
 from data.sequences import ArithmeticTask
 from models.classifier import SequenceClassifier
-from pipeline.sequence_experiment import LEARNT_EPOCHS, LEARNT_MSE, SOLVED_MSE
+from pipeline.objectives.sequences import LEARNED_EPOCHS, LEARNED_MSE
+from pipeline.reports.sequence_table import SOLVED_MSE
 
 TEMPLATE = Path(__file__).with_name("paper.md.j2")
 NOTHING = "–"
@@ -58,8 +59,8 @@ def write_report(asked: Arguments, done: Outcomes, chosen: Chosen) -> str:
         parameters=", ".join(f"{method} {num_parameters(method, asked):,}" for method in asked.methods),
         adam_beta2=config_of(grid_cells(asked)[0], asked).training.adam_beta2,
         tuning_seed=TUNING_SEED,
-        learnt_epochs=LEARNT_EPOCHS,
-        learnt_mse=LEARNT_MSE,
+        learnt_epochs=LEARNED_EPOCHS,
+        learnt_mse=LEARNED_MSE,
         solved_mse=SOLVED_MSE,
         chance=CHANCE_MSE,
         listed=listed,

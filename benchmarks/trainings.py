@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pebble import ProcessExpired
@@ -18,6 +18,9 @@ from data.progress import Progress
 from data.records import Split, VideoDataset, VideoRecord
 from pipeline.settings.config import Config
 from pipeline.settings.parsing import from_flat, read_yaml, to_flat
+
+if TYPE_CHECKING:
+    from pipeline.objectives.videos import VideoTask
 
 Results = dict[str, dict[str, Any]]
 
@@ -102,11 +105,8 @@ def accuracy_per_seed(results: Results, keys: Mapping[int, Sequence[str]]) -> li
 
 def cache_features(base: Config) -> VideoDataset:
     """The dataset, all its features cached: once and on all cores, before workers open them."""
-    from pipeline.cache.job import FeatureCache
-    from pipeline.training.dataset_features import load_features
-
     dataset = load_dataset(base.data)
-    load_features(FeatureCache(base.features), dataset, allow_missing=False)
+    _open_task(base, dataset).prepare()
     return dataset
 
 
@@ -126,17 +126,22 @@ def _identity(key: str, made_from: dict[str, Any]) -> str:
     return json.dumps([key, made_from], sort_keys=True)
 
 
+def _open_task(base: Config, dataset: VideoDataset) -> "VideoTask":
+    import torch
+
+    from pipeline.cache.job import FeatureCache
+    from pipeline.objectives.videos import VideoTask
+
+    return VideoTask(dataset, lambda: FeatureCache(base.features), torch.device("cpu"))
+
+
 _worker: dict[str, Any] = {}
 
 
 def _open_features(base: Config) -> None:
     """Once for all trainings of a process; all processes share the pages."""
-    from pipeline.cache.job import FeatureCache
-    from pipeline.training.dataset_features import load_features
-
-    cache = FeatureCache(base.features)
-    dataset = load_dataset(base.data)
-    _worker.update(features=load_features(cache, dataset, allow_missing=False), recipe=cache.store.recipe)
+    task = _open_task(base, load_dataset(base.data))
+    _worker.update(dataset=task.dataset, cache=task.cache, shared={}, base=base)
 
 
 def _train_and_test(training: Training) -> dict[str, Any]:
@@ -145,19 +150,25 @@ def _train_and_test(training: Training) -> dict[str, Any]:
 
     from pipeline.evaluation.predictions import EvaluationError, video_predictions, video_probabilities
     from pipeline.evaluation.scoring import predict
-    from pipeline.training.clips import clip_sampling
-    from pipeline.training.loop import TrainingError, make_accelerator, train
+    from pipeline.objectives.videos import VideoTask
+    from pipeline.training.batches import FeatureTable
+    from pipeline.training.clips import ClipSampling
+    from pipeline.training.loop import TrainingError, fit, load_best
     from pipeline.training.run import Run
 
-    features, device, config, split = _worker["features"], torch.device("cpu"), training.config, training.split
+    device, split = torch.device("cpu"), dataclasses.replace(training.split, validation=())
+    dataset = dataclasses.replace(_worker["dataset"], splits={split.name: split})
+    task = VideoTask(dataset, lambda: _worker["cache"], device, shared=_worker["shared"])
+    options = dataclasses.replace(training.config.run, splits=(split.name,), seeds=(training.seed,))
+    config = dataclasses.replace(training.config, run=options)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "run")
-        run.begin(config, _worker["recipe"])
-        classes, table = features.dataset.classes, features.table(split.test)
-        accelerator = make_accelerator(device, amp=False)
+        run.begin(config, task.recipe)
         try:
-            model = train(run, config, training.seed, classes, features.table(split.train), None, accelerator)
-            predictions = predict(model, table, clip_sampling(config.training), classes, device)
+            fit(run, config, task.objective(config), device)
+            model, classes = load_best(run, config)
+            table = FeatureTable(split.test, task.features)
+            predictions = predict(model, table, ClipSampling.of(config.training), classes, device)
         except (TrainingError, EvaluationError):  # the loss, or an answer, is not finite
             worst = -len(split.test) * float(np.log(SMALLEST_PROBABILITY))
             return {"right": 0, "videos": len(split.test), "loss": worst, "diverged": True}

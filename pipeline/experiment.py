@@ -1,72 +1,254 @@
-"""From a config to trained and evaluated runs: features, training, evaluation, once per split and seed."""
+"""Experiments: plan runs, train them, evaluate them, rank them. With and without video, one path."""
 
 import dataclasses
+import os
+import shlex
 import sys
 import time
-from typing import Any
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
-from data.records import DatasetError, VideoDataset
+from data.catalog import DataConfig, load_dataset
+from data.errors import UserError
+from data.records import DatasetError
+from data.sequences import load_task
 from pipeline.cache.job import FeatureCache
+from pipeline.cache.packed import PackedFeatures
+from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest, training_facts, versions
+from pipeline.objectives.sequences import SequenceTask
+from pipeline.objectives.task import Task
+from pipeline.objectives.videos import VideoTask
 from pipeline.reports.leaderboard import write_leaderboard
-from pipeline.run_evaluation import evaluate, plan_evaluation, summary_line
-from pipeline.settings.config import Config
+from pipeline.reports.sequence_table import write_sequence_table
+from pipeline.settings.config import BASELINE, VALIDATION, Config, EvaluationOverrides, FeatureConfig
 from pipeline.settings.device import choose_device
-from pipeline.training.dataset_features import DatasetFeatures, load_features
-from pipeline.training.loop import make_accelerator, train
-from pipeline.training.run import Run
+from pipeline.settings.parsing import flags_of
+from pipeline.training.loop import fit, load_best
+from pipeline.training.objective import Objective
+from pipeline.training.run import Run, settings_text
 
 
-def run_experiment(config: Config, dataset: VideoDataset) -> int:
-    """Train and evaluate one run per split and seed. Returns the exit code: 1 where videos had to be left out."""
-    started = time.perf_counter()
+class Evaluated(NamedTuple):
+    """A finished evaluation: its folder, and the content of its ``metrics.json``."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    has_classes: bool
+    was_finished: bool = False
+    """it was found finished, and not repeated"""
+
+    @property
+    def main_file(self) -> Path:
+        return self.folder / ("report.html" if self.has_classes else "metrics.json")
+
+
+def run_experiment(config: Config, data: Any = None) -> int:
+    """Train and evaluate one run per split and seed.
+
+    ``data`` is what ``data.catalog.load_dataset`` or ``data.sequences.load_task`` returned, if it is already loaded.
+
+    Returns the exit code: 1 if videos without features had to be left out, else 0.
+    """
+    if not _is_first_process():
+        return 0
     device = choose_device(config.features.device)
-    cache = FeatureCache(config.features)
-    runs = planned_runs(config, dataset)
-    for run, own in runs:
-        run.check(own, cache.store.recipe)  # before hours of caching
-    features = load_features(cache, dataset, config.run.allow_missing)
-    print(f"{dataset.name}: features ready after {time.perf_counter() - started:.1f} s", file=sys.stderr)
-    rows = []
-    for run, own in runs:
-        run.begin(own, cache.store.recipe)
-        rows.append(train_and_evaluate(run, own, features, device))
-    if len(rows) > 1:
-        reports = [run.evaluation / "report.html" for run, _ in runs]
-        print(write_leaderboard(config.run.runs / dataset.name, rows, reports))
-    return 1 if features.missing(dataset.videos) else 0
+    task = Tasks(device).open(config, data)
+    runs = plan_runs(config, task)
+    for run, run_config in runs:
+        run.check(run_config, task.recipe)  # before hours of caching
+    num_missing = task.prepare()
+    evaluated = []
+    for run, run_config in runs:
+        started = time.perf_counter()
+        run.begin(run_config, task.recipe)
+        print(f"training {run.folder}", file=sys.stderr)
+        objective = task.objective(run_config)
+        fit(run, run_config, objective, device)
+        one = evaluate_run(run, run_config, objective, device)
+        evaluated.append(one)
+        print(f"{objective.summarize(one.metrics)}  ({time.perf_counter() - started:.0f} s)  {one.main_file}")
+    if len(evaluated) > 1:
+        write_tables(runs[0][0].folder.parent, evaluated)
+    return 1 if num_missing else 0
 
 
-def planned_runs(config: Config, dataset: VideoDataset) -> list[tuple[Run, Config]]:
-    """One run for each split and seed, with its own settings: those that make it again when they are used alone."""
-    if not dataset.splits:
-        raise DatasetError(f"there are no labels for {dataset.name}, so nothing to train on: see --dataset folder")
-    splits = [dataset.split(name) for name in config.run.splits or list(dataset.splits)[:1]]
-    is_only_one = len(splits) * len(config.run.seeds) == 1
+def _is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process trains: a classifier trains on one device, whatever ``WORLD_SIZE`` says.
+
+    torchrun starts several processes; all but the first have nothing to do.
+    """
+    rank, world_size = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
+    if world_size == "1":
+        return True
+    is_first = rank == "0" or "TORCHELASTIC_RUN_ID" not in environment
+    work = "it ignores RANK and WORLD_SIZE" if is_first else f"process {rank} of {world_size} has nothing to do"
+    print(f"a classifier trains in one process on one device: {work}", file=sys.stderr)
+    return is_first
+
+
+class Tasks:
+    """Opens tasks. What several of them share is loaded once: datasets, backbones and features."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._data: dict[DataConfig, Any] = {}
+        self._caches: dict[FeatureConfig, FeatureCache] = {}
+        self._features: dict[object, PackedFeatures] = {}
+
+    def open(self, config: Config, data: Any = None) -> Task:
+        """The task of a run with these settings; ``data``: its dataset, if it is already loaded."""
+        load = load_dataset if config.data.has_video else load_task
+        if config.data not in self._data:
+            self._data[config.data] = load(config.data) if data is None else data
+        data = self._data[config.data]
+        if not config.data.has_video:
+            return SequenceTask(config.data, data, self.device)
+        features = dataclasses.replace(config.features, device=self.device.type)
+        return VideoTask(
+            data, lambda: self._cache(features), self.device, config.run.allow_missing, shared=self._features
+        )
+
+    def _cache(self, config: FeatureConfig) -> FeatureCache:
+        if config not in self._caches:
+            self._caches[config] = FeatureCache(config)
+        return self._caches[config]
+
+
+def plan_runs(config: Config, task: Task) -> list[tuple[Run, Config]]:
+    """One run per split and seed, each with the settings that reproduce it alone."""
+    options = config.run
+    variants = task.variants(options.splits)
+    is_only_run = len(variants) * len(options.seeds) == 1
     runs = []
-    for split in splits:
-        for seed in config.run.seeds:
-            name = f"{config.run.name or config.model.model}-split_{split.name}-seed_{seed}".replace("/", "_")
-            if config.run.name and is_only_one:
-                name = config.run.name
-            own = dataclasses.replace(config.run, splits=(split.name,), seeds=(seed,), name=name)
-            folder = config.run.runs / dataset.name / name
-            runs.append((Run(folder), dataclasses.replace(config, run=own)))
+    for variant in variants:
+        for seed in options.seeds:
+            parts = [options.name or config.model.model, variant.name, f"seed_{seed}"]
+            name = "-".join(part for part in parts if part).replace("/", "_")
+            if options.name and is_only_run:
+                name = options.name
+            run_options = dataclasses.replace(options, splits=variant.splits, seeds=(seed,), name=name)
+            runs.append((Run(options.runs / task.name / name), dataclasses.replace(config, run=run_options)))
     return runs
 
 
-def train_and_evaluate(run: Run, config: Config, features: DatasetFeatures, device: torch.device) -> dict[str, Any]:
-    """One run from its first epoch, or from where it was left, to its ``evaluation`` folder; returns the metrics."""
-    (split_name,), (seed,) = config.run.splits, config.run.seeds
-    split = features.dataset.split(split_name)
-    training = features.table(split.train)
-    if training is None:
-        raise DatasetError(f"split {split.name} of {features.dataset.name} has no training video with features.")
-    accelerator = make_accelerator(device, config.training.amp)
-    started = time.perf_counter()
-    print(f"training {run.folder}", file=sys.stderr)
-    train(run, config, seed, features.dataset.classes, training, features.table(split.validation), accelerator)
-    metrics = evaluate(plan_evaluation(run, config, features.dataset), features, device)
-    print(f"{summary_line(metrics)}  ({time.perf_counter() - started:.0f} s)  {run.evaluation / 'report.html'}")
-    return metrics
+def evaluate_runs(
+    runs: Sequence[Run], device: torch.device, overrides: EvaluationOverrides, again: bool = False
+) -> list[Evaluated]:
+    """Evaluate runs. A run that fails is named, and the others continue.
+
+    Baselines come first, so that the other reports can compare with them.
+
+    Args:
+        again: repeat finished evaluations.
+
+    Returns:
+        the evaluations that did not fail.
+    """
+    tasks = Tasks(device)
+    evaluated = []
+    for run in sorted(runs, key=lambda run: not _is_baseline(run)):
+        try:
+            config = run.config()
+            objective = tasks.open(overrides.apply(config)).objective(overrides.apply(config), overrides)
+            one = evaluate_run(run, config, objective, device, overrides, again)
+        except (OSError, UserError) as error:
+            print(f"failed: {run.folder}: {error}", file=sys.stderr)
+            continue
+        except Exception:  # a defect of this project must not end the other evaluations
+            print(f"failed: {run.folder}: this is a defect, please report it.", file=sys.stderr)
+            traceback.print_exc()
+            continue
+        evaluated.append(one)
+        note = "  (already finished; --again repeats it)" if one.was_finished else ""
+        print(f"{objective.summarize(one.metrics)}{note}", flush=True)
+    return evaluated
+
+
+def evaluate_run(
+    run: Run,
+    config: Config,
+    objective: Objective,
+    device: torch.device,
+    overrides: EvaluationOverrides | None = None,
+    again: bool = False,
+) -> Evaluated:
+    """Test a run's best checkpoint and write its evaluation, unless that is finished.
+
+    Args:
+        config: the run's settings, without overrides.
+        objective: made for the run, with the overrides.
+        again: repeat a finished evaluation.
+    """
+    overrides = overrides or EvaluationOverrides()
+    folder = run.folder / objective.evaluation_name(config)
+    provenance = {"format": FORMAT, "run": run_digest(run), **objective.provenance(run)}
+    finished = None if again else finished_metrics(folder, provenance)
+    if finished is not None:
+        return Evaluated(folder, finished, objective.has_classes, was_finished=True)
+    model, outputs = load_best(run, config)
+    if outputs != objective.outputs:
+        raise DatasetError(
+            f"{run.folder} was trained on {len(outputs)} classes ({', '.join(outputs[:3])} ...), the dataset now has "
+            f"{len(objective.outputs)} ({', '.join(objective.outputs[:3])} ...)."
+        )
+    facts = {
+        "run": run.name,
+        "dataset": run.folder.parent.name,
+        "model": config.model.model,
+        "seed": config.run.seeds[0],
+        **objective.facts(run),
+        "settings": settings_text(config),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **training_facts(run),
+        "command": shlex.join(["python", "evaluate.py", str(run.folder), *flags_of(overrides), "--again"]),
+        "versions": versions(config.features.backbone if config.data.has_video else None),
+        "provenance": provenance,
+    }
+    metrics = objective.evaluate(run, model.to(device), folder, facts)
+    return Evaluated(folder, metrics, objective.has_classes)
+
+
+def choose_by_split(runs: Sequence[Run], split: str | None) -> list[Run]:
+    """The runs that were trained on ``split``; all runs if none was, or if ``split`` is not a split's name.
+
+    Runs that can't be read are kept, so that they are named when they fail.
+    """
+    if split in (None, VALIDATION):
+        return list(runs)
+    trained_on = {run: _split_of(run) for run in runs}
+    if split not in trained_on.values():
+        return list(runs)
+    for run, other in trained_on.items():
+        if other not in (split, None):
+            print(f"left out: {run.folder}, trained on split {other}", file=sys.stderr)
+    return [run for run, other in trained_on.items() if other in (split, None)]
+
+
+def write_tables(folder: Path, evaluated: Sequence[Evaluated]) -> None:
+    """Write and print the leaderboard of classifiers, and the table of runs that predict numbers."""
+    classifiers = [one for one in evaluated if one.has_classes]
+    others = [one.metrics for one in evaluated if not one.has_classes]
+    if classifiers:
+        reports = [one.main_file for one in classifiers]
+        print(f"\n{write_leaderboard(folder, [one.metrics for one in classifiers], reports)}")
+        print(folder / "leaderboard.html")
+    if others:
+        print(f"\n{write_sequence_table(folder, others)}\n{folder / 'sequences.csv'}")
+
+
+def _is_baseline(run: Run) -> bool:
+    try:
+        return run.config().model.model == BASELINE
+    except (OSError, UserError):
+        return False
+
+
+def _split_of(run: Run) -> str | None:
+    try:
+        return next(iter(run.config().run.splits), None)
+    except (OSError, UserError):
+        return None

@@ -1,4 +1,4 @@
-"""A trained run on new video: ``python -m pipeline.predict clip.mp4 --run runs/demo/np_rnn-split_1-seed_0``"""
+"""Classify new videos with a trained run: python -m pipeline.predict clip.mp4 --run runs/demo/np_rnn-split_1-seed_0"""
 
 import sys
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from pipeline.features.sampling import FrameSampling
 
 @dataclass(frozen=True)
 class Arguments:
-    """Say what happens in videos, with a trained run."""
+    """Classify videos with a trained run."""
 
     videos: tyro.conf.Positional[tuple[Path, ...]]
     """video files"""
     run: Path
-    """a run's folder, made by train.py"""
+    """folder of a run, made by train.py"""
     top: int = 3
-    """classes to name for each video"""
+    """number of classes to print per video"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one"""
+    """auto uses a GPU if there is one"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: all done; 1: some videos failed, and are named."""
-    asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    """Return 0 if all is done, 1 if some videos failed; each is named."""
+    options = tyro.cli(Arguments, args=list(arguments), prog="python -m pipeline.predict")
     from models.backbones import load_backbone
     from models.preprocessing import VIEWS
     from pipeline.cache.inventory import NETWORKS
@@ -43,53 +43,53 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline.settings.config import ConfigError
     from pipeline.settings.device import choose_device
     from pipeline.training.batches import FeatureTable
-    from pipeline.training.clips import clip_sampling
+    from pipeline.training.clips import ClipSampling
     from pipeline.training.loop import load_best
     from pipeline.training.run import Run
 
-    if not asked.videos:
+    if not options.videos:
         raise ConfigError("name at least one video file: python -m pipeline.predict clip.mp4 --run RUN")
-    run, device = Run(asked.run), choose_device(asked.device)
+    run, device = Run(options.run), choose_device(options.device)
     config = run.config()
     if not config.data.has_video:
         raise ConfigError(f"{run.folder} was trained on {config.data.dataset}, not on video. Name another --run.")
     if config.features.backbone.startswith(IMPORTED):
         raise ConfigError(
-            f"{run.folder} was trained on {config.features.backbone}, features that another tool made: there is no "
-            "network here that would make them of a new video. Import those too, and evaluate the run on them."
+            f"{run.folder} was trained on {config.features.backbone}, features from another tool, which this project "
+            "can't compute for a new video. Import the features of the new videos too, and evaluate the run on them."
         )
     views, sampling = VIEWS[: config.features.views], FrameSampling.parse(config.features.sampling)
     backbone = load_backbone(config.features.backbone, config.features.weights)
     recipe = make_recipe(backbone, sampling)
     if recipe != run.recipe():
-        differing = "; ".join(recipe.differences(run.recipe()))
-        raise ConfigError(f"{run.folder}: its features were made otherwise than they would be now: {differing}")
+        differences = "; ".join(recipe.differences(run.recipe()))
+        raise ConfigError(f"{run.folder}: its features would now be made differently: {differences}")
     model, classes = load_best(run, config)
     encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / NETWORKS, views)
     results = extract(
-        asked.videos,
+        options.videos,
         backbone,
         sampling,
         encoder,
         views=views,
-        workers=min(config.features.workers, len(asked.videos)),
+        workers=min(config.features.workers, len(options.videos)),
         timeout=config.features.video_timeout,
     )
-    failed = 0
+    num_failed = 0
     with closing(results):
         for position, result in results:
-            path = asked.videos[position]
+            path = options.videos[position]
             if isinstance(result, ExtractionFailure):
-                failed += 1
+                num_failed += 1
                 print(f"failed: {path}: {result.reason}", file=sys.stderr)
                 continue
             record = VideoRecord(str(path), path, label=0, group="")
             table = FeatureTable([record], PackedFeatures.in_memory({record.video_id: result}, views))
-            predictions = predict(model.to(device), table, clip_sampling(config.training), classes, device)
+            predictions = predict(model.to(device), table, ClipSampling.of(config.training), classes, device)
             (probabilities,) = video_probabilities(predictions)
-            best = probabilities.argsort()[::-1][: asked.top]
+            best = probabilities.argsort()[::-1][: options.top]
             print(f"{path}: " + ", ".join(f"{classes[label]} {probabilities[label]:.3f}" for label in best))
-    return 1 if failed else 0
+    return 1 if num_failed else 0
 
 
 if __name__ == "__main__":

@@ -199,6 +199,12 @@ class CacheConfig:
     job: Annotated[JobConfig, tyro.conf.arg(name="")] = field(default_factory=JobConfig)
 
 
+VALIDATION = "validation"
+"""For ``--split``: each run's own validation videos."""
+BASELINE = "mean"
+"""The model that knows nothing of order."""
+
+
 @dataclass(frozen=True)
 class EvaluationOverrides:
     """What an evaluation may set otherwise than the run did; ``None`` leaves the run's own."""

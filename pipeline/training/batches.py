@@ -1,7 +1,8 @@
-"""Stored features -> padded, masked batches."""
+"""Stored features -> batches of clips."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,12 @@ from pipeline.training.clips import ClipSampling
 
 IndexArray = npt.NDArray[np.integer]
 
-_MAX_STEPS = 2**16  # frames that the clips of one block read, so that long videos do not fill the memory
+_MAX_STEPS = 2**16  # frames that the clips of one block read: bounds the memory that long videos take
 _ROWS_AT_A_TIME = 1024  # in float64 they fit a processor's cache, which makes the sums several times faster
 
 
 class UnusableFeaturesError(UserError):
-    """Features hold values that nothing can be learnt from. The message names the videos."""
+    """Features contain values that nothing can be learned from. The message names the videos."""
 
 
 @dataclass(frozen=True)
@@ -28,28 +29,25 @@ class Batch:
     """Some sequences, time first.
 
     Attributes:
-        features: float32 ``[T, B, D]``; zero behind a sequence's end.
-        lengths: int64 ``[B]``, from 1 to T.
-        labels: int64 ``[B]``.
-        videos: int64 ``[B]``, which video of the table each sequence comes from.
+        inputs: float32 ``[T, B, D]``; zero after a sequence's end.
+        targets: ``[B]``: int64 labels, or float32 numbers.
+        lengths: int64 ``[B]``, from 1 to T; ``None``: all have T steps.
     """
 
-    features: Tensor
-    lengths: Tensor
-    labels: Tensor
-    videos: Tensor
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        if device.type == "cpu":
-            return self
-        return Batch(self.features.to(device), self.lengths.to(device), self.labels.to(device), self.videos)
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Batch(self.inputs.to(device), self.targets.to(device), lengths)
 
 
 class FeatureTable:
-    """The features of some videos, with their labels, read where they are packed: nothing is copied."""
+    """The features and labels of a list of videos. The features are read where they are packed, not copied."""
 
     def __init__(self, records: Sequence[VideoRecord], packed: PackedFeatures) -> None:
-        """``packed`` holds every one of ``records``, and may hold others."""
+        """``packed`` contains every one of ``records``, and may contain others."""
         videos = [packed.videos[record.video_id] for record in records]
         self.records = tuple(records)
         self.num_views = len(packed.views)
@@ -57,6 +55,12 @@ class FeatureTable:
         self.starts = np.array([video.start for video in videos], dtype=np.int64)
         self.features = torch.from_numpy(packed.features)
         self.labels = torch.tensor([record.label for record in records], dtype=torch.int64)
+
+    @classmethod
+    def of_available(cls, records: Sequence[VideoRecord], packed: PackedFeatures) -> Self | None:
+        """The videos among ``records`` that have features; ``None`` if none has."""
+        available = [record for record in records if record.video_id in packed.videos]
+        return cls(available, packed) if available else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -66,7 +70,7 @@ class FeatureTable:
         return self.features.shape[1]
 
     def video(self, number: int) -> Tensor:
-        """All stored frames of a video, one view behind the other: float16 ``[num_views * num_frames, D]``."""
+        """All stored frames of a video, one view after another: float16 ``[num_views * num_frames, D]``."""
         start = self.starts[number]
         return self.features[start : start + self.num_views * self.num_frames[number]]
 
@@ -88,22 +92,22 @@ class FeatureTable:
             ]
             raise UnusableFeaturesError(
                 f"the features of {len(bad)} videos are not finite: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}. "
-                "float16 ends at 65504 and this backbone goes beyond: choose another."
+                "They exceed float16's largest number, 65504: choose another backbone."
             )
         mean = total / len(rows)
         variance = (squares / len(rows) - mean.square()).clamp_min(0)
         return mean.float(), variance.sqrt().float()
 
     def _rows(self) -> Tensor:
-        """Of the table's own videos in the packed features, int64, video by video."""
+        """Rows of this table's videos in the packed features, int64, video by video."""
         counts = self.num_views * self.num_frames
         first = np.concatenate([[0], np.cumsum(counts)[:-1]])
         return torch.from_numpy(np.repeat(self.starts - first, counts) + np.arange(counts.sum()))
 
     def batch(self, videos: IndexArray, clips: Sequence[IndexArray], views: IndexArray | None = None) -> Batch:
-        """One batch: clip ``clips[i]`` (indices into the stored frames) of video ``videos[i]``, in view ``views[i]``.
+        """Clip ``clips[i]`` (indices of stored frames) of video ``videos[i]`` in view ``views[i]``, as one batch.
 
-        Without ``views`` it is the first, the one that the backbone's weights were evaluated with.
+        Without ``views``, the first view is read: the one that the backbone's weights were evaluated with.
         """
         lengths = torch.tensor([len(clip) for clip in clips])
         starts = self.starts[videos] if views is None else self.starts[videos] + views * self.num_frames[videos]
@@ -112,14 +116,13 @@ class FeatureTable:
             rows[: len(clip), column] = start + clip
         features = self.features[torch.from_numpy(rows)].float()
         features[torch.arange(len(rows))[:, None] >= lengths] = 0
-        chosen = torch.from_numpy(np.asarray(videos, dtype=np.int64))
-        return Batch(features, lengths, self.labels[chosen], chosen)
+        return Batch(features, self.labels[torch.from_numpy(np.asarray(videos, dtype=np.int64))], lengths)
 
 
 def training_batches(
     table: FeatureTable, clips: ClipSampling, batch_size: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """One epoch: every video once, in random order, one random clip of each in a random view."""
+    """One epoch: every video once, in random order; one random clip of each, in a random view."""
     order = rng.permutation(len(table))
     for start in range(0, len(order), batch_size):
         videos = order[start : start + batch_size]
@@ -130,13 +133,13 @@ def training_batches(
 
 @dataclass(frozen=True)
 class ClipBlock:
-    """Some clips and the frames they read: a frame that several clips share stands there once.
+    """Some clips and the frames they read. A frame that several clips share is stored once.
 
     Attributes:
         frames: float16 ``[N, D]``.
-        rows: int64 ``[T, B]``, which frame each clip reads at each step; behind a clip's end, its last one again.
+        rows: int64 ``[T, B]``: which frame each clip reads at each step; after a clip's end, its last frame again.
         lengths: int64 ``[B]``, from 1 to T, the longest first.
-        videos: int64 ``[B]``, which video of the table each clip is of.
+        videos: int64 ``[B]``: index into the table of each clip's video.
     """
 
     frames: Tensor
@@ -148,12 +151,11 @@ class ClipBlock:
 def evaluation_blocks(
     table: FeatureTable, clips: ClipSampling, max_clips: int, num_views: int | None = None
 ) -> Iterator[ClipBlock]:
-    """The clips that every video is evaluated on, each in every view (or the first ``num_views``); none is random.
+    """The evaluation clips of every video, each in every view (or in the first ``num_views``). Nothing is random.
 
-    A clip in another view is a clip of its own: clip-level metrics count each, and a video's answer is the mean over
-    all clips in all views. Clips of like length stand together, the longest first. The clips of one video in one view
-    share a block, but for those that do not fit into one: a block has at most ``max_clips`` clips, and fewer where they
-    are long.
+    A clip in another view is a separate clip: clip-level metrics count each, and a video's scores are the mean over
+    all clips in all views. Clips of similar length share a block, the longest first. The clips of one video in one view
+    share a block unless they don't fit: a block has at most ``max_clips`` clips, and fewer where clips are long.
     """
     videos, views, first_rows, lengths = _all_clips(table, clips, num_views or table.num_views)
     ends = np.flatnonzero(np.diff(views, append=-1)) + 1
@@ -162,9 +164,9 @@ def evaluation_blocks(
         furthest = min(start + max(1, min(max_clips, _MAX_STEPS // lengths[start])), len(videos))
         stop = max(ends[(start < ends) & (ends <= furthest)], default=furthest)
         steps = np.minimum(np.arange(lengths[start])[:, None], lengths[start:stop] - 1)
-        wanted, rows = np.unique(first_rows[start:stop] + clips.stride * steps, return_inverse=True)
+        unique_rows, rows = np.unique(first_rows[start:stop] + clips.stride * steps, return_inverse=True)
         yield ClipBlock(
-            table.features[torch.from_numpy(wanted)],
+            table.features[torch.from_numpy(unique_rows)],
             torch.from_numpy(rows.reshape(steps.shape)),
             torch.from_numpy(lengths[start:stop]),
             torch.from_numpy(videos[start:stop]),
@@ -175,19 +177,19 @@ def evaluation_blocks(
 def _all_clips(
     table: FeatureTable, clips: ClipSampling, num_views: int
 ) -> tuple[IndexArray, IndexArray, IndexArray, IndexArray]:
-    """Of every clip in those views: its video, the first row of that video's view, its own first row, its length.
+    """For every clip in those views: its video, the first row of that view, its own first row, its length.
 
-    The longest come first; those of one video in one view are neighbours.
+    The longest come first. Clips of one video in one view are adjacent.
     """
     parts = []
     for num_frames in np.unique(table.num_frames):
         videos = np.flatnonzero(table.num_frames == num_frames)
-        chosen = clips.all(int(num_frames))  # of one length
+        chosen = clips.all(int(num_frames))  # all of the same length
         views = table.starts[videos, None] + num_frames * np.arange(num_views)
         rows = views[..., None] + np.array([clip[0] for clip in chosen])
         parts.append(
             np.stack(np.broadcast_arrays(videos[:, None, None], views[..., None], rows, len(chosen[0]))).reshape(4, -1)
         )
-    listed = np.concatenate(parts, axis=1)
-    listed = listed[:, np.argsort(-listed[3], kind="stable")]
-    return listed[0], listed[1], listed[2], listed[3]
+    columns = np.concatenate(parts, axis=1)
+    columns = columns[:, np.argsort(-columns[3], kind="stable")]
+    return columns[0], columns[1], columns[2], columns[3]

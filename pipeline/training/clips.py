@@ -1,20 +1,21 @@
-"""Which of a video's stored frames make up a clip, the frames of one forward pass.
+"""Clips: the stored frames of a video that one forward pass sees.
 
-A clip of ``clip_frames`` frames with a ``stride`` spans ``(clip_frames - 1) * stride + 1`` frames of the video:
+A clip of ``clip_frames`` frames with a ``stride`` spans ``(clip_frames - 1) * stride + 1`` stored frames:
 
     >>> [clip.tolist() for clip in even_clips(10, clip_frames=3, num_clips=2, stride=2)]
     [[0, 2, 4], [5, 7, 9]]
 
-The stride is a tempo and a recurrent network learns it, so it is never changed: where the video is shorter than the
-span there is one clip with every ``stride``-th frame, and it has fewer frames.
+The stride sets the tempo that a recurrent network learns, so it never changes. A video shorter than the span has one
+clip with every ``stride``-th frame, and that clip has fewer frames:
 
     >>> [clip.tolist() for clip in even_clips(4, clip_frames=3, num_clips=2, stride=2)]
     [[0, 2]]
 
-No function repeats a frame within a clip or hands out a clip twice, and a video without frames has no clips.
+No function repeats a frame within a clip or returns a clip twice. A video without frames has no clips.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -24,13 +25,13 @@ from pipeline.settings.config import TrainingConfig
 
 @dataclass(frozen=True)
 class ClipSampling:
-    """Which of a video's stored frames one forward pass sees.
+    """How clips are sampled from a video.
 
     Attributes:
-        frames: of a clip; ``None``: all of them, the video is its one clip.
-        stride: distance between neighbouring frames of a clip.
-        per_video: clips of each video in evaluation, evenly spread.
-        step: where set, evaluation looks at dense clips instead, one every ``step`` frames.
+        frames: frames per clip; ``None``: the whole video is its one clip.
+        stride: distance between consecutive frames of a clip, in stored frames.
+        per_video: evenly spread clips per video in evaluation.
+        step: if set, evaluation uses dense clips instead, one every ``step`` stored frames.
     """
 
     frames: int | None = None
@@ -38,40 +39,40 @@ class ClipSampling:
     per_video: int = 10
     step: int | None = None
 
+    @classmethod
+    def of(cls, config: TrainingConfig) -> Self:
+        return cls(config.clip_frames, config.clip_stride, config.clips_per_video, config.clip_step)
+
     def __str__(self) -> str:
-        """How evaluation looks at a video, in words."""
+        """How evaluation samples a video, in words."""
         if self.frames is None:
             return "the whole video"
-        which = f"up to {self.per_video} clips" if self.step is None else f"a clip every {self.step} frames, each"
-        apart = "" if self.stride == 1 else f", {self.stride} apart"
-        return f"{which} of {self.frames} frames{apart}"
+        number = f"up to {self.per_video} clips" if self.step is None else f"a clip every {self.step} frames, each"
+        stride = "" if self.stride == 1 else f", {self.stride} apart"
+        return f"{number} of {self.frames} frames{stride}"
 
     def draw(self, num_frames: int, rng: np.random.Generator) -> Indices:
         """One random clip, for training."""
         return random_clip(num_frames, self.frames, rng, self.stride)
 
     def all(self, num_frames: int) -> list[Indices]:
-        """The clips that a video is evaluated on."""
+        """The clips for evaluation."""
         if self.frames is not None and self.step is not None:
             return dense_clips(num_frames, self.frames, self.stride, self.step)
         return even_clips(num_frames, self.frames, self.per_video, self.stride)
 
 
-def clip_sampling(settings: TrainingConfig) -> ClipSampling:
-    return ClipSampling(settings.clip_frames, settings.clip_stride, settings.clips_per_video, settings.clip_step)
-
-
 def even_clips(num_frames: int, clip_frames: int | None, num_clips: int, stride: int = 1) -> list[Indices]:
-    """Clips spread evenly over the video: the first begins with it, the last ends with it, a single one is central.
+    """Clips spread evenly over a video: the first starts with it, the last ends with it, a single one is central.
 
     Args:
-        num_frames: frames there are.
-        clip_frames: frames of a clip; ``None``: the whole video is the one clip.
-        num_clips: clips wanted; fewer come back where the video has no more distinct ones.
-        stride: distance between neighbouring frames of a clip.
+        num_frames: stored frames of the video.
+        clip_frames: frames per clip; ``None``: the whole video is one clip.
+        num_clips: maximum number of clips; a short video has fewer distinct ones.
+        stride: distance between consecutive frames of a clip.
 
     Returns:
-        Index arrays, int32, in order of their start.
+        Frame indices of each clip, int32, in order of their first frame.
     """
     assert num_clips >= 1, num_clips
     num_starts = _num_starts(num_frames, clip_frames, stride)
@@ -85,9 +86,9 @@ def even_clips(num_frames: int, clip_frames: int | None, num_clips: int, stride:
 
 
 def random_clip(num_frames: int, clip_frames: int | None, rng: np.random.Generator, stride: int = 1) -> Indices:
-    """One clip whose start is drawn uniformly from all that fit; arguments as for ``even_clips``.
+    """One clip, its start drawn uniformly from all that fit; arguments as for ``even_clips``.
 
-    Empty where the video has no frames.
+    Empty for a video without frames.
     """
     num_starts = _num_starts(num_frames, clip_frames, stride)
     start = int(rng.integers(num_starts)) if num_starts > 1 else 0
@@ -95,7 +96,7 @@ def random_clip(num_frames: int, clip_frames: int | None, rng: np.random.Generat
 
 
 def dense_clips(num_frames: int, clip_frames: int, stride: int, step: int) -> list[Indices]:
-    """Clips that begin every ``step`` frames, and one more that ends with the video, so that its end is seen too.
+    """A clip every ``step`` frames, and a last one that ends with the video, so that its end is covered.
 
     >>> [clip.tolist() for clip in dense_clips(8, clip_frames=3, stride=1, step=2)]
     [[0, 1, 2], [2, 3, 4], [4, 5, 6], [5, 6, 7]]
@@ -107,7 +108,7 @@ def dense_clips(num_frames: int, clip_frames: int, stride: int, step: int) -> li
 
 
 def _num_starts(num_frames: int, clip_frames: int | None, stride: int) -> int:
-    """From how many frames a clip can start: 1 where the video is no longer than the clip, 0 where it is empty."""
+    """Number of frames at which a clip can start: 1 if the video is no longer than a clip, 0 if it is empty."""
     assert num_frames >= 0 and stride >= 1 and (clip_frames is None or clip_frames >= 1)
     if num_frames == 0 or clip_frames is None:
         return min(num_frames, 1)

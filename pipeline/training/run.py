@@ -1,13 +1,13 @@
-"""The folder of a run: what was asked for, how far it came, what came out.
+"""The folder of a run: its settings, its progress and its results.
 
 runs/<dataset>/<name>/
     config.yaml                       all settings, usable as --config
-    recipe.json                       what made the features (not for a task without video)
+    recipe.json                       what made the features (absent for a task without video)
     metrics.jsonl                     one line per epoch
-    checkpoints/last.pt, best.pt      whole or not there
+    checkpoints/last.pt, best.pt      complete or absent
     tensorboard/                      the same curves for TensorBoard
     evaluation/                       metrics.json, predictions.csv, report.html ...
-    evaluation-<what differs>/        the same with other settings than the run's own
+    evaluation-<overrides>/           the same, scored with other settings than the run's
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.parsing import from_flat, read_yaml, to_flat
 
-# Settings that say where and how fast, not what: they may differ when a run goes on.
+# Settings that say where and how fast, not what. They may change when a run is resumed.
 NOT_PART_OF_A_RUN = {
     "resume",
     "overwrite",
@@ -39,10 +39,8 @@ NOT_PART_OF_A_RUN = {
     "runtime",
     "strips",
 }
-
-
-# What a run's metrics tell by themselves, next to the text of its settings.
-TOLD_ELSEWHERE = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name", "length"}
+# Settings that metrics.json lists by themselves, so the text of all other settings leaves them out.
+LISTED_SEPARATELY = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name", "length"}
 
 
 class RunError(UserError):
@@ -71,59 +69,55 @@ class Run:
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
 
-    @property
-    def has_features(self) -> bool:
-        """False for a task without video. Raises ``RunError`` where it is not known."""
-        return (self.folder / "recipe.json").exists() or self.config().data.has_video
-
     def check(self, config: Config, recipe: FeatureRecipe | None) -> None:
-        """Whether ``begin`` may be called; changes nothing. ``recipe`` is ``None`` for a task without video.
+        """Check that ``begin`` may be called; changes nothing. ``recipe`` is ``None`` for a task without video.
 
-        Raises ``RunError`` where the run exists and neither ``resume`` nor ``overwrite`` is set, or where it is
+        Raises ``RunError`` where the run exists and neither ``resume`` nor ``overwrite`` is set, or where it would be
         resumed with other settings.
         """
         if not self._exists() or config.run.overwrite:
             return
         if not config.run.resume:
             raise RunError(
-                f"{self.folder} exists. Go on with it (--resume), begin it anew (--overwrite), or --name another."
+                f"{self.folder} exists. Continue it (--resume), start over (--overwrite), or choose another --name."
             )
-        saved, wanted = to_flat(self.config()), to_flat(config)
-        differing = [key for key in saved if key not in NOT_PART_OF_A_RUN and saved[key] != wanted[key]]
+        saved, current = to_flat(self.config()), to_flat(config)
+        differing = [key for key in saved if key not in NOT_PART_OF_A_RUN and saved[key] != current[key]]
         if differing:
-            listed = "; ".join(f"{key}: {saved[key]} there, {wanted[key]} now" for key in differing)
+            differences = "; ".join(f"{key}: {saved[key]} then, {current[key]} now" for key in differing)
             raise RunError(
-                f"{self.folder} was made with other settings ({listed}). Resume it with --config "
-                f"{self.folder / 'config.yaml'} --resume, or --name another run."
+                f"{self.folder} was trained with other settings ({differences}). Resume it with --config "
+                f"{self.folder / 'config.yaml'} --resume, or choose another --name."
             )
         if recipe is not None and self.recipe() != recipe:
-            listed = "; ".join(self.recipe().differences(recipe))
-            raise RunError(f"{self.folder} was made with other features ({listed}): --name another run.")
+            differences = "; ".join(self.recipe().differences(recipe))
+            raise RunError(f"{self.folder} was trained on other features ({differences}). Choose another --name.")
 
     def begin(self, config: Config, recipe: FeatureRecipe | None) -> None:
-        """Make the folder for a new run, or open it again; raises as ``check`` does."""
+        """Create the folder of a new run, or open it again; raises as ``check`` does."""
         self.check(config, recipe)
         if self._exists() and not config.run.overwrite:
             remove_abandoned(self.folder)
             return
-        # Checkpoints go first: were this killed half-way, a run begun here later must not take them for its own.
+        # Checkpoints go first: if this is killed half-way, a later run in this folder must not take them for its own.
         if self.checkpoints.exists():
             shutil.rmtree(self.checkpoints)
         if self._exists():
             shutil.rmtree(self.folder)
-        # A run does not ask to be overwritten whenever its settings are used again.
-        asked = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=False, overwrite=False))
+        # The saved settings must not overwrite or resume anything when they are used again.
+        saved = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=False, overwrite=False))
         if recipe is not None:
             write_text_atomically(self.folder / "recipe.json", recipe.to_json())
-        write_text_atomically(self.folder / "config.yaml", yaml.safe_dump(to_flat(asked), sort_keys=False))
+        write_text_atomically(self.folder / "config.yaml", yaml.safe_dump(to_flat(saved), sort_keys=False))
 
     def _exists(self) -> bool:
         return (self.folder / "config.yaml").exists()
 
     def config(self) -> Config:
+        """The run's settings. Raises ``RunError`` where ``config.yaml`` is missing or damaged."""
         path = self.folder / "config.yaml"
         if not path.exists():
-            raise RunError(f"{self.folder} is not a run: there is no {path.name} in it. Runs are made by train.py.")
+            raise RunError(f"{self.folder} is not a run: it has no {path.name}. train.py makes runs.")
         try:
             return from_flat(Config, read_yaml(path), str(path))
         except ConfigError as error:
@@ -138,24 +132,24 @@ class Run:
             raise RunError(f"{path} can't be read ({error}). Train the run again with --overwrite.") from error
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
-        """Publish a checkpoint, whole or not at all. Raises ``OSError`` (full disk)."""
-        content = io.BytesIO()  # writing to disk itself, PyTorch would call a full one a RuntimeError
+        """Publish a checkpoint, complete or not at all. Raises ``OSError`` (full disk)."""
+        content = io.BytesIO()  # written to disk by PyTorch itself, a full disk would be a RuntimeError
         torch.save(state, content)
         write_atomically(self.checkpoints / f"{name}.pt", lambda path: path.write_bytes(content.getbuffer()))
 
     def load_checkpoint(self, name: str) -> dict[str, Any] | None:
-        """The checkpoint ``last`` or ``best``, tensors on the CPU; ``None`` where there is none yet."""
+        """The checkpoint ``last`` or ``best``, tensors on the CPU; ``None`` if there is none yet."""
         path = self.checkpoints / f"{name}.pt"
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except Exception as error:  # PyTorch's reader fails in whatever way damaged bytes lead it to
+        except Exception as error:  # damaged bytes make PyTorch's reader raise anything
             raise RunError(
-                f"{path} is damaged or no checkpoint ({type(error).__name__}). Train the run again with --overwrite."
+                f"{path} is damaged or not a checkpoint ({type(error).__name__}). Train the run again with --overwrite."
             ) from error
         if not isinstance(state, dict):
-            raise RunError(f"{path} is no checkpoint. Train the run again with --overwrite.")
+            raise RunError(f"{path} is not a checkpoint. Train the run again with --overwrite.")
         return state
 
     def history(self) -> list[dict[str, Any]]:
@@ -174,23 +168,23 @@ class Run:
 
 
 def settings_text(config: Config) -> str:
-    """The settings that are not the default's, but for those that tell repeats of one experiment apart."""
+    """The settings that differ from the defaults, except those that ``metrics.json`` lists separately."""
     default = to_flat(Config())
     return " ".join(
         f"{key}={value}"
         for key, value in to_flat(config).items()
-        if key not in TOLD_ELSEWHERE | NOT_PART_OF_A_RUN and value != default[key]
+        if key not in LISTED_SEPARATELY | NOT_PART_OF_A_RUN and value != default[key]
     )
 
 
 def find_runs(paths: list[Path]) -> list[Run]:
-    """The runs named by ``paths``: each is a run's folder, or a folder with runs somewhere in it."""
+    """The runs in ``paths``: each path is a run's folder, or a folder with runs somewhere below it."""
     if not paths:
         raise RunError("name at least one run, or a folder of runs, such as runs/ucf101.")
     runs: dict[Path, Run] = {}
     for path in paths:
         if not path.is_dir():
-            raise RunError(f"{path} is not a folder. Give a run, or a folder of runs, such as runs/ucf101.")
+            raise RunError(f"{path} is not a folder. Name a run, or a folder of runs, such as runs/ucf101.")
         found = [path] if (path / "config.yaml").exists() else sorted(c.parent for c in path.rglob("config.yaml"))
         if not found:
             raise RunError(f"there is no run in {path} (a run is a folder with config.yaml, made by train.py).")

@@ -14,12 +14,12 @@ from torch import nn
 from benchmarks.dynamics import AFTER, BEFORE, RECURRENT, Arguments, column_of_run, main, random_probe, short_names
 from benchmarks.stepping import Probe, SteppedNetwork, cell_of, measure, relu_gain
 from data.catalog import DataConfig
-from data.sequences import load_task
 from models.classifier import STATE_NETWORKS, SequenceClassifier
 from models.config import ModelConfig, ModelName
 from models.initializers import np_rnn_
-from pipeline.sequence_experiment import train_on_sequences
+from pipeline.experiment import Tasks
 from pipeline.settings.config import Config, ConfigError, RunConfig, TrainingConfig
+from pipeline.training.loop import fit
 from pipeline.training.run import Run
 from tests.helpers.idx import write_small_mnist
 
@@ -152,7 +152,8 @@ def test_before_training_is_where_the_run_began(tmp_path: Path, learning_rate: f
     )
     run = Run(tmp_path / "addition" / "np_rnn")
     run.begin(config, recipe=None)
-    train_on_sequences(run, config, load_task(DataConfig("addition", length=6)), torch.device("cpu"))
+    device = torch.device("cpu")
+    fit(run, config, Tasks(device).open(config).objective(config), device)
     column = column_of_run(run, Arguments(sequences=3))
     before, after = (column.models[stage].state_dict() for stage in (BEFORE, AFTER))
     same = [torch.allclose(before[name], after[name], rtol=0, atol=1e-20) for name in after]

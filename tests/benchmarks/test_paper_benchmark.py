@@ -32,9 +32,8 @@ from benchmarks.paper_plan import (
     settings_for,
 )
 from benchmarks.paper_report import write_report
-from data.sequences import load_task
 from models.classifier import STATE_NETWORKS
-from pipeline.sequence_experiment import run_sequence_experiment
+from pipeline.experiment import run_experiment
 from pipeline.settings.config import ConfigError
 from tests.helpers.commands import finish, message, run, start
 from tests.helpers.idx import write_small_mnist
@@ -185,7 +184,7 @@ def test_a_cell_is_a_run_of_train_py(tmp_path: Path) -> None:
     cell = grid_cells(asked)[0]
     found, saved = trained(cell, asked), run_of(config_of(cell, asked)).config()
     elsewhere = dataclasses.replace(saved, run=dataclasses.replace(saved.run, runs=tmp_path / "train"))
-    assert run_sequence_experiment(elsewhere, load_task(saved.data)) == 0
+    assert run_experiment(elsewhere) == 0
     metrics = json.loads((run_of(elsewhere).evaluation / "metrics.json").read_text())
     assert (found.mse, found.epochs, found.solved) == (metrics["mse"], 2, metrics["solved"])
     assert found.validation_loss == min(line["validation_loss"] for line in run_of(elsewhere).history())

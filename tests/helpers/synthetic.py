@@ -1,15 +1,20 @@
 """Features of made-up videos: numbers that a test knows, without video files and without a CNN."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
-from data.records import VideoRecord
+from data.records import Split, VideoDataset, VideoRecord
 from models.preprocessing import VIEWS
 from pipeline.cache.packed import PackedFeatures
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
+from pipeline.objectives.videos import VideoTask
 from pipeline.training.batches import FeatureTable
 
 RECIPE = FeatureRecipe(
@@ -23,6 +28,42 @@ RECIPE = FeatureRecipe(
     keep_aspect_ratio=True,
     sampling="uniform:8",
 )
+
+
+class MemoryCache:
+    """Stands in for a ``FeatureCache`` whose features are in memory."""
+
+    views = VIEWS[:1]
+
+    def __init__(self, packed: PackedFeatures) -> None:
+        self.packed = packed
+        self.store = SimpleNamespace(
+            recipe=RECIPE, folder=Path("memory"), errors_path=lambda name: Path("errors.jsonl")
+        )
+
+    def load(self, dataset: str, records: Sequence[VideoRecord]) -> tuple[PackedFeatures, None]:
+        return self.packed, None
+
+
+def make_task(dataset: VideoDataset, packed: PackedFeatures, allow_missing: bool = True) -> VideoTask:
+    """A task whose features are in memory."""
+    cache: Any = MemoryCache(packed)
+    return VideoTask(dataset, lambda: cache, torch.device("cpu"), allow_missing)
+
+
+def make_task_of_tables(classes: tuple[str, ...], **tables: FeatureTable | None) -> VideoTask:
+    """A task with one split, "1", of the tables ``train, validation, test``; without a table a list is empty."""
+    records: dict[str, tuple[VideoRecord, ...]] = dict.fromkeys(("train", "validation", "test"), ())
+    features = {}
+    for part, table in tables.items():
+        if table is None:
+            continue
+        renamed = [dataclasses.replace(record, video_id=f"{part}/{record.video_id}") for record in table.records]
+        records[part] = tuple(renamed)
+        features |= {record.video_id: [make_features(table.video(n))] for n, record in enumerate(renamed)}
+    videos = tuple(record for part in records.values() for record in part)
+    dataset = VideoDataset("made", "made", classes, videos, {"1": Split("1", **records)})
+    return make_task(dataset, PackedFeatures.in_memory(features))
 
 
 def make_record(video_id: str, label: int = 0, group: str = "g01") -> VideoRecord:

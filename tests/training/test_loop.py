@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from models.classifier import SequenceClassifier
 from models.config import ModelConfig
-from pipeline.settings.config import Config, TrainingConfig
+from pipeline.settings.config import Config, RunConfig, TrainingConfig
 from pipeline.training.batches import FeatureTable
-from pipeline.training.loop import TrainingError, learning_rate_factor, load_best, make_accelerator, train
+from pipeline.training.loop import TrainingError, fit, learning_rate_factor, load_best
 from pipeline.training.run import Run
-from tests.helpers.synthetic import make_table, rising_and_falling
+from tests.helpers.synthetic import make_table, make_task_of_tables, rising_and_falling
 
 CLASSES = ("rise", "fall")
 SMALL = ModelConfig(hidden_size=12, dropout=0.3, readout="last", input_scale="sqrt_hidden")
@@ -34,9 +34,9 @@ def train_small(
     """Train, or go on training, the run in ``folder``; by default 6 epochs of batches of 8 videos."""
     run = Run(folder)
     chosen = TrainingConfig(**({"epochs": 6, "batch_size": 8, "learning_rate": 3e-3} | settings))
-    config = Config(model=model, training=chosen)
-    accelerator = make_accelerator(torch.device("cpu"), amp=True)
-    train(run, config, seed, CLASSES, training, validation, accelerator)
+    config = Config(model=model, training=chosen, run=RunConfig(splits=("1",), seeds=(seed,)))
+    task = make_task_of_tables(CLASSES, train=training, validation=validation)
+    fit(run, config, task.objective(config), task.device)
     return run
 
 
@@ -317,9 +317,18 @@ def test_a_run_of_one_step_has_a_learning_rate() -> None:
     assert learning_rate_factor(0, 1, "cosine") == 1
 
 
-def test_mixed_precision_is_never_used_on_a_cpu() -> None:
-    """bfloat16 on a CPU can be five times slower, and would make a CPU's results depend on its kind."""
-    assert make_accelerator(torch.device("cpu"), amp=True).mixed_precision == "no"
+def test_mixed_precision_is_never_used_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 on a CPU can be five times slower, and results would depend on the kind of CPU."""
+    seen = []
+    original = nn.functional.cross_entropy
+
+    def watched(scores: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        seen.append((scores.dtype, torch.is_autocast_enabled("cpu")))
+        return original(scores, *arguments, **options)
+
+    monkeypatch.setattr(nn.functional, "cross_entropy", watched)
+    train_small(tmp_path, amp=True, epochs=1)
+    assert set(seen) == {(torch.float32, False)}
 
 
 def test_curves_are_written_for_tensorboard_too(unbroken: Run) -> None:
@@ -329,7 +338,7 @@ def test_curves_are_written_for_tensorboard_too(unbroken: Run) -> None:
 
 def test_a_checkpoint_of_another_shape_is_refused(unbroken: Run) -> None:
     """config.yaml and checkpoint that do not belong together are an error that names both, not a traceback."""
-    with pytest.raises(TrainingError, match=r"best\.pt does not hold the classifier of .*config\.yaml"):
+    with pytest.raises(TrainingError, match=r"best\.pt does not contain the classifier .*config\.yaml"):
         load_best(unbroken, Config(model=dataclasses.replace(SMALL, hidden_size=13)))
     with pytest.raises(TrainingError, match="has no checkpoint yet"):
         load_best(Run(unbroken.folder / "nothing"), Config())

@@ -16,27 +16,18 @@ import torch
 from torch import Tensor
 
 from data.catalog import DataConfig, load_dataset
-from data.sequences import SequenceTask, load_task
+from data.sequences import PixelMNIST, load_task
 from models.classifier import SequenceClassifier
 from models.config import ModelConfig
-from pipeline import sequence_experiment as module
-from pipeline.batch_evaluation import evaluate_runs
 from pipeline.cache.garbage import stores_used_by
 from pipeline.cache.store import FeatureStore
+from pipeline.experiment import Tasks, evaluate_run, evaluate_runs, plan_runs, run_experiment
 from pipeline.features.recipe import imported_recipe
-from pipeline.sequence_experiment import (
-    evaluate_on_sequences,
-    mean_squared_error,
-    planned_sequence_runs,
-    predict_digits,
-    run_sequence_experiment,
-    sequence_summary_line,
-    steps_to_solve,
-    train_on_sequences,
-    write_sequence_table,
-)
+from pipeline.objectives import sequences as module
+from pipeline.objectives.sequences import mean_squared_error, predict_digits, steps_to_solve
+from pipeline.reports.sequence_table import write_sequence_table
 from pipeline.settings.config import Config, ConfigError, EvaluationOverrides, RunConfig, TrainingConfig
-from pipeline.training.loop import TrainingError
+from pipeline.training.loop import TrainingError, fit
 from pipeline.training.run import Run, RunError, find_runs
 from tests.helpers.commands import finish, run, start
 from tests.helpers.idx import NAMES, write_small_mnist
@@ -60,17 +51,17 @@ def make_config(runs: Path, dataset: str = "addition", root: Path | None = None,
     )
 
 
-def task_of(config: Config) -> SequenceTask:
-    return load_task(config.data)
+def planned(config: Config) -> list[tuple[Run, Config]]:
+    return plan_runs(config, Tasks(CPU).open(config))
 
 
 def train_one(config: Config) -> Run:
-    """Train the one run of ``config``, or go on with it, without evaluating it."""
-    ((own_run, own),) = planned_sequence_runs(config)
-    own = dataclasses.replace(own, run=dataclasses.replace(own.run, resume=not own.run.overwrite))
-    own_run.begin(own, recipe=None)
-    train_on_sequences(own_run, own, task_of(own), CPU)
-    return own_run
+    """Train the one run of ``config``, or resume it, without evaluating it."""
+    ((trained, config),) = planned(config)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=not config.run.overwrite))
+    trained.begin(config, recipe=None)
+    fit(trained, config, Tasks(CPU).open(config).objective(config), CPU)
+    return trained
 
 
 def weights(run: Run, name: str = "last") -> dict[str, Tensor]:
@@ -96,13 +87,13 @@ def same_run(first: Run, second: Run) -> bool:
 def test_a_network_learns_and_reports_it(tmp_path: Path, dataset: str) -> None:
     """A short task is solved; metrics.json says so, with the facts of the run, and agrees with the curves."""
     config = make_config(tmp_path, dataset, epochs=8, steps_per_epoch=100)
-    assert run_sequence_experiment(config, task_of(config)) == 0
-    own_run = Run(tmp_path / dataset / "np_rnn-length_6-seed_0")
-    metrics = json.loads((own_run.evaluation / "metrics.json").read_text())
+    assert run_experiment(config) == 0
+    trained = Run(tmp_path / dataset / "np_rnn-length_6-seed_0")
+    metrics = json.loads((trained.evaluation / "metrics.json").read_text())
     assert metrics["mse"] < 0.01 and metrics["solved"] is True
-    history = own_run.history()
+    history = trained.history()
     first = next(line["epoch"] for line in history if line["validation_loss"] < 0.01)
-    expected = {"run": own_run.name, "dataset": dataset, "length": 6, "seed": 0, "model": "np_rnn"}
+    expected = {"run": trained.name, "dataset": dataset, "length": 6, "seed": 0, "model": "np_rnn"}
     expected |= {"steps_to_solve": 100 * (first + 1), "num_epochs": len(history)}
     expected |= {"num_parameters": 24 * 24 + 24 * 2 + 2 * 24 + 24 + 1}
     assert {key: metrics[key] for key in expected} == expected
@@ -134,9 +125,9 @@ def test_training_ends_once_nothing_is_left_to_learn(tmp_path: Path, monkeypatch
     losses = iter([1e-4, 1e-4, 0.2, 4e-4, 3e-4, 2e-4])
     monkeypatch.setattr(module, "mean_squared_error", lambda *_: next(losses))
     config = make_config(tmp_path, epochs=30, steps_per_epoch=2)
-    own_run = train_one(config)
-    assert [line["validation_loss"] for line in own_run.history()] == [1e-4, 1e-4, 0.2, 4e-4, 3e-4, 2e-4]
-    before = curves(own_run)
+    trained = train_one(config)
+    assert [line["validation_loss"] for line in trained.history()] == [1e-4, 1e-4, 0.2, 4e-4, 3e-4, 2e-4]
+    before = curves(trained)
     assert curves(train_one(config)) == before
 
 
@@ -144,10 +135,10 @@ def test_the_best_epoch_has_the_lowest_validation_error(tmp_path: Path, monkeypa
     """``best.pt`` stays behind where validation gets worse, and patience counts from it."""
     losses = iter([0.3, 0.1, 0.2, 0.15, 0.3, 0.3])
     monkeypatch.setattr(module, "mean_squared_error", lambda *_: next(losses))
-    own_run = train_one(make_config(tmp_path, epochs=6, steps_per_epoch=2, patience=3))
-    checkpoint = own_run.load_checkpoint("best")
+    trained = train_one(make_config(tmp_path, epochs=6, steps_per_epoch=2, patience=3))
+    checkpoint = trained.load_checkpoint("best")
     assert checkpoint is not None and checkpoint["epoch"] == 1
-    assert len(own_run.history()) == 1 + 1 + 3
+    assert len(trained.history()) == 1 + 1 + 3
 
 
 class Killed(BaseException):
@@ -203,10 +194,10 @@ def test_a_run_that_diverges_says_so_and_keeps_what_it_had(tmp_path: Path, monke
     monkeypatch.setattr(torch.nn.functional, "mse_loss", poisoned)
     with pytest.raises(TrainingError, match=r"in epoch 1 the loss is nan.*--overwrite.*--learning-rate"):
         train_one(config)
-    own_run = Run(tmp_path / "addition" / "np_rnn-length_6-seed_0")
-    checkpoint = own_run.load_checkpoint("last")
+    trained = Run(tmp_path / "addition" / "np_rnn-length_6-seed_0")
+    checkpoint = trained.load_checkpoint("last")
     assert checkpoint is not None and checkpoint["epoch"] == 0
-    assert all(tensor.isfinite().all() for tensor in weights(own_run).values())
+    assert all(tensor.isfinite().all() for tensor in weights(trained).values())
 
 
 def test_a_validation_that_is_not_finite_stops_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,26 +212,26 @@ def test_pixel_mnist_is_learnt_and_reported(tmp_path: Path) -> None:
     """Digits told by where they are bright: learnt from pixels one at a time, with the report of a classifier."""
     root = write_small_mnist(tmp_path / "mnist", num_train=700)
     config = make_config(tmp_path / "runs", "pixel_mnist", root, epochs=12)
-    run_sequence_experiment(config, task_of(config))
-    own_run = Run(tmp_path / "runs" / "pixel_mnist" / "np_rnn-seed_0")
-    metrics = json.loads((own_run.evaluation / "metrics.json").read_text())
+    run_experiment(config)
+    trained = Run(tmp_path / "runs" / "pixel_mnist" / "np_rnn-seed_0")
+    metrics = json.loads((trained.evaluation / "metrics.json").read_text())
     assert metrics["accuracy"] > 0.9
     assert metrics["accuracy"] == metrics["video_top1"] and metrics["num_videos"] == 40
     assert (metrics["length"], metrics["num_classes"], metrics["permuted"]) == (16, 10, False)
-    with (own_run.evaluation / "predictions.csv").open() as file:
+    with (trained.evaluation / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["video_id"] for row in rows] == [f"t10k-{number:05d}" for number in range(40)]
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert right / 40 == metrics["accuracy"]
-    assert (own_run.evaluation / "confusion.csv").exists() and (own_run.evaluation / "report.html").exists()
-    assert {"validation_accuracy", "validation_loss", "train_accuracy"} <= own_run.history()[0].keys()
+    assert (trained.evaluation / "confusion.csv").exists() and (trained.evaluation / "report.html").exists()
+    assert {"validation_accuracy", "validation_loss", "train_accuracy"} <= trained.history()[0].keys()
 
 
 def test_permuted_pixels_are_a_run_of_their_own(tmp_path: Path) -> None:
     """--permuted has its own folder, and says in metrics.json by which seed the order was drawn."""
     root = write_small_mnist(tmp_path / "mnist")
     config = make_config(tmp_path / "runs", "pixel_mnist", root, epochs=1, permuted=True)
-    run_sequence_experiment(config, task_of(config))
+    run_experiment(config)
     evaluation = tmp_path / "runs" / "pixel_mnist" / "np_rnn-permuted-seed_0" / "evaluation"
     metrics = json.loads((evaluation / "metrics.json").read_text())
     assert (metrics["permuted"], metrics["permutation_seed"]) == (True, 0)
@@ -262,7 +253,9 @@ def test_test_images_never_influence_training(tmp_path: Path) -> None:
 
 def test_digits_are_scored_in_order_and_in_batches_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The size of the batches changes no probability, and each image has one clip, its own."""
-    digits = task_of(make_config(tmp_path, "pixel_mnist", write_small_mnist(tmp_path / "mnist"))).validation  # type: ignore[union-attr]
+    data = load_task(make_config(tmp_path, "pixel_mnist", write_small_mnist(tmp_path / "mnist")).data)
+    assert isinstance(data, PixelMNIST)
+    digits = data.validation
     torch.manual_seed(0)
     model = SequenceClassifier(MODEL, 1, 10)
     whole = predict_digits(model, digits, CPU)
@@ -276,37 +269,37 @@ def test_one_run_for_each_seed(tmp_path: Path) -> None:
     """Each seed is a folder whose name says model, variant and seed; a name of one's own is kept."""
 
     def names(**settings: Any) -> list[str]:
-        planned = planned_sequence_runs(make_config(tmp_path, **settings))
-        return [own_run.folder.relative_to(tmp_path).as_posix() for own_run, _ in planned]
+        return [run.folder.relative_to(tmp_path).as_posix() for run, _ in planned(make_config(tmp_path, **settings))]
 
     assert names(seeds=(0, 3)) == ["addition/np_rnn-length_6-seed_0", "addition/np_rnn-length_6-seed_3"]
     assert names(name="mine") == ["addition/mine"]
     assert names(name="mine", seeds=(0, 1)) == ["addition/mine-length_6-seed_0", "addition/mine-length_6-seed_1"]
-    assert names(dataset="pixel_mnist") == ["pixel_mnist/np_rnn-seed_0"]
-    with pytest.raises(ConfigError, match="addition has one fixed split: leave --splits out, not 1"):
+    root = write_small_mnist(tmp_path / "mnist")
+    assert names(dataset="pixel_mnist", root=root) == ["pixel_mnist/np_rnn-seed_0"]
+    with pytest.raises(ConfigError, match="addition has one fixed split: leave out --splits 1"):
         names(splits=("1",))
 
 
 def test_a_run_s_own_settings_lead_back_to_it(tmp_path: Path) -> None:
     """--config RUN/config.yaml goes on with that run; an existing one is refused unasked, another length named."""
-    ((own_run, own), _) = planned_sequence_runs(make_config(tmp_path, seeds=(0, 1)))
-    own_run.begin(own, recipe=None)
-    ((again, same),) = planned_sequence_runs(own_run.config())
-    assert again.folder == own_run.folder and not own_run.has_features
-    with pytest.raises(RunError, match="exists. Go on with it"):
+    ((trained, own), _) = planned(make_config(tmp_path, seeds=(0, 1)))
+    trained.begin(own, recipe=None)
+    ((again, same),) = planned(trained.config())
+    assert again.folder == trained.folder
+    with pytest.raises(RunError, match="exists. Continue it"):
         again.check(same, recipe=None)
     asking = dataclasses.replace(same, run=dataclasses.replace(same.run, resume=True))
     again.check(asking, recipe=None)
     longer = dataclasses.replace(asking, data=dataclasses.replace(same.data, length=7))
-    with pytest.raises(RunError, match="length: 6 there, 7 now"):
+    with pytest.raises(RunError, match="length: 6 then, 7 now"):
         again.check(longer, recipe=None)
 
 
 def test_a_run_without_features_holds_no_store(tmp_path: Path) -> None:
     """Clearing the feature store goes past runs that have no recipe because their task has no video."""
-    ((own_run, own),) = planned_sequence_runs(make_config(tmp_path))
-    own_run.begin(own, recipe=None)
-    assert not (own_run.folder / "recipe.json").exists()
+    ((trained, own),) = planned(make_config(tmp_path))
+    trained.begin(own, recipe=None)
+    assert not (trained.folder / "recipe.json").exists()
     assert stores_used_by([tmp_path]) == set()
 
 
@@ -330,20 +323,21 @@ def test_the_table_of_several_runs(tmp_path: Path) -> None:
     assert [line["run"] for line in table] == ["a", "b", "c"] and float(table[1]["mse"]) == 1 / 300
     other = write_sequence_table(tmp_path, [rows[0], {**rows[1], "settings": "learning_rate=0.1"}])
     assert "learning_rate=0.1" in other
-    assert "test MSE 0.167 (chance 0.167), validation never under 0.01" in sequence_summary_line(rows[0])
+    summary = module.Regression.summarize(module.Regression, rows[0])  # type: ignore[arg-type]
+    assert "test MSE 0.167 (chance 0.167), validation below 0.01 never" in summary
 
 
 def test_evaluation_goes_past_a_run_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run without a checkpoint and one whose images are gone are named; the good one gives its numbers again."""
     root = write_small_mnist(tmp_path / "mnist")
     good = train_one(make_config(tmp_path / "runs"))
-    metrics = evaluate_on_sequences(good, good.config(), task_of(good.config()), CPU)
+    metrics = evaluate_run(good, good.config(), Tasks(CPU).open(good.config()).objective(good.config()), CPU).metrics
     digits = train_one(make_config(tmp_path / "runs", "pixel_mnist", root, epochs=1))
     (root / NAMES[2]).unlink()
-    ((empty, own),) = planned_sequence_runs(make_config(tmp_path / "runs", name="empty"))
+    ((empty, own),) = planned(make_config(tmp_path / "runs", name="empty"))
     empty.begin(own, recipe=None)
     evaluated = evaluate_runs(find_runs([tmp_path / "runs"]), CPU, EvaluationOverrides(), again=True)
-    assert [tuple(each) for each in evaluated] == [(good.evaluation, metrics)]
+    assert [(one.folder, one.metrics) for one in evaluated] == [(good.evaluation, metrics)]
     told = capsys.readouterr().err
     assert f"failed: {empty.folder}: {empty.folder} has no checkpoint yet" in told
     assert f"failed: {digits.folder}: {root} lacks {NAMES[2]}" in told

@@ -13,15 +13,16 @@ from data.records import DatasetError, Split, VideoDataset
 from models.classifier import SequenceClassifier
 from models.config import ModelConfig
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.provenance import finished_metrics, versions
+from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest, versions
 from pipeline.evaluation.spectra import spectra
-from pipeline.run_evaluation import evaluate, most_telling_first, plan_evaluation, videos_to_score
+from pipeline.experiment import Evaluated, evaluate_run
+from pipeline.objectives.videos import VideoTask, most_telling_first, videos_to_score
 from pipeline.settings.config import Config, ConfigError, EvaluationOverrides, RunConfig, TrainingConfig
 from pipeline.settings.parsing import flags_of
 from pipeline.training.loop import new_classifier
 from pipeline.training.run import Run
-from tests.end_to_end.test_experiment import CPU, make_dataset, train_one
-from tests.helpers.synthetic import make_record
+from tests.end_to_end.test_experiment import CPU, make_moves, train_one
+from tests.helpers.synthetic import make_record, make_task
 
 RECORDS = tuple(make_record(f"v{number}") for number in range(8))
 DATASET = VideoDataset(
@@ -59,7 +60,7 @@ def test_the_list_asked_for_is_the_one_that_is_scored(
         (
             "1",
             "2",
-            "3 of the 3 test videos of split 2 are among those that a run on split 1 is trained on and chosen by",
+            "a run on split 1 was trained on or chosen by 3 of the 3 test videos of split 2",
         ),
         ("2", "3", "2 of the 2 test videos of split 3"),
         ("2", "validation", "split 2 of moves has no validation videos"),
@@ -98,7 +99,7 @@ def test_flags_say_what_was_asked() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A trained and evaluated run of split 1, beside a baseline that was evaluated on the same videos."""
     folder = tmp_path_factory.mktemp("trained")
-    run, _ = train_one(folder, make_dataset())
+    run, _ = train_one(folder, make_moves())
     baseline = Run(Path(shutil.copytree(run.folder, run.folder.parent / "baseline")))
     metrics = json.loads((baseline.evaluation / "metrics.json").read_text())
     (baseline.evaluation / "metrics.json").write_text(json.dumps(metrics | {"model": "mean", "run": "baseline"}))
@@ -112,26 +113,35 @@ def run(trained: Run, tmp_path: Path) -> Run:
     return Run(tmp_path / "runs" / trained.name)
 
 
-def is_finished(run: Run, dataset: VideoDataset | None = None, asked: EvaluationOverrides | None = None) -> bool:
-    plan = plan_evaluation(run, run.config(), dataset or make_dataset().dataset, asked)
-    return finished_metrics(plan.folder, plan.made_from) is not None
+def evaluate(
+    run: Run, task: VideoTask | None = None, overrides: EvaluationOverrides | None = None, again: bool = False
+) -> Evaluated:
+    overrides = overrides or EvaluationOverrides()
+    objective = (task or make_moves()).objective(overrides.apply(run.config()), overrides)
+    return evaluate_run(run, run.config(), objective, CPU, overrides, again)
+
+
+def is_finished(run: Run, dataset: VideoDataset | None = None, overrides: EvaluationOverrides | None = None) -> bool:
+    task, overrides = make_moves(), overrides or EvaluationOverrides()
+    objective = make_task(dataset or task.dataset, task.features).objective(overrides.apply(run.config()), overrides)
+    provenance = {"format": FORMAT, "run": run_digest(run), **objective.provenance(run)}
+    return finished_metrics(run.folder / objective.evaluation_name(run.config()), provenance) is not None
 
 
 def test_an_evaluation_is_finished_until_something_it_depends_on_changes(run: Run) -> None:
-    """Another checkpoint, test list, class, setting or baseline, or a file that is gone: it is made again."""
-    features = make_dataset()
-    assert not is_finished(run)  # it was made without the baseline
-    plan = plan_evaluation(run, run.config(), features.dataset)
-    evaluate(plan, features, CPU)
-    assert is_finished(run)
-    split = features.dataset.splits["1"]
+    """Another checkpoint, test list, class, setting or baseline, or a missing file: it is repeated."""
+    dataset = make_moves().dataset
+    assert not is_finished(run)  # the baseline was not there yet
+    assert not evaluate(run).was_finished
+    assert is_finished(run) and evaluate(run).was_finished and not evaluate(run, again=True).was_finished
+    split = dataset.splits["1"]
     for changed in (
-        dataclasses.replace(features.dataset, classes=("fall", "rise")),
-        dataclasses.replace(features.dataset, splits={"1": dataclasses.replace(split, test=split.test[1:])}),
+        dataclasses.replace(dataset, classes=("fall", "rise")),
+        dataclasses.replace(dataset, splits={"1": dataclasses.replace(split, test=split.test[1:])}),
     ):
         assert not is_finished(run, changed)
-    assert not is_finished(run, asked=EvaluationOverrides(strips=7))
-    assert not is_finished(run, asked=EvaluationOverrides(clips=3))
+    assert not is_finished(run, overrides=EvaluationOverrides(strips=7))
+    assert not is_finished(run, overrides=EvaluationOverrides(clips=3))
     checkpoint = run.checkpoints / "best.pt"
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content + b"0")
@@ -143,33 +153,36 @@ def test_an_evaluation_is_finished_until_something_it_depends_on_changes(run: Ru
 
 
 def test_missing_videos_are_looked_for_again(run: Run) -> None:
-    """An evaluation that had to count videos as wrong is not taken for finished: they may have features by now."""
-    features = make_dataset()
-    plan = plan_evaluation(run, run.config(), features.dataset)
-    metrics = evaluate(plan, features, CPU)
+    """An evaluation that counted missing videos as wrong is not finished: they may have features by now."""
+    metrics = evaluate(run).metrics
     assert is_finished(run)
-    (plan.folder / "metrics.json").write_text(json.dumps(metrics | {"num_missing": 1}, default=str))
+    (run.evaluation / "metrics.json").write_text(json.dumps(metrics | {"num_missing": 1}, default=str))
     assert not is_finished(run)
 
 
+def baseline_of(run: Run, overrides: EvaluationOverrides | None = None) -> Path | None:
+    """The baseline that an evaluation of the run is compared with."""
+    overrides = overrides or EvaluationOverrides()
+    return make_moves().objective(overrides.apply(run.config()), overrides).baseline(run)
+
+
 def test_a_baseline_is_one_of_the_same_videos_and_clips(run: Run) -> None:
-    """A frame average beside the run is named if it was scored in the same way, and not otherwise."""
-    dataset = make_dataset().dataset
+    """A frame average next to the run is compared with if it was scored in the same way, and not otherwise."""
     baseline = run.folder.parent / "baseline" / "evaluation"
-    assert plan_evaluation(run, run.config(), dataset).baseline == baseline
-    assert plan_evaluation(run, run.config(), dataset, EvaluationOverrides(clip_frames=3)).baseline is None
+    assert baseline_of(run) == baseline
+    assert baseline_of(run, EvaluationOverrides(clip_frames=3)) is None
     metrics = json.loads((baseline / "metrics.json").read_text())
     (baseline / "metrics.json").write_text(json.dumps(metrics | {"model": "np_rnn"}))
-    assert plan_evaluation(run, run.config(), dataset).baseline is None
+    assert baseline_of(run) is None
 
 
-def test_of_several_baselines_that_of_the_same_seed_is_taken(run: Run) -> None:
-    """Seeds are paired where they can be."""
+def test_of_several_baselines_the_one_with_the_same_seed_is_chosen(run: Run) -> None:
+    """Seeds are paired where possible."""
     first = run.folder.parent / "baseline"
     metrics = json.loads((first / "evaluation" / "metrics.json").read_text())
     other = Path(shutil.copytree(first, run.folder.parent / "another"))
     (other / "evaluation" / "metrics.json").write_text(json.dumps(metrics | {"seed": 5}))
-    assert plan_evaluation(run, run.config(), make_dataset().dataset).baseline == first / "evaluation"
+    assert baseline_of(run) == first / "evaluation"
 
 
 def test_mistakes_come_before_right_answers_and_the_surest_first() -> None:

@@ -1,0 +1,25 @@
+"""What all classifiers share: cross-entropy in training, accuracy and log-likelihood in validation."""
+
+import numpy as np
+from torch import nn
+from torch.nn import functional as F
+
+from pipeline.evaluation.predictions import Predictions, true_class_ranks, video_probabilities
+from pipeline.training.batches import Batch
+from pipeline.training.objective import Outcome, Validation
+
+
+def cross_entropy(model: nn.Module, batch: Batch, label_smoothing: float) -> Outcome:
+    """The loss of one batch of labelled sequences."""
+    scores = model(batch.inputs, batch.lengths)
+    loss = F.cross_entropy(scores, batch.targets, label_smoothing=label_smoothing)
+    return Outcome(loss, len(batch.targets), int((scores.argmax(1) == batch.targets).sum()))
+
+
+def class_validation(predictions: Predictions) -> Validation:
+    """Video-level top-1 and negative log-likelihood; the best epoch has the highest accuracy, then the lowest loss."""
+    probabilities = video_probabilities(predictions)
+    accuracy = float((true_class_ranks(probabilities, predictions.labels) == 0).mean())
+    true = probabilities[np.arange(len(predictions.labels)), predictions.labels]
+    loss = float(-np.log(true.clip(1e-12)).mean())
+    return Validation({"validation_accuracy": accuracy, "validation_loss": loss}, (-accuracy, loss))

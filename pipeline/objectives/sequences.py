@@ -1,0 +1,230 @@
+"""The tasks without video: addition and multiplication (regression), MNIST pixel by pixel (classification)."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.atomic import write_text_atomically
+from data.catalog import DataConfig
+from data.sequences import PERMUTATION_SEED, ArithmeticTask, Digits, PixelMNIST, SequenceBatch
+from models.classifier import SequenceClassifier
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.provenance import digest
+from pipeline.evaluation.spectra import spectra
+from pipeline.objectives.classification import class_validation, cross_entropy
+from pipeline.objectives.task import Variant
+from pipeline.reports.report import write_evaluation
+from pipeline.reports.sequence_table import SOLVED_MSE
+from pipeline.settings.config import Config, ConfigError, EvaluationOverrides
+from pipeline.settings.parsing import to_flat
+from pipeline.training.batches import Batch
+from pipeline.training.objective import Objective, Outcome, Validation
+from pipeline.training.run import Run
+
+# Training ends once the validation error stays below this for so many epochs: nothing is left to learn.
+LEARNED_MSE, LEARNED_EPOCHS = 5e-4, 3
+
+
+class SequenceTask:
+    """A task without video, which has one fixed split."""
+
+    recipe = None
+
+    def __init__(self, config: DataConfig, data: ArithmeticTask | PixelMNIST, device: torch.device) -> None:
+        self.name, self._data, self._device = config.dataset, data, device
+        self._objective = OBJECTIVES[config.dataset]
+        self._variant = Variant(self._objective.variant_name(config))
+
+    def variants(self, splits: Sequence[str]) -> list[Variant]:
+        if splits:
+            raise ConfigError(f"{self.name} has one fixed split: leave out --splits {' '.join(splits)}")
+        return [self._variant]
+
+    def prepare(self) -> int:
+        return 0
+
+    def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> Objective:
+        if overrides is not None and overrides.split is not None:
+            raise ConfigError(f"{self.name} has one fixed split: leave out --split {overrides.split}")
+        objective: Objective = self._objective(self._data, config, self._device)
+        return objective
+
+
+class _FixedEvaluation:
+    """What both objectives share: overrides that concern videos don't apply, and only the data can change."""
+
+    _config: Config
+
+    def evaluation_name(self, config: Config) -> str:
+        return "evaluation"
+
+    def provenance(self, run: Run) -> dict[str, object]:
+        return {"data": digest(to_flat(self._config.data))}
+
+
+class Regression(_FixedEvaluation):
+    """Squared error on new sequences at every step: addition and multiplication."""
+
+    has_classes = False
+    outputs: tuple[str, ...] = ("answer",)
+    num_inputs = ArithmeticTask.num_inputs
+
+    def __init__(self, data: ArithmeticTask, config: Config, device: torch.device) -> None:
+        self._data, self._config, self._device = data, config, device
+        (self._seed,) = config.run.seeds
+        self.steps_per_epoch = config.training.steps_per_epoch
+
+    @staticmethod
+    def variant_name(config: DataConfig) -> str:
+        return f"length_{config.length}"
+
+    def statistics(self) -> None:
+        return None
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        for step in range(epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch):
+            yield _as_batch(self._data.training_batch(self._seed, step, self._config.training.batch_size))
+
+    def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
+        return Outcome(F.mse_loss(model(batch.inputs)[:, 0], batch.targets), len(batch.targets))
+
+    def validate(self, model: SequenceClassifier) -> Validation:
+        error = mean_squared_error(model, self._data.validation_batches(), self._device)
+        return Validation({"validation_loss": error}, (error,))
+
+    def is_reached(self, history: Sequence[Mapping[str, float]]) -> bool:
+        latest = [line["validation_loss"] for line in history[-LEARNED_EPOCHS:]]
+        return len(latest) == LEARNED_EPOCHS and max(latest) < LEARNED_MSE
+
+    def facts(self, run: Run) -> dict[str, object]:
+        return {"length": self._data.length}
+
+    def evaluate(
+        self, run: Run, model: SequenceClassifier, folder: Path, facts: Mapping[str, object]
+    ) -> dict[str, Any]:
+        error = mean_squared_error(model, self._data.test_batches(), self._device)
+        metrics = {
+            **facts,
+            "mse": error,
+            "chance_mse": self._data.chance_mse,
+            "solved": error < SOLVED_MSE,
+            "steps_to_solve": steps_to_solve(run.history(), self.steps_per_epoch),
+        }
+        write_text_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        return metrics
+
+    def summarize(self, metrics: Mapping[str, Any]) -> str:
+        steps = metrics["steps_to_solve"]
+        solved = "never" if steps is None else f"after {steps} steps"
+        return (
+            f"{metrics['run']}: test MSE {metrics['mse']:.3g} (chance {metrics['chance_mse']:.3f}), validation below "
+            f"{SOLVED_MSE:g} {solved}"
+        )
+
+
+class DigitClassification(_FixedEvaluation):
+    """Cross-entropy on every training image once per epoch: pixel MNIST."""
+
+    has_classes = True
+    outputs: tuple[str, ...] = PixelMNIST.classes
+    num_inputs = PixelMNIST.num_inputs
+
+    def __init__(self, data: PixelMNIST, config: Config, device: torch.device) -> None:
+        self._data, self._config, self._device = data, config, device
+        (self._seed,) = config.run.seeds
+        self.steps_per_epoch = math.ceil(len(data.training) / config.training.batch_size)
+
+    @staticmethod
+    def variant_name(config: DataConfig) -> str:
+        return "permuted" if config.permuted else ""
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        mean, std = self._data.training.statistics()
+        return torch.tensor([mean]), torch.tensor([std])
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        return map(_as_batch, self._data.training.training_batches(self._seed, epoch, self._config.training.batch_size))
+
+    def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
+        return cross_entropy(model, batch, self._config.training.label_smoothing)
+
+    def validate(self, model: SequenceClassifier) -> Validation:
+        return class_validation(predict_digits(model, self._data.validation, self._device))
+
+    def is_reached(self, history: Sequence[Mapping[str, float]]) -> bool:
+        return False
+
+    def facts(self, run: Run) -> dict[str, object]:
+        permuted = self._data.permuted
+        return {
+            "length": self._data.length,
+            "permuted": permuted,
+            "permutation_seed": PERMUTATION_SEED if permuted else None,
+        }
+
+    def evaluate(
+        self, run: Run, model: SequenceClassifier, folder: Path, facts: Mapping[str, object]
+    ) -> dict[str, Any]:
+        predictions = predict_digits(model, self._data.test, self._device)
+        accuracy = float((predictions.clip_probabilities.argmax(1) == predictions.labels).mean())
+        return write_evaluation(
+            folder,
+            predictions,
+            {**facts, "accuracy": accuracy},
+            run.history(),
+            spectra=spectra(self._config.model, self._seed, model),
+            unit="digit",
+        )
+
+    def summarize(self, metrics: Mapping[str, Any]) -> str:
+        low, high = metrics["intervals"]["video_top1"]
+        return (
+            f"{metrics['run']}: accuracy {metrics['accuracy']:.4f} [{low:.4f}, {high:.4f}], "
+            f"{metrics['num_videos']} images"
+        )
+
+
+OBJECTIVES: dict[str, Any] = {"addition": Regression, "multiplication": Regression, "pixel_mnist": DigitClassification}
+
+
+def steps_to_solve(history: Sequence[Mapping[str, float]], steps_per_epoch: int) -> int | None:
+    """Training steps up to the first validation with an error below 0.01; ``None`` if there is none."""
+    first = next((line["epoch"] for line in history if line["validation_loss"] < SOLVED_MSE), None)
+    return None if first is None else (int(first) + 1) * steps_per_epoch
+
+
+@torch.inference_mode()
+def mean_squared_error(model: SequenceClassifier, batches: Iterable[SequenceBatch], device: torch.device) -> float:
+    """Mean squared error of the model's one output over all sequences."""
+    model.eval()
+    total, number = 0.0, 0
+    for batch in map(_as_batch, batches):
+        batch = batch.to(device)
+        total += (model(batch.inputs)[:, 0].double() - batch.targets).square().sum().item()
+        number += len(batch.targets)
+    return total / number
+
+
+@torch.inference_mode()
+def predict_digits(model: SequenceClassifier, digits: Digits, device: torch.device) -> Predictions:
+    """Score every image. In the terms of video metrics, each is a video ``<file>-<number>`` with one clip."""
+    model.eval()
+    scores = [model(_as_batch(batch).to(device).inputs).double().softmax(1).cpu().numpy() for batch in digits.batches()]
+    return Predictions(
+        classes=PixelMNIST.classes,
+        video_ids=tuple(f"{digits.name}-{number:05d}" for number in digits.numbers),
+        labels=digits.labels,
+        clip_probabilities=np.concatenate(scores),
+        clip_videos=np.arange(len(digits)),
+    )
+
+
+def _as_batch(batch: SequenceBatch) -> Batch:
+    return Batch(torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets))

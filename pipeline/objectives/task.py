@@ -1,0 +1,37 @@
+"""Tasks: datasets with or without video, ready to train and test on."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from pipeline.features.recipe import FeatureRecipe
+from pipeline.settings.config import Config, EvaluationOverrides
+from pipeline.training.objective import Objective
+
+
+class Variant(NamedTuple):
+    """One thing to train on."""
+
+    name: str
+    """a part of the run's name; may be empty"""
+    splits: tuple[str, ...] = ()
+    """the split as ``--splits`` names it; empty where the task has only one"""
+
+
+class Task(Protocol):
+    """A dataset, ready to train and test on."""
+
+    name: str
+    """name of the folder of its runs"""
+
+    @property
+    def recipe(self) -> FeatureRecipe | None:
+        """What makes the features; ``None`` without video."""
+
+    def variants(self, splits: Sequence[str]) -> list[Variant]:
+        """What to train on: these splits, or the task's first. Raises ``UserError`` for a split that does not exist."""
+
+    def prepare(self) -> int:
+        """Do the slow work that all runs share (cache features). Returns the number of videos without features."""
+
+    def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> Objective:
+        """The objective of one run; ``overrides`` are what its evaluation sets differently from the run."""

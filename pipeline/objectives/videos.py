@@ -1,0 +1,297 @@
+"""Classification of videos from their cached features."""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.records import DatasetError, VideoDataset, VideoRecord
+from models.classifier import SequenceClassifier
+from pipeline.cache.job import FeatureCache
+from pipeline.cache.packed import PackedFeatures
+from pipeline.evaluation.predictions import Predictions, video_predictions, video_probabilities
+from pipeline.evaluation.provenance import digest, read_metrics, read_provenance
+from pipeline.evaluation.scoring import beliefs as probabilities_over_time
+from pipeline.evaluation.scoring import predict
+from pipeline.evaluation.spectra import spectra
+from pipeline.features.recipe import FeatureRecipe
+from pipeline.objectives.classification import class_validation, cross_entropy
+from pipeline.objectives.task import Variant
+from pipeline.reports.report import write_evaluation
+from pipeline.reports.strips import make_strips
+from pipeline.settings.config import BASELINE, VALIDATION, Config, ConfigError, EvaluationOverrides
+from pipeline.training.batches import Batch, FeatureTable, training_batches
+from pipeline.training.clips import ClipSampling
+from pipeline.training.objective import Outcome, Validation
+from pipeline.training.run import Run
+
+
+class VideoTask:
+    """A dataset of videos and their features, which are cached when they are first needed."""
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        open_cache: Callable[[], FeatureCache],
+        device: torch.device,
+        allow_missing: bool = False,
+        shared: dict[object, PackedFeatures] | None = None,
+    ) -> None:
+        """Make a task.
+
+        Args:
+            open_cache: opens the feature cache. That loads the backbone, so it is done only when it is needed.
+            allow_missing: accept videos without features.
+            shared: loaded features, shared by tasks that differ in the split only.
+        """
+        self.name, self.dataset, self.device = dataset.name, dataset, device
+        self._open_cache, self._allow_missing = open_cache, allow_missing
+        self._shared = {} if shared is None else shared
+
+    @cached_property
+    def cache(self) -> FeatureCache:
+        return self._open_cache()
+
+    @property
+    def recipe(self) -> FeatureRecipe:
+        return self.cache.store.recipe
+
+    @property
+    def features(self) -> PackedFeatures:
+        """The features of all videos except those that failed.
+
+        Raises ``DatasetError`` where some failed and that is not allowed.
+        """
+        key = (self.cache.store.folder, self.cache.views, self.dataset.videos, self._allow_missing)
+        if key not in self._shared:
+            self._shared[key] = self._load_features()
+        return self._shared[key]
+
+    def _load_features(self) -> PackedFeatures:
+        dataset = self.dataset
+        packed, _ = self.cache.load(dataset.store_name, dataset.videos)
+        failed = [record.video_id for record in dataset.videos if record.video_id not in packed.videos]
+        if failed and (not self._allow_missing or not packed.videos):
+            raise DatasetError(
+                f"{len(failed)} of {len(dataset.videos)} videos have no features ({', '.join(failed[:3])}"
+                f"{' ...' if len(failed) > 3 else ''}). {self.cache.store.errors_path(dataset.store_name)} says why. "
+                "Fix or remove them, or continue with --allow-missing: then they are not trained on and count as wrong "
+                "answers."
+            )
+        return packed
+
+    def variants(self, splits: Sequence[str]) -> list[Variant]:
+        if not self.dataset.splits:
+            raise DatasetError(f"{self.name} has no labels, so there is nothing to train on: see --dataset folder")
+        chosen = [self.dataset.split(name) for name in splits or list(self.dataset.splits)[:1]]
+        return [Variant(f"split_{split.name}", (split.name,)) for split in chosen]
+
+    def prepare(self) -> int:
+        started = time.perf_counter()
+        num_missing = sum(record.video_id not in self.features.videos for record in self.dataset.videos)
+        print(f"{self.name}: features ready after {time.perf_counter() - started:.1f} s", file=sys.stderr)
+        return num_missing
+
+    def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> "VideoClassification":
+        return VideoClassification(self, config, overrides or EvaluationOverrides())
+
+
+class VideoClassification:
+    """Cross-entropy on one random clip of each training video per epoch, judged by the split's test videos."""
+
+    has_classes = True
+
+    def __init__(self, task: VideoTask, config: Config, overrides: EvaluationOverrides) -> None:
+        """``config`` is the run's, with the overrides applied."""
+        (split,), (self._seed,) = config.run.splits, config.run.seeds
+        self._task, self._config, self._overrides = task, config, overrides
+        self._split = task.dataset.split(split)
+        self._clips = ClipSampling.of(config.training)
+        self.outputs = task.dataset.classes
+
+    @cached_property
+    def _training(self) -> FeatureTable:
+        table = self._table(self._split.train)
+        if table is None:
+            raise DatasetError(f"split {self._split.name} of {self._task.name} has no training video with features.")
+        return table
+
+    @cached_property
+    def _validation(self) -> FeatureTable | None:
+        return self._table(self._split.validation)
+
+    def _table(self, records: Sequence[VideoRecord]) -> FeatureTable | None:
+        return FeatureTable.of_available(records, self._task.features)
+
+    @property
+    def num_inputs(self) -> int:
+        return self._training.feature_dim
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self._training) / self._config.training.batch_size)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        return self._training.statistics()
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        rng = np.random.default_rng([self._seed, epoch])
+        return training_batches(self._training, self._clips, self._config.training.batch_size, rng)
+
+    def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
+        return cross_entropy(model, batch, self._config.training.label_smoothing)
+
+    def validate(self, model: SequenceClassifier) -> Validation | None:
+        if self._validation is None:
+            return None
+        return class_validation(predict(model, self._validation, self._clips, self.outputs, self._task.device))
+
+    def is_reached(self, history: Sequence[Mapping[str, float]]) -> bool:
+        return False
+
+    def evaluation_name(self, config: Config) -> str:
+        return self._overrides.folder_name(config)
+
+    @cached_property
+    def _scored(self) -> tuple[tuple[VideoRecord, ...], str | None]:
+        return videos_to_score(self._task.dataset, self._split.name, self._overrides.split)
+
+    def provenance(self, run: Run) -> dict[str, object]:
+        baseline = self.baseline(run)
+        return {
+            "protocol": self._protocol(run),
+            "strips": self._config.run.strips,
+            "baseline": None if baseline is None else read_provenance(baseline).get("run"),
+        }
+
+    def _protocol(self, run: Run) -> str:
+        """Digest of the videos, their features and the clips: evaluations that share it can be compared by video."""
+        dataset, (videos, _) = self._task.dataset, self._scored
+        return digest(
+            [
+                *(dataset.name, dataset.classes, [(record.video_id, record.label) for record in videos]),
+                *(run.recipe().fingerprint, self._config.features.views, dataclasses.asdict(self._clips)),
+            ]
+        )
+
+    def baseline(self, run: Run) -> Path | None:
+        """Evaluation folder of the frame average to compare with; ``None`` if there is none."""
+        if self._config.model.model == BASELINE:
+            return None
+        return find_baseline(run, self._protocol(run), self._seed)
+
+    def facts(self, run: Run) -> dict[str, object]:
+        return {
+            "split": self._split.name,
+            "evaluated_on": self._scored[1],
+            "holdout_group": self._config.data.holdout_group,
+            "backbone": self._config.features.backbone,
+            "clips": str(self._clips),
+            "fingerprint": run.recipe().fingerprint,
+        }
+
+    def evaluate(
+        self, run: Run, model: SequenceClassifier, folder: Path, facts: Mapping[str, object]
+    ) -> dict[str, Any]:
+        task, config, (videos, evaluated_on) = self._task, self._config, self._scored
+        if task.recipe != run.recipe():
+            differences = "; ".join(task.recipe.differences(run.recipe()))
+            raise ConfigError(f"{run.folder}: its features would now be made differently: {differences}")
+        table = self._table(videos)
+        if table is None:
+            raise DatasetError(
+                f"split {self._split.name} of {task.name} has no {evaluated_on or 'test videos'} with features."
+            )
+        missing = [record for record in videos if record.video_id not in task.features.videos]
+        predictions = predict(model, table, self._clips, self.outputs, task.device, missing)
+        strips = None
+        if config.run.strips:
+            strips = make_strips(
+                [(*table.records, *missing)[video] for video in most_telling_first(predictions)],
+                folder,
+                config.run.strips,
+                workers=config.features.workers,
+                timeout=config.features.video_timeout,
+            )
+        return write_evaluation(
+            folder,
+            predictions,
+            facts,
+            run.history(),
+            beliefs=probabilities_over_time(model, table, self.outputs, task.device),
+            seconds=self._seconds(table.records),
+            strips=strips,
+            spectra=spectra(config.model, self._seed, model),
+            baseline=self.baseline(run),
+        )
+
+    def _seconds(self, records: Sequence[VideoRecord]) -> dict[str, float]:
+        """Duration of each video whose frame rate is known, by video id."""
+        origins = {record.video_id: self._task.features.videos[record.video_id].origin for record in records}
+        return {name: origin.decoded_frames / origin.fps for name, origin in origins.items() if origin.fps > 0}
+
+    def summarize(self, metrics: Mapping[str, Any]) -> str:
+        low, high = metrics["intervals"]["video_top1"]
+        scored = f" ({metrics['evaluated_on']})" if metrics.get("evaluated_on") else ""
+        return (
+            f"{metrics['run']}{scored}: video top-1 {metrics['video_top1']:.3f} [{low:.3f}, {high:.3f}], clip top-1 "
+            f"{metrics['clip_top1']:.3f}, mean-class {metrics['mean_class_accuracy']:.3f}, "
+            f"{metrics['num_videos']} videos"
+        )
+
+
+def videos_to_score(
+    dataset: VideoDataset, run_split: str, override: str | None
+) -> tuple[tuple[VideoRecord, ...], str | None]:
+    """The videos to score a run of split ``run_split`` on, and what they are if not that split's test videos.
+
+    ``override`` names another split, or ``VALIDATION``. Raises ``DatasetError`` where there are no such videos, or the
+    run was trained on some of them or chosen by them.
+    """
+    split = dataset.split(run_split)
+    if override in (None, run_split):
+        videos, evaluated_on = split.test, None
+    elif override == VALIDATION:
+        videos, evaluated_on = split.validation, "validation videos, which the best epoch was chosen by"
+    else:
+        videos, evaluated_on = dataset.split(override).test, f"test videos of split {override}"
+        seen = {record.video_id for record in (*split.train, *split.validation)}
+        if overlap := sum(record.video_id in seen for record in videos):
+            raise DatasetError(
+                f"a run on split {run_split} was trained on or chosen by {overlap} of the {len(videos)} test videos of "
+                f"split {override}. Evaluate a run that was trained on split {override}."
+            )
+    if not videos:
+        raise DatasetError(f"split {run_split} of {dataset.name} has no {override or 'test'} videos.")
+    return videos, evaluated_on
+
+
+def find_baseline(run: Run, protocol: str, seed: int) -> Path | None:
+    """The evaluation folder of a run next to this one with the model ``mean`` and the same protocol.
+
+    A baseline with the same seed is preferred.
+    """
+    found = []
+    for path in sorted(run.folder.parent.glob("*/evaluation*/metrics.json")):
+        metrics = read_metrics(path.parent)
+        if metrics is None or metrics.get("model") != BASELINE:
+            continue
+        if read_provenance(path.parent).get("protocol") == protocol:
+            found.append((metrics.get("seed") != seed, path.parent))
+    return min(found)[1] if found else None
+
+
+def most_telling_first(predictions: Predictions) -> list[int]:
+    """Indices of videos: mistakes, then correct ones, then missing ones; the most confident first."""
+    correct = video_predictions(predictions) == predictions.labels
+    confidence = video_probabilities(predictions).max(axis=1)
+    order: list[int] = np.lexsort((-confidence, correct, predictions.missing)).tolist()
+    return order

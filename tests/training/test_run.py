@@ -110,7 +110,7 @@ def test_resume_with_other_settings_names_them(run: Run) -> None:
     )
     with pytest.raises(RunError) as error:
         run.begin(other, RECIPE)
-    assert "hidden_size: 17 there, 99 now; learning_rate: 0.001 there, 0.5 now" in str(error.value)
+    assert "hidden_size: 17 then, 99 now; learning_rate: 0.001 then, 0.5 now" in str(error.value)
     assert f"--config {run.folder / 'config.yaml'} --resume" in str(error.value)
 
 

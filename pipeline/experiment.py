@@ -197,10 +197,9 @@ def evaluate_run(
         )
     facts = {
         "run": run.name,
-        "dataset": run.folder.parent.name,
+        **objective.facts(run),
         "model": config.model.model,
         "seed": config.run.seeds[0],
-        **objective.facts(run),
         "settings": settings_text(config),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         **training_facts(run),

@@ -104,7 +104,7 @@ class Regression(_FixedEvaluation):
         return len(latest) == LEARNED_EPOCHS and max(latest) < LEARNED_MSE
 
     def facts(self, run: Run) -> dict[str, object]:
-        return {"length": self._data.length}
+        return {"dataset": self._data.name, "length": self._data.length}
 
     def evaluate(
         self, run: Run, model: SequenceClassifier, folder: Path, facts: Mapping[str, object]
@@ -164,6 +164,7 @@ class DigitClassification(_FixedEvaluation):
     def facts(self, run: Run) -> dict[str, object]:
         permuted = self._data.permuted
         return {
+            "dataset": self._data.name,
             "length": self._data.length,
             "permuted": permuted,
             "permutation_seed": PERMUTATION_SEED if permuted else None,

@@ -190,6 +190,7 @@ class VideoClassification:
 
     def facts(self, run: Run) -> dict[str, object]:
         return {
+            "dataset": self._task.name,
             "split": self._split.name,
             "evaluated_on": self._scored[1],
             "holdout_group": self._config.data.holdout_group,

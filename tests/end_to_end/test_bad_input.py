@@ -161,7 +161,7 @@ def test_damaged_videos(damaged_folders: Path, where: list[object], tmp_path: Pa
 
     train = ["train.py", *dataset, *where, "--runs", tmp_path / "runs", "--epochs", 1]
     said = no_traceback(run(*train), 2)
-    assert f"4 of 10 videos gave no features (run/text.avi, run/zero.avi, walk/cut.avi ...). Reasons: {log}" in said
+    assert "4 of 10 videos have no features (run/text.avi, run/zero.avi, walk/cut.avi ...)" in said and str(log) in said
     assert "--allow-missing" in said
     assert not list((tmp_path / "runs").rglob("checkpoints"))
 

@@ -162,7 +162,7 @@ def test_a_killed_and_resumed_run_ends_as_the_unbroken_one(workplace: Workplace)
 
 def test_ctrl_c_ends_without_a_traceback(workplace: Workplace) -> None:
     """An interrupted training says how to go on, and shows no Python stack."""
-    assert "interrupted; what was finished is kept" in workplace.stderr["Ctrl-C"]
+    assert "interrupted; finished work is kept" in workplace.stderr["Ctrl-C"]
     assert "--resume" in workplace.stderr["Ctrl-C"]
     assert "Traceback" not in workplace.stderr["Ctrl-C"]
 
@@ -199,7 +199,7 @@ def test_an_existing_run_is_refused_before_any_work(workplace: Workplace) -> Non
     before = {path: path.stat().st_mtime_ns for path in workplace.unbroken.rglob("*")}
     done = run(*train_arguments(workplace.folder, "unbroken"))
     assert done.returncode == 2
-    assert f"error: {workplace.unbroken} exists. Go on with it (--resume)" in done.stderr
+    assert f"error: {workplace.unbroken} exists. Continue it (--resume)" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in workplace.unbroken.rglob("*")} == before
 
 
@@ -237,7 +237,7 @@ def test_a_folder_of_runs_is_evaluated_past_its_damaged_ones(workplace: Workplac
     assert done.returncode == 1
     for folder, reason in zip(
         damaged.values(),
-        ("best.pt is damaged", "has no checkpoint yet", "recipe.json can't be read", "hidden_size", "does not hold"),
+        ("best.pt is damaged", "has no checkpoint yet", "recipe.json can't be read", "hidden_size", "does not contain"),
         strict=True,
     ):
         (line,) = (line for line in done.stderr.splitlines() if line.startswith(f"failed: {folder}:"))

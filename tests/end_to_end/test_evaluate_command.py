@@ -64,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: tuple[str, 
 
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy that a test may change."""
     return Path(shutil.copytree(trained, tmp_path / "runs"))
 
 
@@ -78,7 +78,7 @@ def leaderboard_of(runs: Path) -> list[dict[str, str]]:
 
 
 def test_a_broken_run_is_named_and_the_others_are_done(runs: Path) -> None:
-    """Exit code 1 and the reason for the broken one; the two others stand on the leaderboard, with their reports."""
+    """Exit code 1 and the reason for the broken run; the two others are on the leaderboard, with their reports."""
     broken = runs / "np_rnn-split_2-seed_0"
     (broken / "checkpoints" / "best.pt").write_bytes(b"no checkpoint")
     done = run("evaluate.py", runs)
@@ -91,27 +91,27 @@ def test_a_broken_run_is_named_and_the_others_are_done(runs: Path) -> None:
         assert (runs / name / "evaluation" / "report.html").exists()
 
 
-def test_what_is_finished_is_not_made_again(runs: Path) -> None:
-    """A second call leaves every file as it is and says so; what has changed, or is asked for, is made anew."""
+def test_finished_evaluations_are_skipped(runs: Path) -> None:
+    """A second call leaves every file alone and says so; a changed run is evaluated again, and with --again any run."""
     assert run("evaluate.py", runs).returncode == 0
     files = [path for path in runs.glob("*/evaluation/**/*") if path.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files}
     done = run("evaluate.py", runs)
     assert done.returncode == 0
-    assert done.stdout.count("finished before; --again makes it anew") == 3
+    assert done.stdout.count("already finished; --again repeats it") == 3
     assert {path: path.stat().st_mtime_ns for path in files} == before
     changed = runs / "np_rnn-split_2-seed_0"
     shutil.copy(runs / "np_rnn-split_1-seed_0" / "checkpoints" / "best.pt", changed / "checkpoints" / "best.pt")
     done = run("evaluate.py", runs)
-    assert done.stdout.count("finished before") == 2
+    assert done.stdout.count("already finished") == 2
     touched = {path.relative_to(runs).parts[0] for path in files if path.stat().st_mtime_ns != before[path]}
     assert touched == {changed.name}
     done = run("evaluate.py", runs / "mean-split_1-seed_0", "--again")
-    assert "finished before" not in done.stdout
+    assert "already finished" not in done.stdout
 
 
-def test_an_interrupted_evaluation_goes_on(runs: Path) -> None:
-    """Ctrl-C after the first run ends with 130 and its evaluation whole; the same command does the rest."""
+def test_an_interrupted_evaluation_continues(runs: Path) -> None:
+    """Ctrl-C after the first run ends with 130 and leaves its evaluation complete; the same command does the rest."""
     for evaluation in runs.glob("*/evaluation"):
         shutil.rmtree(evaluation)
     process = start("evaluate.py", runs)
@@ -121,13 +121,13 @@ def test_an_interrupted_evaluation_goes_on(runs: Path) -> None:
     assert finish(process).returncode == 130
     done = run("evaluate.py", runs)
     assert done.returncode == 0, done.stderr
-    assert first.rstrip() + "  (finished before; --again makes it anew)" in done.stdout.splitlines()
-    assert done.stdout.count("finished before") < 3
+    assert first.rstrip() + "  (already finished; --again repeats it)" in done.stdout.splitlines()
+    assert done.stdout.count("already finished") < 3
     assert len(list(runs.glob("*/evaluation/metrics.json"))) == 3
 
 
 def test_the_baseline_is_scored_first_and_named(runs: Path) -> None:
-    """The np-RNN's report compares it with the frame average of its own split; where there is none it does not."""
+    """The np-RNN's report compares it with the frame average of the same split, if there is one."""
     assert run("evaluate.py", runs).returncode == 0
     with_baseline = (runs / "np_rnn-split_1-seed_0" / "evaluation" / "report.html").read_text()
     assert "mean-split_1-seed_0" in with_baseline
@@ -135,7 +135,7 @@ def test_the_baseline_is_scored_first_and_named(runs: Path) -> None:
 
 
 def test_other_settings_go_to_a_folder_of_their_own(runs: Path) -> None:
-    """--clips and --clip-frames change the clips, not the run's own evaluation."""
+    """--clips and --clip-frames change the clips and leave the run's main evaluation alone."""
     chosen = runs / "np_rnn-split_1-seed_0"
     own = metrics_of(chosen / "evaluation")
     done = run("evaluate.py", chosen, "--clips", 2, "--clip-frames", 4, "--strips", 0)
@@ -150,7 +150,7 @@ def test_other_settings_go_to_a_folder_of_their_own(runs: Path) -> None:
 
 
 def test_validation_videos_are_scored_and_called_so(runs: Path) -> None:
-    """--split validation takes each run's own validation list; line, leaderboard and report say that it is no test."""
+    """--split validation scores each run's validation list, and the line, leaderboard and report say so."""
     done = run("evaluate.py", runs, "--split", "validation")
     assert done.returncode == 0, done.stderr
     assert "np_rnn-split_1-seed_0 (validation videos, which the best epoch was chosen by)" in done.stdout
@@ -162,11 +162,11 @@ def test_validation_videos_are_scored_and_called_so(runs: Path) -> None:
 
 
 def test_videos_that_a_run_was_trained_on_are_refused(runs: Path) -> None:
-    """All test videos of split 2 are known to a run on split 1: an error with their number, and no evaluation."""
+    """A run on split 1 was trained on all test videos of split 2: an error with their number, and no evaluation."""
     chosen = runs / "np_rnn-split_1-seed_0"
     done = run("evaluate.py", chosen, "--split", 2)
     assert done.returncode == 1
-    assert "4 of the 4 test videos of split 2 are among those that a run on split 1 is trained on" in done.stderr
+    assert "trained on or chosen by 4 of the 4 test videos of split 2" in done.stderr
     assert not (chosen / "evaluation-split_2").exists()
     done = run("evaluate.py", chosen, "--split", 3)
     assert done.returncode == 0, done.stderr
@@ -174,7 +174,7 @@ def test_videos_that_a_run_was_trained_on_are_refused(runs: Path) -> None:
 
 
 def test_a_split_chooses_the_runs_that_were_trained_on_it(runs: Path) -> None:
-    """Of a folder of runs, --split 1 evaluates those on split 1, and says what it leaves out."""
+    """--split 1 evaluates a folder's runs on split 1, and names those it leaves out."""
     done = run("evaluate.py", runs, "--split", 1)
     assert done.returncode == 0, done.stderr
     assert f"left out: {runs / 'np_rnn-split_2-seed_0'}, trained on split 2" in done.stderr
@@ -183,7 +183,7 @@ def test_a_split_chooses_the_runs_that_were_trained_on_it(runs: Path) -> None:
 
 
 def test_runs_are_compared(runs: Path) -> None:
-    """--compare writes the page of differences and says where; it takes more than one run."""
+    """--compare writes the page of differences and prints its path; one run is not enough."""
     pair = (runs / "np_rnn-split_1-seed_0", runs / "mean-split_1-seed_0")
     done = run("evaluate.py", *pair, "--compare")
     assert done.returncode == 0, done.stderr
@@ -192,11 +192,11 @@ def test_runs_are_compared(runs: Path) -> None:
     assert all(each.name in page.read_text() for each in pair)
     alone = run("evaluate.py", pair[0], "--compare")
     assert alone.returncode == 2
-    assert f"--compare takes two runs or more; there is {pair[0]} alone" in alone.stderr
+    assert f"--compare needs at least two runs; {pair[0]} is the only one" in alone.stderr
 
 
 def test_answers_over_time_strips_and_spectrum_reach_the_report(trained: Path) -> None:
-    """What only an evaluation of video can show is in the folder: strips of frames, and W_hh before and after."""
+    """The folder has strips of frames, probabilities over time, and the spectrum of W_hh before and after training."""
     evaluation = trained / "np_rnn-split_1-seed_0" / "evaluation"
     assert len(list((evaluation / "strips").glob("*.jpg"))) == 2
     assert {path.stem for path in (evaluation / "figures").glob("*.csv")} >= {"spectrum", "frames_seen"}

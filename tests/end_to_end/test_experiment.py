@@ -17,6 +17,7 @@ from pipeline.settings.config import Config, ConfigError, RunConfig, TrainingCon
 from pipeline.training.batches import FeatureTable
 from pipeline.training.loop import fit
 from pipeline.training.run import Run
+from tests.helpers import commands
 from tests.helpers.synthetic import RECIPE, make_features, make_task, rising_and_falling
 
 CPU = torch.device("cpu")
@@ -199,3 +200,24 @@ def test_plans_that_would_collide_or_stray_are_refused(asked: dict[str, object],
     """Two runs in one folder, no run at all, and a name that leads elsewhere are errors before any work."""
     with pytest.raises(ConfigError, match=message):
         RunConfig(**asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("environment", "trains"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}, False),
+    ],
+)
+def test_a_launcher_does_not_multiply_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], trains: bool
+) -> None:
+    """RANK and WORLD_SIZE are ignored with one line; of torchrun's processes only the first trains, and none waits."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    small = ("--length", 4, "--epochs", 1, "--steps-per-epoch", 2, "--batch-size", 4, "--hidden-size", 4)
+    done = commands.run("train.py", "--dataset", "addition", *small, "--runs", tmp_path, time_limit=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("a classifier trains in one process on one device") == 1
+    assert (tmp_path / "addition" / "np_rnn-length_4-seed_0" / "evaluation" / "metrics.json").exists() == trains

@@ -266,7 +266,7 @@ def test_settings_of_a_worker(cache: FeatureCache, monkeypatch: pytest.MonkeyPat
     [
         ({"ray_cpus": 4}, "for --engine ray"),
         ({"engine": "ray", "frames": Path("x")}, "leave out --engine ray"),
-        ({"engine": "ray", "ray_cpus": 0}, "ray_cpus is at least 0.1"),
+        ({"engine": "ray", "ray_cpus": 0}, "ray_cpus must be at least 0.1"),
         ({"engine": "ray", "ray_gpus": 2}, "uses one GPU"),
     ],
 )

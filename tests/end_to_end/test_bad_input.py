@@ -106,7 +106,7 @@ def test_typo_in_the_yaml(tmp_path: Path) -> None:
         (["--dropout", 2], "dropout"),
         (["--hidden-size", 0], "hidden_size"),
         (["--model", "np-rnn"], "np_rnn"),
-        (["--epochs", 0], "epochs is at least 1"),
+        (["--epochs", 0], "epochs must be at least 1"),
         (["--resume", "--overwrite"], "give one of them"),
     ],
 )

@@ -187,12 +187,12 @@ def test_an_unknown_split_is_named_with_those_there_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"seeds": (0, 1, 0)}, "seeds names one twice: 0 1 0"),
-        ({"splits": ("1", "1")}, "splits names one twice"),
-        ({"seeds": ()}, "seeds are one or more"),
-        ({"seeds": (-1,)}, "seeds are one or more numbers of at least 0"),
-        ({"name": "../b"}, "name is the name of one folder"),
-        ({"name": ""}, "name is the name of one folder"),
+        ({"seeds": (0, 1, 0)}, r"seeds must be all different, not \(0, 1, 0\)"),
+        ({"splits": ("1", "1")}, "splits must be all different"),
+        ({"seeds": ()}, "seeds must be one or more"),
+        ({"seeds": (-1,)}, "seeds must be one or more numbers of at least 0"),
+        ({"name": "../b"}, "name must be a folder name"),
+        ({"name": ""}, "name must be a folder name"),
         ({"resume": True, "overwrite": True}, "give one of them"),
     ],
 )

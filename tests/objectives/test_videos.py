@@ -228,5 +228,5 @@ def test_versions_name_what_the_backbone_is_from() -> None:
 
 def test_settings_that_are_no_settings_are_refused() -> None:
     """A negative number of strips is an error, not all but the last."""
-    with pytest.raises(ConfigError, match="strips is at least 0, not -1"):
+    with pytest.raises(ConfigError, match="strips must be at least 0, not -1"):
         EvaluationOverrides(strips=-1).apply(Config())

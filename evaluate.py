@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
 from data.command import run_command
 from pipeline.settings.config import ConfigError, EvaluationOverrides
+from pipeline.settings.parsing import parse_arguments
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Arguments:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """runs, or folders with runs somewhere below them"""
-    overrides: Annotated[EvaluationOverrides, tyro.conf.arg(name="")]
+    overrides: EvaluationOverrides
     compare: bool = False
     """also compare the runs pairwise: which one is better, by more than chance"""
     again: bool = False
@@ -37,7 +38,7 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     """Return 0 if all is done, 1 if runs failed (each is named) or videos without features count as wrong."""
-    options = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    options = parse_arguments(Arguments, arguments, description=__doc__)
     import torch
 
     torch.set_flush_denormal(True)  # see train.py

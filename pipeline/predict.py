@@ -12,6 +12,7 @@ import tyro
 from data.command import run_command
 from data.records import VideoRecord
 from pipeline.features.sampling import FrameSampling
+from pipeline.settings.parsing import parse_arguments
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     """Return 0 if all is done, 1 if some videos failed; each is named."""
-    options = tyro.cli(Arguments, args=list(arguments), prog="python -m pipeline.predict")
+    options = parse_arguments(Arguments, arguments, prog="python -m pipeline.predict")
     from models.backbones import load_backbone
     from models.preprocessing import VIEWS
     from pipeline.cache.inventory import NETWORKS

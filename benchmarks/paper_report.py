@@ -50,7 +50,7 @@ def write_report(asked: Arguments, done: Outcomes, chosen: Chosen) -> str:
     write_text_atomically(folder / f"{stem}.csv", csv_of(done))
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined)
     text = template.render(
-        asked=asked,
+        arguments=asked,
         command=command(asked),
         stem=stem,
         num_done=len(done),

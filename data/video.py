@@ -90,7 +90,7 @@ class FrameStream:
 
     Attributes:
         path: the video file.
-        header: the result of ``read_header``; if the file contains clearly more packets, ``num_frames`` is their number.
+        header: the result of ``read_header``; ``num_frames`` is corrected if the file contains clearly more packets.
     """
 
     def __init__(self, path: Path, wanted: Wanted, on_frame: Callable[[], object]) -> None:
@@ -279,8 +279,8 @@ def _decord_frames(reader: "decord.VideoReader | None") -> Iterator[Callable[[],
         except decord.DECORDError as error:
             raise _DecordFailedError from error
         if frame.shape[2] != 3:
-            # decord misreads padded rows as rows of wider pixels if the width divides them (widths such as 32, 48, 96;
-            # the padding depends on the processor).
+            # decord takes padded rows for rows of wider pixels if their length is a multiple of the width. How rows are
+            # padded depends on the processor; widths 32, 48 and 96 have been affected.
             raise _DecordFailedError(f"frame of shape {frame.shape}")
         yield frame.asnumpy
 

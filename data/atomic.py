@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Write files atomically: a file under its final name is always complete."""
 
 import hashlib
 import os
@@ -11,22 +11,22 @@ from contextlib import suppress
 from pathlib import Path
 
 _ABANDONED_AFTER_SECONDS = 24 * 3600
-# Two containers may share a store, a host name and their process ids: what they write must not have one name.
+# Two containers may share a store, a host name and a process id; their temporary files must still differ.
 _THIS_PROCESS = uuid.uuid4().hex
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` make a file under a temporary name in ``path``'s folder, then publish it as ``path``.
+    """Call ``write`` with a temporary name in ``path``'s folder, then rename the file to ``path``.
 
-    Whatever ``write`` or the disk raises goes on to the caller, with the temporary file removed; an
-    ``OSError`` names ``path`` at least.
+    If ``write`` or the disk raises, the temporary file is removed and the exception is passed on. An ``OSError``
+    without a file name, or with the temporary one, gets ``path`` as its file name.
     """
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        # A disk that is full, over quota or behind a network may say so only now; and without this a power cut may
-        # leave the final name with nothing behind it.
+        # A full, remote or over-quota disk may report its error only now; and without fsync a power cut may leave the
+        # final name with no content.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -39,23 +39,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where ``path`` is made before it is whole: a name beside it that says which process is at work.
+    """Return the temporary name for ``path``, in the same folder.
 
-    So what a killed process left can be told from work in progress. It does not hold the name itself, which may be as
-    long as a file's name may be.
+    It names the host and process, so that ``find_abandoned`` can distinguish the remains of a killed process from work
+    in progress. It contains a hash instead of ``path``'s name, which may already have the maximal length.
     """
     digest = hashlib.sha256(f"{_THIS_PROCESS}/{path.name}".encode(errors="surrogateescape")).hexdigest()[:16]
     return path.parent / f".{digest}.{socket.gethostname()}.{os.getpid()}.tmp"
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """``path`` with ``text`` in UTF-8, whole or not at all."""
+    """Write ``text`` to ``path`` in UTF-8, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def find_abandoned(folder: Path) -> list[Path]:
-    """Temporary files and folders under ``folder`` whose process is gone or, on another host, that are a day old."""
-    # os.walk, not rglob: that raises where another job publishes a temporary folder under its eyes.
+    """Find temporary files and folders under ``folder`` whose process is gone or, on another host, a day old."""
+    # os.walk, not rglob: rglob raises if another job renames a temporary folder meanwhile.
     temporary = (
         Path(parent, name)
         for parent, folders, files in os.walk(folder)
@@ -68,7 +68,7 @@ def find_abandoned(folder: Path) -> list[Path]:
 def _is_abandoned(temporary: Path) -> bool:
     name_and_host, _, pid = temporary.name.removesuffix(".tmp").rpartition(".")
     if not pid.isdecimal():
-        return False  # not one of ours
+        return False  # not written by write_atomically
     with suppress(OSError):
         age = time.time() - temporary.stat().st_mtime
         on_this_host = name_and_host.endswith(f".{socket.gethostname()}")
@@ -77,9 +77,9 @@ def _is_abandoned(temporary: Path) -> bool:
 
 
 def remove_abandoned(folder: Path) -> int:
-    """Remove what ``find_abandoned`` finds; how many.
+    """Remove what ``find_abandoned`` finds and return how many were removed.
 
-    What may not be removed (a store that can only be read) is left.
+    What cannot be removed (in a read-only store) is left.
     """
     removed = 0
     for temporary in find_abandoned(folder):

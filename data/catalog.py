@@ -1,6 +1,6 @@
-"""The datasets by name, and their settings. A new video dataset is a module with ``load(config)`` and one line here."""
+"""The datasets by name, and their settings. To add a video dataset, write ``load(config)`` and name it below."""
 
-import importlib
+import pkgutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -8,12 +8,13 @@ from data.errors import did_you_mean
 from data.records import DatasetError, VideoDataset
 
 VIDEO_DATASETS = {
-    "ucf101": "data.ucf101",
-    "hmdb51": "data.hmdb51",
-    "folder": "data.folder",
-    "unlabelled": "data.unlabelled",
-    "demo": "data.demo.dataset",
+    "ucf101": "data.ucf101:load",
+    "hmdb51": "data.hmdb51:load",
+    "folder": "data.folder:load",
+    "unlabelled": "data.folder:load_unlabelled",
+    "demo": "data.demo.dataset:load",
 }
+"""Name -> ``"module:function"``. Loaders are imported when used, so that a command imports only what it needs."""
 SEQUENCE_TASKS = ("addition", "multiplication", "pixel_mnist")
 """The tasks without video, in ``data.sequences``."""
 
@@ -23,18 +24,18 @@ class DataConfig:
     """Which dataset, where it is, and how it is split."""
 
     dataset: str = "ucf101"
-    """ucf101, hmdb51, demo, folder (your own videos: --root), unlabelled (videos to cache features of); without video:
-    addition, multiplication, pixel_mnist"""
+    """ucf101, hmdb51, demo, folder (your own videos: --root), unlabelled (videos without labels, to cache features
+    only); tasks without video: addition, multiplication, pixel_mnist"""
     root: Path | None = None
-    """folder of the dataset (default: datasets/NAME). folder: class folders or a CSV. pixel_mnist: MNIST's four files
-    (default: downloaded to datasets/mnist)"""
+    """folder of the dataset (default: datasets/NAME). folder: class folders, or a CSV file. pixel_mnist: the folder
+    with MNIST's four files (default: downloaded to datasets/mnist)"""
     holdout_group: str | None = field(default=None, metadata={"datasets": ("folder",)})
-    """folder: test on this group and train on the others"""
+    """folder: test on this group and train on all others"""
     group_pattern: str | None = field(default=None, metadata={"datasets": ("folder",)})
-    """folder: regular expression; its first (...) in the name of a file is the video's group"""
+    """folder: regular expression searched in each file name; its first (...) is the video's group"""
     validation_groups: int | None = None
-    """folder, hmdb51: number of training groups to validate on (default: one in five; 0: none, the last epoch is
-    used)"""
+    """folder, hmdb51: number of training groups to validate on (default: about one in five; 0: none, and the
+    last epoch is used)"""
     split_seed: int = 0
     """folder: random seed of the split"""
     length: int = field(default=100, metadata={"datasets": ("addition", "multiplication")})
@@ -55,15 +56,17 @@ class DataConfig:
 
     @property
     def has_video(self) -> bool:
+        """Whether the dataset consists of videos, so that there are features to cache."""
         return self.dataset not in SEQUENCE_TASKS
 
     def root_or(self, default: str) -> Path:
+        """Return ``root``, or ``datasets/<default>`` if none is set."""
         return self.root if self.root is not None else Path("datasets") / default
 
 
 def load_dataset(config: DataConfig) -> VideoDataset:
-    """The dataset that ``config`` names. Raises ``DatasetError`` where its files are missing or incomplete."""
+    """Load the dataset that ``config`` names. Raises ``DatasetError`` if its files are missing or incomplete."""
     if config.dataset not in VIDEO_DATASETS:
         raise DatasetError(f"{config.dataset} has no video.{did_you_mean(config.dataset, VIDEO_DATASETS)}")
-    dataset: VideoDataset = importlib.import_module(VIDEO_DATASETS[config.dataset]).load(config)
+    dataset: VideoDataset = pkgutil.resolve_name(VIDEO_DATASETS[config.dataset])(config)
     return dataset

@@ -10,8 +10,8 @@ from data.errors import UserError
 def run_command(main: Callable[[Sequence[str]], int]) -> int:
     """Run ``main`` on the process's arguments and return the exit code.
 
-    A ``UserError`` or an ``OSError`` (a full disk, say) prints its message and returns 2. Ctrl-C returns 130. Any other
-    exception is a defect and keeps its traceback.
+    A ``UserError`` or an ``OSError`` (a full disk, for example) prints its message and returns 2. Ctrl-C returns 130.
+    Any other exception is a defect and keeps its traceback.
     """
     # Spinning OpenMP threads starve the reader processes. PyTorch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

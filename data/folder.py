@@ -1,24 +1,23 @@
-"""Your own videos: a folder with one folder per class, or a CSV that lists them.
+"""Your own videos: a folder with one folder per class, a CSV that lists them, or videos without labels.
 
-    root/<class>/**/<video>               every video below a class folder belongs to the class
+    root/<class>/**/<video>                        every video below a class folder belongs to the class
     root/videos.csv: path,label[,group][,split]    paths are relative to the CSV's folder
 
-Videos of one person, place or recording belong in one *group*; no split cuts a group in two. Where nothing names the
-groups, every video is its own.
+Videos of one person, place or recording belong in one *group*; no split divides a group. If nothing names the groups,
+every video is a group of its own.
 """
 
 import csv
-import difflib
 import hashlib
 import io
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.errors import did_you_mean, nearest_name
 from data.groups import check_disjoint, draw_fraction, draw_validation
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
 
@@ -31,13 +30,15 @@ VIDEO_EXTENSIONS = frozenset(
 REQUIRED_COLUMNS = ("path", "label")
 OPTIONAL_COLUMNS = ("group", "split")
 SPLIT_VALUES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+# Similarity from which a column name counts as a misspelt one. Stricter than for other hints: it is an error.
+MISSPELT_COLUMN = 0.7
 TEST_FRACTION = 0.2
 VALIDATION_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A video as folder or CSV name it; ``group`` and ``part`` are ``None`` where they do not say."""
+    """A video as the folder or the CSV names it. ``group`` and the ``part`` of the split are ``None`` if not given."""
 
     video_id: str
     path: Path
@@ -47,19 +48,19 @@ class Entry:
 
 
 def load(config: "DataConfig") -> VideoDataset:
-    """The videos at ``config.root`` (a folder, or a CSV file) with one split.
+    """Load the labelled videos at ``config.root`` (a folder, or a CSV file) with one split.
 
-    The split is, in this order: ``holdout-<group>`` where ``config.holdout_group`` is given; ``listed`` where the CSV
-    has a column ``split``; else ``seed<k>``, about 60/20/20 % of every class as far as groups allow. Validation groups
-    that nothing prescribes are drawn out of training by ``config.split_seed``: ``config.validation_groups`` of them, or
-    about one video in five. Drawing never takes a class's last training group.
+    The split is the first of these that applies: ``holdout-<group>`` if ``config.holdout_group`` is set; ``listed`` if
+    the CSV has a column ``split``; else ``seed<k>``, about 60/20/20 % of every class as far as groups allow. Validation
+    groups that are not listed are drawn from the training groups with ``config.split_seed``:
+    ``config.validation_groups`` of them, or about one video in five. A class never loses its last training group.
 
-    ``config.group_pattern`` is searched in each file's stem, and its first group is the video's group; it overrides
+    ``config.group_pattern`` is searched in each file's stem, and its first (...) is the video's group; it overrides
     the CSV's column.
 
     Raises:
-        DatasetError: nothing there, a CSV that can't be right (with file and line), fewer than two classes, an unknown
-            group, or too few groups to split.
+        DatasetError: there are no videos, the CSV is invalid (the message gives file and line), there are fewer than
+            two classes, a group is unknown, or there are too few groups to split.
     """
     root = config.root_or("folder")
     csv_path = find_csv(root)
@@ -68,7 +69,7 @@ def load(config: "DataConfig") -> VideoDataset:
     classes = tuple(sorted({entry.class_name for entry in entries}))
     if len(classes) < 2:
         raise DatasetError(
-            f"{csv_path or root} holds only one class, {classes[0]!r}; there is nothing to tell apart. "
+            f"{csv_path or root} contains only one class, {classes[0]!r}; a classifier needs at least two. "
             "Name a folder with one folder per class, or a CSV with more than one label."
         )
     label_of = {class_name: label for label, class_name in enumerate(classes)}
@@ -88,17 +89,36 @@ def load(config: "DataConfig") -> VideoDataset:
     return VideoDataset(name, store_name_of(folder), classes, videos, {split.name: split})
 
 
+def load_unlabelled(config: "DataConfig") -> VideoDataset:
+    """Load every video below ``config.root``, without labels or a split: enough to cache features.
+
+    Hidden files and folders are left out. The features have the same name in the store as those of ``--dataset
+    folder`` with the same root, so that they are found again once the videos have labels.
+
+    Raises:
+        DatasetError: there is no such folder, or no video in it.
+    """
+    root = config.root_or("unlabelled")
+    if not root.is_dir():
+        raise DatasetError(f"looked for videos in {root}, which is not a folder. Name one with --root.")
+    paths = _videos_below(root)
+    if not paths:
+        raise DatasetError(f"no video in {root}. Looked for the endings {' '.join(sorted(VIDEO_EXTENSIONS))}.")
+    videos = tuple(VideoRecord(path.relative_to(root).as_posix(), path, label=0, group="") for path in paths)
+    return VideoDataset(root.resolve().name or "unlabelled", store_name_of(root), ("unlabelled",), videos, {})
+
+
 def store_name_of(folder: Path) -> str:
-    """Names the features of a folder's videos: two folders of one name have each their own."""
+    """Name the features of a folder's videos, differently for two folders of the same name."""
     resolved = folder.resolve()
     return f"{resolved.name or 'folder'}-{_short_hash(str(resolved))}"
 
 
 def find_csv(root: Path) -> Path | None:
-    """The CSV that describes the dataset: ``root`` itself, its ``videos.csv``, or its one CSV; ``None``: there is none.
+    """Find the CSV that describes the dataset: ``root`` itself, its ``videos.csv``, or its only CSV; else ``None``.
 
     Raises:
-        DatasetError: ``root`` does not exist, is another kind of file, or holds several CSVs.
+        DatasetError: ``root`` does not exist, is another kind of file, or contains several CSVs.
     """
     if root.is_file() and root.suffix.lower() == ".csv":
         return root
@@ -114,17 +134,17 @@ def find_csv(root: Path) -> Path | None:
             return path
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise DatasetError(f"{root} holds {len(found)} CSV files ({names}). Name the right one as root.")
+        raise DatasetError(f"{root} contains {len(found)} CSV files ({names}). Name the right one with --root.")
     return found[0] if found else None
 
 
 def walk_class_folders(root: Path) -> Iterator[Entry]:
-    """Every video below ``root``; its class is the first folder on the way. Hidden files and folders are left out.
+    """Yield every video below ``root``; its class is the first folder on the way. Hidden files are left out.
 
     Raises:
-        DatasetError: there is no video; one lies outside the class folders; the folders are splits, not classes.
+        DatasetError: there is no video; one is outside the class folders; the folders are splits, not classes.
     """
-    paths = sorted(path for path in walk(root) if path.suffix.lower() in VIDEO_EXTENSIONS)
+    paths = _videos_below(root)
     if not paths:
         raise DatasetError(
             f"no video in {root}. Looked for {root}/<class>/<video> with the endings "
@@ -133,7 +153,7 @@ def walk_class_folders(root: Path) -> Iterator[Entry]:
     loose = [path.name for path in paths if path.parent == root]
     if loose:
         raise DatasetError(
-            f"{len(loose)} videos lie in {root} itself, outside any class folder, e.g. {', '.join(loose[:3])}. "
+            f"{len(loose)} videos are in {root} itself, outside any class folder, e.g. {', '.join(loose[:3])}. "
             "Move each into the folder of its class, or list all in a CSV with the columns path,label."
         )
     class_names = {path.relative_to(root).parts[0] for path in paths}
@@ -148,11 +168,11 @@ def walk_class_folders(root: Path) -> Iterator[Entry]:
 
 
 def read_csv(path: Path) -> list[Entry]:
-    """The videos that a CSV with the columns ``path,label[,group][,split]`` lists, in its order.
+    """Read the videos that a CSV with the columns ``path,label[,group][,split]`` lists, in its order.
 
     Raises:
-        DatasetError: with file and line: a column is missing or misspelt, a cell is empty, a split value is unknown, a
-            video stands there twice or does not exist.
+        DatasetError: a column is missing or misspelt, a cell is empty, a split is unknown, a video is listed twice or
+            does not exist. The message gives file and line.
     """
     entries: list[Entry] = []
     line_of: dict[Path, int] = {}
@@ -167,7 +187,7 @@ def read_csv(path: Path) -> list[Entry]:
             raise DatasetError(f"{where}: unknown split {part!r}. Write train, validation (or val), or test.")
         video_path = Path(os.path.normpath(path.parent / row["path"]))
         if video_path in line_of:
-            raise DatasetError(f"{where}: {row['path']} stands already in line {line_of[video_path]}. Remove one.")
+            raise DatasetError(f"{where}: {row['path']} is also in line {line_of[video_path]}. Remove one.")
         line_of[video_path] = line
         if not video_path.is_file():
             missing.append(f"line {line}: {row['path']}")
@@ -183,21 +203,22 @@ def read_csv(path: Path) -> list[Entry]:
     if not entries:
         raise DatasetError(f"{path} lists no video. Add lines with path,label.")
     if missing:
+        more = " ..." if len(missing) > 3 else ""
         raise DatasetError(
-            f"{path}: {len(missing)} of {len(entries)} files do not exist: {'; '.join(missing[:3])}"
-            f"{' ...' if len(missing) > 3 else ''}. Paths are relative to {path.parent}."
+            f"{path}: {len(missing)} of {len(entries)} files do not exist: {'; '.join(missing[:3])}{more}. "
+            f"Paths are relative to {path.parent}."
         )
     return entries
 
 
 def split_by_seed(videos: Sequence[VideoRecord], config: "DataConfig") -> Split:
-    """About 60/20/20 % of every class, whole groups only, the same for the same seed and videos."""
+    """Split into about 60/20/20 % of every class, whole groups only, the same for the same seed and videos."""
     test_groups = draw_fraction([(video.group, video.label) for video in videos], TEST_FRACTION, config.split_seed)
     if not test_groups:
         groups = {video.group for video in videos}
         raise DatasetError(
-            f"{len(videos)} videos in {len(groups)} groups are too few for a test set: no group can be spared without "
-            "taking a class's last videos. Add videos, or mind what is taken for a group."
+            f"{len(videos)} videos in {len(groups)} groups are too few for a test set: every group has the last videos "
+            "of some class. Add videos, or check the groups (--group-pattern, or the CSV's column group)."
         )
     others = [video for video in videos if video.group not in test_groups]
     train, validation = _set_aside(others, config, VALIDATION_FRACTION / (1 - TEST_FRACTION))
@@ -206,34 +227,30 @@ def split_by_seed(videos: Sequence[VideoRecord], config: "DataConfig") -> Split:
 
 
 def split_as_listed(videos: Sequence[VideoRecord], parts: Sequence[str], config: "DataConfig") -> Split:
-    """The split of the CSV; where it has no validation videos, they are drawn out of training."""
+    """Return the split that the CSV lists; if it has no validation videos, some training groups are drawn."""
     by_part = {
         name: tuple(video for video, part in zip(videos, parts, strict=True) if part == name)
         for name in ("train", "validation", "test")
     }
     for name in ("train", "test"):
         if not by_part[name]:
-            raise DatasetError(f"no video has the split {name!r}. Add some, or leave out the column to have it drawn.")
+            raise DatasetError(f"no video has the split {name!r}. Add some, or drop the column to draw a split.")
     train, validation = by_part["train"], by_part["validation"]
     if not validation:
-        # A group that is cut in two must be refused as the list's fault before part of it moves to validation.
+        # A group in both train and test must be reported as the list's fault, before part of it moves to validation.
         check_disjoint(Split("listed", train, (), by_part["test"]))
         train, validation = _set_aside(train, config, VALIDATION_FRACTION)
     return Split("listed", train, validation, by_part["test"])
 
 
 def hold_out(videos: Sequence[VideoRecord], group: str, config: "DataConfig") -> Split:
-    """Test on one group, train on the others; validation groups are drawn among the others."""
-    sizes = Counter(video.group for video in videos)
-    if group not in sizes:
-        nearest = difflib.get_close_matches(group, sizes, n=1)
-        meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        names = sorted(sizes)
-        shown = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
-        raise DatasetError(f"no group {group!r} to hold out.{meant} The {len(names)} groups: {shown}")
+    """Test on one group, train on the others; validation groups are drawn from the others."""
+    groups = {video.group for video in videos}
+    if group not in groups:
+        raise DatasetError(f"no group {group!r} to hold out.{did_you_mean(group, groups)}")
     others = [video for video in videos if video.group != group]
     if not others:
-        raise DatasetError(f"{group!r} is the only group: without it nothing is left to train on. Name more groups.")
+        raise DatasetError(f"{group!r} is the only group: without it nothing is left to train on. Add other groups.")
     train, validation = _set_aside(others, config, VALIDATION_FRACTION)
     return Split(f"holdout-{group}", train, validation, tuple(video for video in videos if video.group == group))
 
@@ -241,15 +258,20 @@ def hold_out(videos: Sequence[VideoRecord], group: str, config: "DataConfig") ->
 def _set_aside(
     videos: Sequence[VideoRecord], config: "DataConfig", fraction: float
 ) -> tuple[tuple[VideoRecord, ...], tuple[VideoRecord, ...]]:
-    """Training and validation videos."""
+    """Divide videos into training and validation."""
     members = [(video.group, video.label) for video in videos]
     drawn = draw_validation(members, config.validation_groups, fraction, config.split_seed)
     train = tuple(video for video in videos if video.group not in drawn)
     return train, tuple(video for video in videos if video.group in drawn)
 
 
-def walk(root: Path) -> Iterator[Path]:
-    # Class folders that are links to elsewhere are common, so links are followed; each real folder once.
+def _videos_below(root: Path) -> list[Path]:
+    """Return all video files below ``root``, sorted, without hidden ones."""
+    return sorted(path for path in _walk(root) if path.suffix.lower() in VIDEO_EXTENSIONS)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    # Class folders are often links to another disk, so links are followed; each real folder is visited once.
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -262,7 +284,7 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line number and the known columns of every row, stripped."""
+    """Yield the line number and the known columns of every row, stripped."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -276,24 +298,24 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 "The first line must be path,label[,group][,split]."
             )
     for name in header:
-        # Other columns are the user's own; but a misspelt group, passed over, would leak test groups into training.
-        known = difflib.get_close_matches(name.lower(), OPTIONAL_COLUMNS, n=1, cutoff=0.7)
-        if known and name not in OPTIONAL_COLUMNS and known[0] not in header:
-            raise DatasetError(f"{path}, line 1: column {name!r}: did you mean {known[0]!r}?")
+        # Other columns are the user's own, but ignoring a misspelt "group" would leak test groups into training.
+        meant = nearest_name(name.lower(), OPTIONAL_COLUMNS, MISSPELT_COLUMN)
+        if meant is not None and name not in OPTIONAL_COLUMNS and meant not in header:
+            raise DatasetError(f"{path}, line 1: unknown column {name!r}. Did you mean {meant!r}?")
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
             raise DatasetError(
                 f"{path}, line {reader.line_num}: {len(cells)} values for {len(header)} columns. "
-                "Put a value that holds a comma in double quotes."
+                "Put a value that contains a comma in double quotes."
             )
         row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
         yield reader.line_num, {name: row[name] for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in row}
 
 
 def _video_id(path: Path, folder: Path) -> str:
-    """The path below the folder; a video outside it gets a name that two such videos do not share."""
+    """Return the path relative to the folder; a video outside it gets a unique name."""
     relative = os.path.relpath(path, folder)
     if relative.startswith(os.pardir + os.sep):
         return f"outside/{_short_hash(str(path.resolve()))}-{path.name}"
@@ -304,9 +326,12 @@ def _group_pattern(text: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise DatasetError(f"group_pattern {text!r} is not a regular expression: {error}.") from error
+        raise DatasetError(f"group_pattern {text!r} is not a regular expression: {error}. Fix it.") from error
     if pattern.groups == 0:
-        raise DatasetError(f"group_pattern {text!r} has no parentheses. To get ann out of ann_run.avi: '^([^_]+)_'.")
+        raise DatasetError(
+            f"group_pattern {text!r} has no parentheses. Put them around the group: '^([^_]+)_' finds ann in "
+            "ann_run.avi."
+        )
     return pattern
 
 
@@ -316,8 +341,8 @@ def _group_of(entry: Entry, pattern: re.Pattern[str] | None) -> str:
     match = pattern.search(entry.path.stem)
     if match is None or not match[1]:
         raise DatasetError(
-            f"group_pattern {pattern.pattern!r} finds no group in {entry.path.stem!r} ({entry.path}). It is searched "
-            "in the file's name without its ending."
+            f"group_pattern {pattern.pattern!r} finds no group in {entry.path.stem!r} ({entry.path}). It must match "
+            "every file's name without its ending."
         )
     return match[1]
 

@@ -1,4 +1,4 @@
-"""Draw whole groups of videos out of a set: the splits that no list prescribes."""
+"""Draw whole groups of videos at random, for splits that no list defines."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -8,16 +8,15 @@ from itertools import combinations
 from data.records import DatasetError, Split
 
 Member = tuple[str, int]
-"""One video as the drawing sees it: its group and its label."""
+"""One video: its group and its label."""
 
 
 def draw_fraction(members: Sequence[Member], fraction: float, seed: int) -> frozenset[str]:
-    """Groups that together hold about ``fraction`` of the videos of every class.
+    """Draw groups that together have about ``fraction`` of the videos of every class.
 
-    The groups are gone through in an order that depends on ``seed`` and their names alone (not on the order of
-    ``members``, nor on any library's generator), and one is taken if that brings the classes nearer to their share.
-    Then a class that got nothing gets its best group. A class never loses its last group, so what is left can be
-    trained on.
+    The groups are visited in an order that depends only on ``seed`` and their names (not on the order of ``members``,
+    nor on any library's generator). A group is taken if that brings the classes closer to ``fraction``. Afterwards,
+    each class that got nothing gets its best group. A class never loses its last group, so the rest can be trained on.
 
     >>> sorted(draw_fraction([("ann", 0), ("ann", 1), ("bob", 0), ("bob", 1), ("cyd", 0), ("cyd", 1)], 1 / 3, seed=0))
     ['ann']
@@ -28,13 +27,13 @@ def draw_fraction(members: Sequence[Member], fraction: float, seed: int) -> froz
     taken: set[str] = set()
 
     def change(group: str) -> float:
-        """How much taking ``group`` moves the classes' shares away from ``fraction``, in squared shares."""
+        """Return by how much taking ``group`` increases the squared distance of its classes from ``fraction``."""
         return sum(
             ((drawn[label] + size) / total[label] - fraction) ** 2 - (drawn[label] / total[label] - fraction) ** 2
             for label, size in sizes[group].items()
         )
 
-    def can_go(group: str) -> bool:
+    def can_be_spared(group: str) -> bool:
         return all(drawn[label] + size < total[label] for label, size in sizes[group].items())
 
     def take(group: str) -> None:
@@ -43,21 +42,21 @@ def draw_fraction(members: Sequence[Member], fraction: float, seed: int) -> froz
 
     order = _shuffled(sizes, seed)
     for group in order:
-        if can_go(group) and change(group) < 0:
+        if can_be_spared(group) and change(group) < 0:
             take(group)
     for label in sorted(total):
         if fraction > 0 and not drawn[label]:
-            candidates = [group for group in order if label in sizes[group] and can_go(group)]
+            candidates = [group for group in order if label in sizes[group] and can_be_spared(group)]
             if candidates:
                 take(min(candidates, key=change))
     return frozenset(taken)
 
 
 def draw_count(members: Sequence[Member], count: int, seed: int) -> frozenset[str]:
-    """``count`` groups, in an order given by ``seed``; a class never loses its last group.
+    """Draw ``count`` groups in an order given by ``seed``; a class never loses its last group.
 
     Raises:
-        DatasetError: so many can't be spared.
+        DatasetError: fewer than ``count`` groups can be spared.
     """
     sizes = _sizes(members)
     left = Counter(label for _, label in members)
@@ -68,21 +67,21 @@ def draw_count(members: Sequence[Member], count: int, seed: int) -> frozenset[st
             left.subtract(sizes[group])
     if len(taken) < count:
         raise DatasetError(
-            f"{count} groups were asked for, but of the {len(sizes)} that there are only {len(taken)} can be spared "
-            "without taking a class's last videos. Ask for fewer (0: none)."
+            f"cannot draw {count} validation groups: only {len(taken)} of the {len(sizes)} groups can be spared "
+            "without taking a class's last videos. Set --validation-groups lower (0: none)."
         )
     return frozenset(taken)
 
 
 def draw_validation(members: Sequence[Member], count: int | None, fraction: float, seed: int) -> frozenset[str]:
-    """Groups to validate on: ``count`` of them; where that is ``None``, about ``fraction`` of each class."""
+    """Draw the groups to validate on: ``count`` of them, or about ``fraction`` of each class if that is ``None``."""
     if count is None:
         return draw_fraction(members, fraction, seed)
     return draw_count(members, count, seed)
 
 
 def check_disjoint(split: Split) -> None:
-    """Raise ``DatasetError`` where two parts of a split share a group: such a score is of scenes seen in training."""
+    """Raise ``DatasetError`` if two parts of a split share a group: the test would show scenes seen in training."""
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     groups = {name: {video.group for video in videos} for name, videos in parts.items()}
     for one, other in combinations(parts, 2):
@@ -90,7 +89,7 @@ def check_disjoint(split: Split) -> None:
         if shared:
             raise DatasetError(
                 f"split {split.name}: {one} and {other} share {len(shared)} groups, e.g. {', '.join(shared[:3])}. "
-                "Put all videos of a group on one side."
+                "Put all videos of a group into one part."
             )
 
 

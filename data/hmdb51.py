@@ -1,25 +1,26 @@
-"""HMDB51: 6,766 clips of 51 actions, three official splits (Kuehne et al., ICCV 2011).
+"""HMDB51: 6,766 videos of 51 actions, three official splits (Kuehne et al., ICCV 2011).
 
-The videos lie in folders ``<class>/<clip>.avi``, in the root or one level down, beside a folder with the split files
-``<class>_test_split<k>.txt``. The authors hand it out as RAR archives, so there is no download here:
+The videos are in folders ``<class>/<video>.avi``, in the root or one level down, beside a folder with the split files
+``<class>_test_split<k>.txt``. The authors publish RAR archives, so there is no download command:
 
     python -m data.hmdb51 unpack --zip FILE --root datasets/hmdb51    # a zip, or a folder of zips
-    python -m data.hmdb51 verify --root datasets/hmdb51               # decodes every video; exit code 1: bad ones
+    python -m data.hmdb51 verify --root datasets/hmdb51               # decodes every video; exit code 1 if one is bad
 """
 
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from data.command import run_command
 from data.download import unpack as unpack_zip
 from data.groups import check_disjoint, draw_validation
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
-from data.verify import ExpectedVideo, find_problems, report_of
+from data.verify import ExpectedVideo, verify_videos
 
 if TYPE_CHECKING:
     from data.catalog import DataConfig
@@ -28,14 +29,14 @@ DEFAULT_ROOT = Path("datasets/hmdb51")
 VALIDATION_FRACTION = 0.15
 VALIDATION_SEED = 0
 SPLIT_FILE = re.compile(r"(?P<class_name>.+)_test_split(?P<split>\d+)\.txt")
-# Visible body part, camera motion, number of people, view point, quality, counter: the tail of every clip's name.
-CLIP_PROPERTIES = r"_[fhulz]_(?:cm|nm)_np\d+_(?:fr|ba|le|ri)_(?:bad|med|goo)_\d+$"
+# Visible body part, camera motion, number of people, view point, quality, counter: the end of every video's name.
+VIDEO_PROPERTIES = r"_[fhulz]_(?:cm|nm)_np\d+_(?:fr|ba|le|ri)_(?:bad|med|goo)_\d+$"
 UNUSED, TRAIN, TEST = "0", "1", "2"
 
 
 @dataclass(frozen=True)
-class ListedClip:
-    """A clip that the split files name. ``source`` is the film or video it was cut from."""
+class ListedVideo:
+    """A video that the split files name. ``source`` is the film or recording it was cut from."""
 
     class_name: str
     stem: str
@@ -48,57 +49,57 @@ class ListedClip:
 
 @dataclass(frozen=True)
 class Lists:
-    """The split files: sorted class names, and by split the role ("0", "1" or "2") of every clip."""
+    """The content of the split files: sorted class names, and for each split the role of every video."""
 
     classes: tuple[str, ...]
-    roles: dict[str, dict[ListedClip, str]]
+    roles: dict[str, dict[ListedVideo, str]]
 
-    def used(self) -> list[ListedClip]:
-        """The clips with a part in some split, sorted."""
-        used = {clip for roles in self.roles.values() for clip, role in roles.items() if role != UNUSED}
-        return sorted(used, key=lambda clip: clip.video_id)
+    def used(self) -> list[ListedVideo]:
+        """Return the videos that some split trains or tests on, sorted."""
+        used = {video for roles in self.roles.values() for video, role in roles.items() if role != UNUSED}
+        return sorted(used, key=lambda video: video.video_id)
 
 
 def load(config: "DataConfig") -> VideoDataset:
-    """HMDB51 with the splits "1", "2" and "3".
+    """Load HMDB51 with the splits "1", "2" and "3".
 
-    The official lists keep the clips of one source *and class* on one side, so that is the group. For validation, whole
-    sources leave the training list, with all their classes: about 15 % of each class, the same at every run.
+    The official lists keep the videos of one source *and class* in one part, so that is the group. Validation takes
+    whole sources, with all their classes, out of the training list: about 15 % of each class, the same in every run.
 
     Raises:
-        DatasetError: split files or videos are not there or not whole, or contradict themselves.
+        DatasetError: split files or videos are missing or incomplete, or the files contradict each other.
     """
     root = config.root_or("hmdb51")
     lists = read_lists(root)
     paths = find_videos(root)
     used = lists.used()
-    missing = [clip.video_id for clip in used if (clip.class_name, clip.stem) not in paths]
+    missing = [video.video_id for video in used if (video.class_name, video.stem) not in paths]
     if missing:
         raise DatasetError(
             f"{len(missing)} of the {len(used)} videos in the split files are not at {root}, e.g. "
-            f"{', '.join(missing[:3])} (looked for {root}/<class>/<clip>.avi and one level down). "
-            f"To see which: python -m data.hmdb51 verify --root {root}. Out of a zip: {_unpack_command(root)}"
+            f"{', '.join(missing[:3])} (looked for {root}/<class>/<video>.avi and one level down). "
+            f"To see which: python -m data.hmdb51 verify --root {root}. To unpack a zip: {_unpack_command(root)}"
         )
     label_of = {class_name: label for label, class_name in enumerate(lists.classes)}
     records = {
-        clip: VideoRecord(
-            clip.video_id,
-            paths[clip.class_name, clip.stem],
-            label_of[clip.class_name],
-            group=f"{clip.class_name}/{clip.source}",
+        video: VideoRecord(
+            video.video_id,
+            paths[video.class_name, video.stem],
+            label_of[video.class_name],
+            group=f"{video.class_name}/{video.source}",
         )
-        for clip in used
+        for video in used
     }
     splits = {}
     for name, roles in lists.roles.items():
-        train = [clip for clip, role in roles.items() if role == TRAIN]
-        members = [(clip.source, label_of[clip.class_name]) for clip in train]
+        train = [video for video, role in roles.items() if role == TRAIN]
+        members = [(video.source, label_of[video.class_name]) for video in train]
         sources = draw_validation(members, config.validation_groups, VALIDATION_FRACTION, VALIDATION_SEED)
         splits[name] = Split(
             name=name,
-            train=tuple(records[clip] for clip in train if clip.source not in sources),
-            validation=tuple(records[clip] for clip in train if clip.source in sources),
-            test=tuple(records[clip] for clip, role in roles.items() if role == TEST),
+            train=tuple(records[video] for video in train if video.source not in sources),
+            validation=tuple(records[video] for video in train if video.source in sources),
+            test=tuple(records[video] for video, role in roles.items() if role == TEST),
         )
         check_disjoint(splits[name])
     return VideoDataset("hmdb51", "hmdb51", lists.classes, tuple(records.values()), splits)
@@ -108,8 +109,8 @@ def read_lists(root: Path) -> Lists:
     """Read all split files in ``root`` or in one folder just below it.
 
     Raises:
-        DatasetError: none there, or in two folders; a class lacks a split; a line that can't be right, with file and
-            line number.
+        DatasetError: there are none, or two of one name; a class lacks a split; a line is invalid (the message gives
+            file and line).
     """
     files: dict[str, dict[str, Path]] = defaultdict(dict)
     for pattern in ("*_test_split*.txt", "*/*_test_split*.txt"):
@@ -117,19 +118,22 @@ def read_lists(root: Path) -> Lists:
             if match := SPLIT_FILE.fullmatch(path.name):
                 other = files[match["split"]].setdefault(match["class_name"], path)
                 if other is not path:
-                    raise DatasetError(f"two split files of one name: {other} and {path}. Remove one.")
+                    raise DatasetError(f"two split files have the same name: {other} and {path}. Remove one.")
     if not files:
         state = "" if root.is_dir() else " (there is no such folder)"
         raise DatasetError(
             f"looked for the split files <class>_test_split1.txt in {root} and the folders just below it, and found "
-            f"none{state}. Unpack the authors' test_train_splits.rar there, or out of a zip: {_unpack_command(root)}"
+            f"none{state}. Unpack the authors' test_train_splits.rar there, or a zip: {_unpack_command(root)}"
         )
     classes = tuple(sorted({class_name for by_class in files.values() for class_name in by_class}))
     for split, by_class in sorted(files.items()):
         absent = [class_name for class_name in classes if class_name not in by_class]
         if absent:
-            raise DatasetError(f"{root} has no {absent[0]}_test_split{split}.txt, though other splits of that class.")
-    roles: dict[str, dict[ListedClip, str]] = {}
+            raise DatasetError(
+                f"{root} has no {absent[0]}_test_split{split}.txt, but files of other splits of that class. "
+                "Get the split files again."
+            )
+    roles: dict[str, dict[ListedVideo, str]] = {}
     for split, by_class in sorted(files.items()):
         roles[split] = {}
         for class_name in classes:
@@ -138,10 +142,10 @@ def read_lists(root: Path) -> Lists:
 
 
 def find_videos(root: Path) -> dict[tuple[str, str], Path]:
-    """The files ``<class>/<clip>.avi`` in ``root`` and one level down, by class folder and stem.
+    """Find the files ``<class>/<video>.avi`` in ``root`` and one level down, by class folder and stem.
 
     Raises:
-        DatasetError: two files for one clip.
+        DatasetError: there are two files for one video.
     """
     found: dict[tuple[str, str], Path] = {}
     for pattern in ("*/*", "*/*/*"):
@@ -154,61 +158,58 @@ def find_videos(root: Path) -> dict[tuple[str, str], Path]:
 
 
 def unpack(zip: Path, root: Path = DEFAULT_ROOT) -> int:
-    """Unpack a zip with class folders, with one class, or with the split files; run again, it goes on where it stopped.
+    """Unpack a zip of class folders, of one class, or of the split files. Files that are already there are skipped.
 
     Args:
-        zip: the zip file, or a folder of them. Files that lie bare in a zip go to a folder of its name.
-        root: where to.
+        zip: zip file, or a folder of them. Files at the top level of a zip go to a folder with the zip's name.
+        root: folder to unpack to.
     """
     archives = sorted(zip.glob("*.zip")) if zip.is_dir() else [zip]
     if not archives or not archives[0].is_file():
-        raise DatasetError(f"no zip file at {zip}. Name a .zip, or a folder that holds some, with --zip.")
+        raise DatasetError(f"no zip file at {zip}. Name a .zip file, or a folder of them, with --zip.")
     for archive in archives:
         unpack_zip(archive, root, partial(_in_a_folder, archive.stem))
-    print(f"Unpacked to {root}. To see whether all is there: python -m data.hmdb51 verify --root {root}")
+    print(f"Unpacked to {root}. To check that nothing is missing: python -m data.hmdb51 verify --root {root}")
     return 0
 
 
 def verify(root: Path = DEFAULT_ROOT, workers: int | None = None, timeout: float = 60.0) -> int:
-    """Decode every listed video and say which are missing, unreadable or short; exit code 1 where there are any.
+    """Decode every listed video and report which are missing, unreadable or short. The exit code is 1 if any is.
 
     Args:
-        root: holds class folders and split files.
-        workers: number of processes; by default one for each core.
-        timeout: seconds after which a decoder that hangs on one video is stopped.
+        root: folder with the class folders and split files.
+        workers: number of processes; by default one per core.
+        timeout: seconds after which a decoder that hangs on a video is stopped.
     """
     lists = read_lists(root)
     paths = find_videos(root)
     expected = [
-        ExpectedVideo(clip.video_id, clip.class_name, paths.get((clip.class_name, clip.stem))) for clip in lists.used()
+        ExpectedVideo(video.video_id, video.class_name, paths.get((video.class_name, video.stem)))
+        for video in lists.used()
     ]
-    problems = find_problems(expected, workers, timeout)
-    print(report_of(expected, problems))
-    if problems:
-        print(f"Delete the files that are unreadable or short and unpack them again: {_unpack_command(root)}")
-    return 1 if problems else 0
+    return verify_videos(expected, workers, timeout, _unpack_command(root))
 
 
-def _read_split_file(path: Path, class_name: str) -> dict[ListedClip, str]:
-    name_pattern = re.compile(f"(?P<source>.+)_{re.escape(class_name)}{CLIP_PROPERTIES}")
-    rows: dict[ListedClip, str] = {}
+def _read_split_file(path: Path, class_name: str) -> dict[ListedVideo, str]:
+    name_pattern = re.compile(f"(?P<source>.+)_{re.escape(class_name)}{VIDEO_PROPERTIES}")
+    rows: dict[ListedVideo, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
         name, _, role = line.strip().rpartition(" ")
         if not name or role not in (UNUSED, TRAIN, TEST):
-            raise DatasetError(f"{path}, line {number}: expected '<clip>.avi 0', 1 or 2, found {line!r}.")
+            raise DatasetError(f"{path}, line {number}: expected '<video>.avi 0', 1 or 2, found {line!r}.")
         stem = PurePosixPath(name.strip()).stem
         match = name_pattern.fullmatch(stem)
         if match is None:
             raise DatasetError(
                 f"{path}, line {number}: {stem!r} is not named <source>_{class_name}_<properties>_<number>, so its "
-                "source can't be told. Use the authors' split files and names."
+                "source is unknown. Use the authors' split files and names."
             )
-        clip = ListedClip(class_name, stem, match["source"])
-        if clip in rows:
-            raise DatasetError(f"{path}, line {number}: {stem!r} stands there twice.")
-        rows[clip] = role
+        video = ListedVideo(class_name, stem, match["source"])
+        if video in rows:
+            raise DatasetError(f"{path}, line {number}: {stem!r} is listed twice. Remove one of the lines.")
+        rows[video] = role
     return rows
 
 
@@ -220,20 +221,13 @@ def _unpack_command(root: Path) -> str:
     return f"python -m data.hmdb51 unpack --zip FILE --root {root}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns its exit code: 0 all good, 1 bad videos or a disk that refuses, 2 usage."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code: 1 if ``verify`` found bad videos, else 0."""
     import tyro
 
     commands: dict[str, Callable[..., int]] = {"unpack": unpack, "verify": verify}
-    try:
-        return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m data.hmdb51", args=arguments)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except DatasetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m data.hmdb51", args=arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -8,9 +8,9 @@ _SECONDS_BETWEEN_CHECKS = 0.5
 
 
 def end_with_parent(parent_pid: int) -> None:
-    """Call it first in a worker process: the process ends as soon as its parent is gone, even a killed one.
+    """End this worker process as soon as its parent is gone, even if the parent was killed. Call it first.
 
-    ``parent_pid`` is the parent's ``os.getpid()``, from the parent itself: it may be gone before the worker runs.
+    ``parent_pid`` is ``os.getpid()`` as the parent read it: the parent may be gone before the worker runs.
     """
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line every so often elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, a plain line every so often in a log."""
 
 import sys
 import time
@@ -9,14 +9,23 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts ``done`` of ``total`` units and shows it on standard error."""
+    """Counts finished units of work and shows the count on standard error.
+
+    Args:
+        total: number of units in all.
+        unit: what is counted, in the singular. ``"B"`` counts bytes and shows them as kB, MB or GB.
+        done: units that an earlier run finished; the rate does not include them.
+        what: the name of the work, shown first.
+    """
 
     def __init__(self, total: int, unit: str, done: int = 0, what: str = "") -> None:
         self._on_terminal = sys.stderr.isatty()
+        self._in_bytes = unit == "B"
         self._bar = tqdm(
             total=total,
             initial=done,
             unit=unit,
+            unit_scale=self._in_bytes,
             desc=what or None,
             dynamic_ncols=True,
             disable=not self._on_terminal,
@@ -28,12 +37,13 @@ class Progress:
         self._shown: dict[str, object] = {}
 
     def advance(self, count: int = 1, **shown: object) -> None:
-        """``count`` more units are done; ``shown`` are figures to show beside the count until others replace them."""
+        """Add ``count`` finished units. ``shown`` are figures to show beside the count, as in ``show``."""
         self._done += count
         self._bar.update(count)
         self.show(**shown)
 
     def show(self, **shown: object) -> None:
+        """Show figures beside the count until others of the same name replace them."""
         self._shown |= shown
         if self._on_terminal:
             self._bar.set_postfix(self._shown, refresh=False)
@@ -41,10 +51,11 @@ class Progress:
             self._print_line()
 
     def note(self, text: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a line that stays, above the bar."""
         tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
+        """Finish the bar, or print a last line to the log if anything was done."""
         self._bar.close()
         if not self._on_terminal and self._done > self._first:
             self._print_line()
@@ -53,7 +64,12 @@ class Progress:
         now = time.monotonic()
         rate = (self._done - self._first) / max(now - self._started, 1e-9)
         left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
-        figures = "".join(f", {name} {value}" for name, value in self._shown.items())
-        counted = f"{self._done}/{self._total} {self._unit}s, {rate:.1f} {self._unit}s/s, {left} left{figures}"
-        print(f"{self._what + ': ' if self._what else ''}{counted}", file=sys.stderr, flush=True)
+        if self._in_bytes:
+            done, total, speed = (tqdm.format_sizeof(size, "B") for size in (self._done, self._total, rate))
+            counted = f"{done}/{total}, {speed}/s"
+        else:
+            counted = f"{self._done}/{self._total} {self._unit}s, {rate:.1f} {self._unit}s/s"
+        name = f"{self._what}: " if self._what else ""
+        figures = "".join(f", {figure} {value}" for figure, value in self._shown.items())
+        print(f"{name}{counted}, {left} left{figures}", file=sys.stderr, flush=True)
         self._last_line = now

@@ -1,4 +1,4 @@
-"""The words every dataset is told in: a video, a split, a dataset."""
+"""The types that describe a dataset: its videos and its splits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from data.errors import UserError
 
 
 class DatasetError(UserError):
-    """The data on disk is not what was asked for. The message says what was looked for, where, and what to do."""
+    """The data on disk is not what was requested. The message says what was looked for, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class VideoRecord:
 
     Attributes:
         video_id: unique in its dataset; a relative posix path without ``..``. It names the video's features in the
-            store and its row in ``predictions.csv``, so it must not depend on where the dataset lies.
+            store and its row in ``predictions.csv``, so it must not depend on where the dataset is.
         path: the video file.
         label: index into ``VideoDataset.classes``.
-        group: videos that share a scene, a person or a source recording; a split never cuts a group in two.
+        group: videos that share a scene, a person or a source recording; a split never divides a group.
     """
 
     video_id: str
@@ -30,7 +30,7 @@ class VideoRecord:
 
 @dataclass(frozen=True)
 class Split:
-    """Which videos to train on, to choose the model by, and to report on. The three share no group."""
+    """The videos to train on, to choose the model by, and to test on. The three parts share no group."""
 
     name: str
     train: tuple[VideoRecord, ...]
@@ -57,7 +57,7 @@ class VideoDataset:
     splits: dict[str, Split]
 
     def split(self, name: str) -> Split:
-        """The split called ``name``; raises ``DatasetError`` that lists the names there are."""
+        """Return the split called ``name``. Raises ``DatasetError``, which lists the known names."""
         if name not in self.splits:
             raise DatasetError(f"{self.name} has no split {name!r}. Splits: {', '.join(self.splits)}")
         return self.splits[name]

@@ -1,9 +1,9 @@
-"""The tasks without video: addition and multiplication, generated as they are needed, and MNIST pixel by pixel.
+"""The tasks without video: addition and multiplication, generated when needed, and MNIST pixel by pixel.
 
 Addition (Hochreiter & Schmidhuber 1997, in the form of Le, Jaitly & Hinton, arXiv 1504.00941): each step shows a number
-from [0, 1) and a mark; two numbers are marked, one in each half of the sequence, and their sum is asked for at the end.
-Multiplication asks for their product. Pixel MNIST shows a digit one pixel at a time, row by row or in one fixed random
-order (``permuted``), and asks which it was.
+from [0, 1) and a mark; two numbers are marked, one in each half of the sequence, and the target is their sum. In
+multiplication it is their product. Pixel MNIST shows a digit one pixel at a time, row by row or in one fixed random
+order (``permuted``), and the target is the digit.
 """
 
 import gzip
@@ -23,13 +23,13 @@ from data.records import DatasetError
 
 NUM_VALIDATION = 1_000
 NUM_TEST = 10_000
-EVALUATION_BATCH = 250  # sequences at a time: what a network keeps of them bounds the memory
+EVALUATION_BATCH = 250  # sequences per batch; limits the memory for a network's states
 PERMUTATION_SEED = 0
 NUM_DIGITS = 10
 
 FloatArray = npt.NDArray[np.float32]
 
-# First entry of every random seed: training, validation and test draw from streams that never meet.
+# First entry of every random seed: training, validation and test draw from separate streams.
 _TRAINING, _VALIDATION, _TEST = range(3)
 _IDX_OF_BYTES = 0x08
 
@@ -59,7 +59,7 @@ MNIST_FILES = {
 
 
 class SequenceBatch(NamedTuple):
-    """Some sequences of one length, time first."""
+    """Sequences of equal length, time first."""
 
     inputs: FloatArray
     """float32 ``[T, B, num_inputs]``"""
@@ -78,20 +78,22 @@ class ArithmeticTask:
 
     @property
     def chance_mse(self) -> float:
-        """The error of always answering with the mean: the variance of the sum (1/6) or product (7/144) of two uniform
-        numbers."""
+        """The mean squared error of always answering with the mean.
+
+        That is the variance of the sum (1/6) or product (7/144) of two uniform numbers.
+        """
         return 1 / 6 if self.name == "addition" else 7 / 144
 
     def training_batch(self, seed: int, step: int, batch_size: int) -> SequenceBatch:
-        """Fresh sequences for one step of training; they depend on the task, the seed and the step alone."""
+        """Draw the sequences for one training step. They depend only on the task, the seed and the step."""
         return self._draw(batch_size, _TRAINING, seed, step)
 
     def validation_batches(self) -> Iterator[SequenceBatch]:
-        """1,000 sequences, the same for every seed of a run and in no training batch."""
+        """Yield 1,000 sequences, the same for every seed of a run. None is in a training batch."""
         return self._draw_many(NUM_VALIDATION, _VALIDATION)
 
     def test_batches(self) -> Iterator[SequenceBatch]:
-        """10,000 further ones."""
+        """Yield 10,000 further sequences, the same for every seed of a run."""
         return self._draw_many(NUM_TEST, _TEST)
 
     def _draw_many(self, number: int, part: int) -> Iterator[SequenceBatch]:
@@ -115,8 +117,8 @@ class Digits:
     """Images as sequences of pixels.
 
     Attributes:
-        name: of the file that they come from.
-        numbers: int64 ``[N]``, which images of that file they are.
+        name: the file that the images come from, ``"train"`` or ``"t10k"``.
+        numbers: int64 ``[N]``, the images' indices in that file.
         pixels: uint8 ``[N, T]``, in the order in which they are shown.
         labels: int64 ``[N]``, 0 to 9.
     """
@@ -130,25 +132,25 @@ class Digits:
         return len(self.labels)
 
     def statistics(self) -> tuple[float, float]:
-        """Mean and standard deviation of all pixels, as ``batch`` gives them, in [0, 1]."""
+        """Return mean and standard deviation of all pixels, scaled to [0, 1] as in ``batch``."""
         counts = np.bincount(self.pixels.ravel(), minlength=256)
         levels = np.arange(256) / 255
         mean = np.average(levels, weights=counts)
         return float(mean), float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))
 
     def batch(self, chosen: npt.NDArray[np.int64] | slice) -> SequenceBatch:
-        """Some of them: pixels in [0, 1], float32 ``[T, B, 1]``, and labels, int64 ``[B]``."""
+        """Return the chosen images: pixels in [0, 1], float32 ``[T, B, 1]``, and labels, int64 ``[B]``."""
         shown = self.pixels[chosen].T.astype(np.float32, order="C")
         shown /= 255
         return SequenceBatch(shown[:, :, None], self.labels[chosen])
 
     def batches(self) -> Iterator[SequenceBatch]:
-        """All of them, in order."""
+        """Yield all images, in order."""
         for first in range(0, len(self), EVALUATION_BATCH):
             yield self.batch(slice(first, first + EVALUATION_BATCH))
 
     def training_batches(self, seed: int, epoch: int, batch_size: int) -> Iterator[SequenceBatch]:
-        """One epoch: each once, in a random order that depends on the seed and the epoch alone."""
+        """Yield each image once, in a random order that depends only on the seed and the epoch."""
         order = np.random.default_rng([_TRAINING, seed, epoch]).permutation(len(self))
         for first in range(0, len(order), batch_size):
             yield self.batch(order[first : first + batch_size])
@@ -156,7 +158,7 @@ class Digits:
 
 @dataclass(frozen=True, eq=False)
 class PixelMNIST:
-    """MNIST pixel by pixel: the last twelfth of the training images (5,000 of 60,000) is for validation."""
+    """MNIST pixel by pixel. The last twelfth of the training images (5,000 of 60,000) is for validation."""
 
     permuted: bool
     training: Digits
@@ -176,9 +178,10 @@ SequenceTask = ArithmeticTask | PixelMNIST
 
 
 def load_task(config: DataConfig) -> SequenceTask:
-    """The task that ``config`` names: one of ``SEQUENCE_TASKS``.
+    """Load the task that ``config`` names, one of ``SEQUENCE_TASKS``.
 
-    Raises ``DatasetError`` where the task is unknown, or a file of MNIST is missing or damaged.
+    Raises:
+        DatasetError: ``config`` names a video dataset, or a file of MNIST is missing or damaged.
     """
     match config.dataset:
         case "pixel_mnist":
@@ -189,22 +192,22 @@ def load_task(config: DataConfig) -> SequenceTask:
 
 
 def load_pixel_mnist(root: Path | None, permuted: bool) -> PixelMNIST:
-    """MNIST, or another dataset in the same four files, such as Fashion-MNIST.
+    """Load MNIST, or another dataset with the same four files, such as Fashion-MNIST.
 
     Args:
-        root: their folder; ``None``: ``datasets/mnist``, and those that are not there are fetched.
+        root: folder of the files; ``None``: ``datasets/mnist``, to which missing files are downloaded.
         permuted: show the pixels in one fixed random order, the same for all images and runs.
 
     Raises:
-        DatasetError: a file is missing or can't be fetched, or they are not what they should be.
+        DatasetError: a file is missing, cannot be downloaded, or is invalid.
     """
     folder, files = root or Path("datasets") / "mnist", list(MNIST_FILES)
     paths = {name: _find(folder, name) for name in files}
     if missing := [name for name, path in paths.items() if path is None]:
         if root is not None:
             raise DatasetError(
-                f"{folder} lacks {', '.join(missing)}, plain or with the ending .gz. Name the folder that holds "
-                "MNIST's four files with --root, or leave --root out to have them fetched."
+                f"{folder} lacks {', '.join(missing)}, plain or with the ending .gz. Name the folder with MNIST's four "
+                "files with --root, or leave --root out to download them."
             )
         for name in missing:
             paths[name] = _fetch(MNIST_FILES[name], folder)
@@ -213,8 +216,9 @@ def load_pixel_mnist(root: Path | None, permuted: bool) -> PixelMNIST:
     num_pixels, num_validation = test.pixels.shape[1], len(training) // 12
     if training.pixels.shape[1] != num_pixels or not num_validation or not len(test):
         raise DatasetError(
-            f"{folder} holds {len(training)} training images of {training.pixels.shape[1]} pixels and {len(test)} test "
-            f"images of {num_pixels}. They must be of one size, at least 12 of the former and one of the latter."
+            f"{folder} contains {len(training)} training images of {training.pixels.shape[1]} pixels and {len(test)} "
+            f"test images of {num_pixels}. All must have one size, and there must be at least 12 training images and "
+            "one test image. Get the files again."
         )
     order = np.random.default_rng(PERMUTATION_SEED).permutation(num_pixels) if permuted else slice(None)
     return PixelMNIST(
@@ -226,10 +230,10 @@ def load_pixel_mnist(root: Path | None, permuted: bool) -> PixelMNIST:
 
 
 def read_idx(path: Path, num_dimensions: int) -> npt.NDArray[np.uint8]:
-    """The array of bytes in an idx file, plain or ``.gz`` (format: http://yann.lecun.com/exdb/mnist).
+    """Read the array of bytes in an idx file, plain or ``.gz`` (format: http://yann.lecun.com/exdb/mnist).
 
     Raises:
-        DatasetError: it can't be read or unpacked, holds something else, or its length is not what its head says.
+        DatasetError: the file can't be read or unpacked, is not such a file, or its length does not match its header.
     """
     try:
         content = path.read_bytes()
@@ -237,20 +241,20 @@ def read_idx(path: Path, num_dimensions: int) -> npt.NDArray[np.uint8]:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} can't be read ({error}). Get it again.") from error
-    size_of_head = 4 + 4 * num_dimensions
-    if len(content) < size_of_head or content[:4] != bytes([0, 0, _IDX_OF_BYTES, num_dimensions]):
+    header_size = 4 + 4 * num_dimensions
+    if len(content) < header_size or content[:4] != bytes([0, 0, _IDX_OF_BYTES, num_dimensions]):
         raise DatasetError(
-            f"{path} is no idx file of bytes in {num_dimensions} dimensions: it begins with {content[:4].hex(' ')}. "
-            "Was another file given this name? Get it again."
+            f"{path} is not an idx file of bytes in {num_dimensions} dimensions: it begins with "
+            f"{content[:4].hex(' ')}. Was another file given this name? Get it again."
         )
     shape = [int(size) for size in np.frombuffer(content, ">u4", num_dimensions, offset=4)]
-    expected = size_of_head + int(np.prod(shape, dtype=np.uint64))
+    expected = header_size + int(np.prod(shape, dtype=np.uint64))
     if len(content) != expected:
         raise DatasetError(
-            f"{path} holds {len(content)} bytes where its head, for an array of {' x '.join(map(str, shape))}, tells "
-            f"of {expected}: it is cut off or damaged. Get it again."
+            f"{path} has {len(content)} bytes, but its header, for an array of {' x '.join(map(str, shape))}, promises "
+            f"{expected}: it is cut off or damaged. Get it again."
         )
-    return np.frombuffer(content, np.uint8, offset=size_of_head).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -261,20 +265,22 @@ def _fetch(remote: RemoteFile, folder: Path) -> Path:
     try:
         return fetch(remote, folder)
     except DownloadError as error:
-        raise DatasetError(f"{error} Or name a folder that holds MNIST's four files with --root.") from error
+        raise DatasetError(f"{error} Or name a folder with MNIST's four files with --root.") from error
 
 
 def _read_digits(name: str, images: Path | None, labels: Path | None) -> Digits:
     assert images is not None and labels is not None
     pixels, digits = read_idx(images, 3), read_idx(labels, 1)
     if len(pixels) != len(digits):
-        raise DatasetError(f"{images} holds {len(pixels)} images, {labels} {len(digits)} labels. Get both again.")
+        raise DatasetError(
+            f"{images} contains {len(pixels)} images, but {labels} {len(digits)} labels. Get both again."
+        )
     if len(digits) and digits.max() >= NUM_DIGITS:
-        raise DatasetError(f"{labels} holds the label {digits.max()}; digits are 0 to 9. Get it again.")
+        raise DatasetError(f"{labels} contains the label {digits.max()}; digits are 0 to 9. Get it again.")
     numbers = np.arange(len(pixels))
     return Digits(name, numbers, pixels.reshape(len(pixels), -1), digits.astype(np.int64))
 
 
 def _part(digits: Digits, part: slice, order: npt.NDArray[np.int64] | slice) -> Digits:
-    """Some of the images, their pixels in another order."""
+    """Return some of the images, with their pixels in another order."""
     return Digits(digits.name, digits.numbers[part], digits.pixels[part][:, order], digits.labels[part])

@@ -1,24 +1,25 @@
-"""UCF101: 13,320 clips of 101 actions, three official splits (Soomro, Zamir and Shah, CRCV-TR-12-01).
+"""UCF101: 13,320 videos of 101 actions, three official splits (Soomro, Zamir and Shah, CRCV-TR-12-01).
 
-Two layouts are read: the authors' ``UCF-101/<Class>/v_*.avi`` and a flat folder of ``v_*.avi``, beside a folder
+Two layouts are read: the authors' ``UCF-101/<Class>/v_*.avi`` and a flat folder of ``v_*.avi``, either beside a folder
 with the seven list files.
 
-    python -m data.ucf101 download --root datasets/ucf101    # about 7 GB, goes on where it stopped
-    python -m data.ucf101 verify   --root datasets/ucf101    # decodes every video; exit code 1 where one is bad
+    python -m data.ucf101 download --root datasets/ucf101    # about 7 GB, resumes where it stopped
+    python -m data.ucf101 verify   --root datasets/ucf101    # decodes every video; exit code 1 if one is bad
 """
 
-import difflib
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from data.download import DownloadError, RemoteFile, fetch, unpack
+from data.command import run_command
+from data.download import RemoteFile, fetch, unpack
+from data.errors import did_you_mean
 from data.groups import check_disjoint
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
-from data.verify import ExpectedVideo, find_problems, report_of
+from data.verify import ExpectedVideo, verify_videos
 
 if TYPE_CHECKING:
     from data.catalog import DataConfig
@@ -34,13 +35,13 @@ LISTS = RemoteFile(
     sha256="5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
 )
 DEFAULT_ROOT = Path("datasets/ucf101")
-VALIDATION_GROUPS = frozenset({22, 23, 24, 25})  # the only ones that stand in no official test list
+VALIDATION_GROUPS = frozenset({22, 23, 24, 25})  # the only groups that are in no official test list
 GROUP_NUMBER = re.compile(r"_g(\d+)_c\d+$")
 
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """A line of a list. ``stem`` is spelt as there; files on disk are matched to it without regard to case."""
+    """A line of a list. ``stem`` is spelt as in the list; files on disk are matched to it ignoring case."""
 
     stem: str
     label: int
@@ -49,22 +50,22 @@ class ListedVideo:
 
 @dataclass(frozen=True)
 class Lists:
-    """The list files: class names in label order, and for each split its training and its test videos."""
+    """The content of the list files: class names in label order, and the training and test videos of each split."""
 
     classes: tuple[str, ...]
     splits: dict[str, tuple[tuple[ListedVideo, ...], tuple[ListedVideo, ...]]]
 
     def videos(self) -> list[ListedVideo]:
-        """Every listed video once, sorted by class and name."""
+        """Return every listed video once, sorted by class and name."""
         unique = {video for train, test in self.splits.values() for video in train + test}
         return sorted(unique, key=lambda video: (video.label, video.stem))
 
 
 def load(config: "DataConfig") -> VideoDataset:
-    """UCF101 with the splits "1", "2" and "3"; groups 22 to 25 are taken out of training for validation.
+    """Load UCF101 with the splits "1", "2" and "3"; groups 22 to 25 of the training lists are for validation.
 
     Raises:
-        DatasetError: lists or videos are not there or not whole, or contradict themselves.
+        DatasetError: lists or videos are missing or incomplete, or the lists contradict each other.
     """
     root = config.root_or("ucf101")
     return load_layout(root, "ucf101", f"python -m data.ucf101 download --root {root}")
@@ -73,23 +74,24 @@ def load(config: "DataConfig") -> VideoDataset:
 def load_layout(
     root: Path, name: str, remedy: str, validation_groups: frozenset[int] = VALIDATION_GROUPS
 ) -> VideoDataset:
-    """Any dataset that lies in UCF101's layout, with lists in UCF101's format.
+    """Load a dataset in UCF101's layout, with lists in UCF101's format.
 
     Args:
-        root: holds videos and lists.
-        name: of the dataset, and of its folder in the feature store.
-        remedy: the command that brings what is missing, for the error message.
-        validation_groups: the numbers of the groups that validate, in every class.
+        root: folder with the videos and lists.
+        name: name of the dataset, and of its folder in the feature store.
+        remedy: the command that brings missing files, for error messages.
+        validation_groups: numbers of the groups to validate on, in every class.
 
     Raises:
-        DatasetError: lists or videos are not there or not whole, or contradict themselves.
+        DatasetError: lists or videos are missing or incomplete, or the lists contradict each other.
     """
     lists = read_lists(root, remedy)
     paths = find_videos(root)
     listed = lists.videos()
     missing = [video.stem for video in listed if video.stem.lower() not in paths]
     if missing:
-        check = f" To see which: python -m data.ucf101 verify --root {root}" if len(missing) < len(listed) else ""
+        some_are_there = len(missing) < len(listed)
+        check = f" To see which: python -m data.ucf101 verify --root {root}" if some_are_there else ""
         raise DatasetError(
             f"{len(missing)} of the {len(listed)} videos in the lists of {name} are not at {root}, e.g. "
             f"{', '.join(missing[:3])} (.avi, looked for in {root} and two levels down). Get them: {remedy}{check}"
@@ -116,7 +118,7 @@ def read_lists(root: Path, remedy: str) -> Lists:
     """Read ``classInd.txt`` and all ``trainlist0k.txt``/``testlist0k.txt`` in ``root`` or a folder just below it.
 
     Raises:
-        DatasetError: no lists there, or more than one set; a line that can't be right, with file and line number.
+        DatasetError: there are no lists, or more than one set; a line is invalid (the message gives file and line).
     """
     folder = find_list_folder(root)
     if folder is None:
@@ -134,22 +136,22 @@ def read_lists(root: Path, remedy: str) -> Lists:
             raise DatasetError(f"{train_list} has no {test_list.name} beside it. Get the lists again: {remedy}")
         splits[str(int(number))] = (_read_list(train_list, labels), _read_list(test_list, labels))
     if not splits:
-        raise DatasetError(f"{folder} holds classInd.txt, but no trainlist01.txt. Get the lists again: {remedy}")
+        raise DatasetError(f"{folder} contains classInd.txt, but no trainlist01.txt. Get the lists again: {remedy}")
     lists = Lists(tuple(labels), splits)
     _require_unique_stems(lists, folder)
     return lists
 
 
 def find_list_folder(root: Path) -> Path | None:
-    """The folder that holds ``classInd.txt``: ``root`` or one just below; ``None`` where there is none."""
+    """Find the folder with ``classInd.txt``: ``root`` or one just below it; ``None`` if there is none."""
     found = sorted(path.parent for pattern in ("classInd.txt", "*/classInd.txt") for path in root.glob(pattern))
     if len(found) > 1:
-        raise DatasetError(f"{root} holds two sets of lists: {found[0]} and {found[1]}. Keep one.")
+        raise DatasetError(f"{root} contains two sets of lists: {found[0]} and {found[1]}. Keep one.")
     return found[0] if found else None
 
 
 def find_videos(root: Path) -> dict[str, Path]:
-    """The AVI files in ``root`` and up to two levels down, by lower-case stem.
+    """Find the AVI files in ``root`` and up to two levels down, by lower-case stem.
 
     Raises:
         DatasetError: two files share a stem, so that a line of a list could mean either.
@@ -165,20 +167,20 @@ def find_videos(root: Path) -> dict[str, Path]:
 
 
 def download(root: Path = DEFAULT_ROOT, mirror: str | None = None) -> int:
-    """Download UCF101 and unpack it; run again, it goes on where it stopped.
+    """Download UCF101 and unpack it. An interrupted download resumes.
 
     Args:
-        root: where to. About 14 GB are needed; the archives in ``<root>/downloads`` may be deleted afterwards.
-        mirror: fetch both zip files from this address instead of their official ones; they must be the same files.
+        root: folder to download to. It needs about 14 GB; the archives in ROOT/downloads may be deleted afterwards.
+        mirror: address to fetch both zip files from, instead of the official ones. They must be the same files.
     """
     return fetch_and_unpack(root, *(file.at_mirror(mirror) if mirror else file for file in (LISTS, VIDEOS)))
 
 
 def fetch_and_unpack(root: Path, lists_zip: RemoteFile, videos_zip: RemoteFile) -> int:
-    """Bring the lists, then those listed videos that are not there. Returns 0.
+    """Download the lists, then the listed videos that are missing. Returns 0, the exit code.
 
     Raises:
-        DatasetError: a download or an archive is not what it must be, or after it all a listed video is missing.
+        DatasetError: a download fails, an archive is wrong, or a listed video is still missing at the end.
     """
     downloads = root / "downloads"
     if find_list_folder(root) is None:
@@ -186,7 +188,7 @@ def fetch_and_unpack(root: Path, lists_zip: RemoteFile, videos_zip: RemoteFile) 
     listed = read_lists(root, remedy=f"remove the list files in {root} and run this command again").videos()
     missing = _missing(listed, root)
     if missing:
-        # Only what is missing: videos the user already has, in either layout, must not lie there twice.
+        # Unpack only what is missing: videos the user already has, in either layout, must not be there twice.
         archive = fetch(videos_zip, downloads)
         unpack(archive, root, lambda path: path if _is_one_of(path, missing) else None)
         missing = _missing(listed, root)
@@ -199,12 +201,12 @@ def fetch_and_unpack(root: Path, lists_zip: RemoteFile, videos_zip: RemoteFile) 
 
 
 def verify(root: Path = DEFAULT_ROOT, workers: int | None = None, timeout: float = 60.0) -> int:
-    """Decode every listed video and say which are missing, unreadable or short; exit code 1 where there are any.
+    """Decode every listed video and report which are missing, unreadable or short. The exit code is 1 if any is.
 
     Args:
-        root: holds videos and lists.
-        workers: number of processes; by default one for each core.
-        timeout: seconds after which a decoder that hangs on one video is stopped.
+        root: folder with the videos and lists.
+        workers: number of processes; by default one per core.
+        timeout: seconds after which a decoder that hangs on a video is stopped.
     """
     command = f"python -m data.ucf101 download --root {root}"
     lists = read_lists(root, command)
@@ -212,15 +214,11 @@ def verify(root: Path = DEFAULT_ROOT, workers: int | None = None, timeout: float
     expected = [
         ExpectedVideo(video.stem, lists.classes[video.label], paths.get(video.stem.lower())) for video in lists.videos()
     ]
-    problems = find_problems(expected, workers, timeout)
-    print(report_of(expected, problems))
-    if problems:
-        print(f"Delete the files that are unreadable or short, then get all that is missing: {command}")
-    return 1 if problems else 0
+    return verify_videos(expected, workers, timeout, command)
 
 
 def _read_classes(path: Path) -> dict[str, int]:
-    """Class name -> label, in label order. The file counts from 1, labels from 0."""
+    """Read class name -> label, in label order. The file counts from 1, labels from 0."""
     labels: dict[str, int] = {}
     for number, line in _lines(path):
         fields = line.split()
@@ -233,17 +231,19 @@ def _read_classes(path: Path) -> dict[str, int]:
 
 
 def _read_list(path: Path, labels: dict[str, int]) -> tuple[ListedVideo, ...]:
-    """The videos of one list. The class is the folder in the line, never a part of the file's name: the class
-    HandstandPushups holds files v_HandStandPushups_*."""
+    """Read the videos of one list.
+
+    The class is the folder in the line, not part of the file's name: class HandstandPushups contains files
+    v_HandStandPushups_*.
+    """
     videos = []
     for number, line in _lines(path):
         name, _, class_id = line.partition(" ")
         video_path = PurePosixPath(name)
         class_name = video_path.parent.name
         if class_name not in labels:
-            nearest = difflib.get_close_matches(class_name, labels, n=1)
-            meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise DatasetError(f"{path}, line {number}: class {class_name!r} is not in classInd.txt.{meant}")
+            hint = did_you_mean(class_name, labels)
+            raise DatasetError(f"{path}, line {number}: class {class_name!r} is not in classInd.txt.{hint}")
         label = labels[class_name]
         if class_id.strip() not in ("", str(label + 1)):
             raise DatasetError(
@@ -259,7 +259,7 @@ def _read_list(path: Path, labels: dict[str, int]) -> tuple[ListedVideo, ...]:
 
 
 def _require_unique_stems(lists: Lists, folder: Path) -> None:
-    """Raise where a list names a video twice, or two different videos can't be told apart on disk."""
+    """Raise if a list names a video twice, or if two listed videos would have the same file on disk."""
     for split_name, (train, test) in lists.splits.items():
         _require_unique((video.stem for video in train + test), f"the lists of split {split_name} in {folder}")
     _require_unique((video.stem for video in lists.videos()), f"the lists in {folder} (in two classes or spellings)")
@@ -269,12 +269,12 @@ def _require_unique(stems: Iterable[str], where: str) -> None:
     seen: set[str] = set()
     for stem in stems:
         if stem.lower() in seen:
-            raise DatasetError(f"video {stem} stands twice in {where}. Get the lists again.")
+            raise DatasetError(f"video {stem} is listed twice in {where}. Get the lists again.")
         seen.add(stem.lower())
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, stripped (the official files end lines with CRLF), with their numbers."""
+    """Read the non-blank lines with their numbers, stripped (the official files end lines with CRLF)."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -283,7 +283,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _missing(listed: list[ListedVideo], root: Path) -> set[str]:
-    """Lower-case stems of the listed videos without a file."""
+    """Return the lower-case stems of the listed videos that have no file."""
     return {video.stem.lower() for video in listed} - find_videos(root).keys()
 
 
@@ -291,20 +291,13 @@ def _is_one_of(path: PurePosixPath, stems: set[str]) -> bool:
     return path.suffix.lower() == ".avi" and path.stem.lower() in stems
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns its exit code: 0 all good, 1 bad videos or a failed download, 2 usage."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code: 1 if ``verify`` found bad videos, else 0."""
     import tyro
 
     commands: dict[str, Callable[..., int]] = {"download": download, "verify": verify}
-    try:
-        return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m data.ucf101", args=arguments)
-    except (DownloadError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except DatasetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m data.ucf101", args=arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -1,16 +1,17 @@
-"""Decode every video of a dataset once, on all cores, and say which are missing, unreadable or short."""
+"""Decode every video of a dataset once, on all cores, and report which are missing, unreadable or short."""
 
 import multiprocessing
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from pebble import ProcessExpired, ProcessPool
 
-from data.download import progress_bar
+from data.progress import Progress
 from data.records import DatasetError
 
 TASKS_PER_WORKER = 500  # decoders leak memory: a worker is replaced before that matters
@@ -18,7 +19,7 @@ TASKS_PER_WORKER = 500  # decoders leak memory: a worker is replaced before that
 
 @dataclass(frozen=True)
 class ExpectedVideo:
-    """A video that the lists name. ``path`` is ``None`` where no file was found for it."""
+    """A video that the lists name. ``path`` is ``None`` if no file was found for it."""
 
     video_id: str
     class_name: str
@@ -31,8 +32,20 @@ class Problem:
     reason: str
 
 
+def verify_videos(videos: Sequence[ExpectedVideo], workers: int | None, timeout_s: float, get_again: str) -> int:
+    """Decode ``videos``, print the report, and return the exit code: 1 if any video is bad, else 0.
+
+    ``get_again`` is the command that brings missing videos. Other arguments and errors: see ``find_problems``.
+    """
+    problems = find_problems(videos, workers, timeout_s)
+    print(report_of(videos, problems))
+    if problems:
+        print(f"Delete the files that are unreadable or short, then get everything that is missing: {get_again}")
+    return 1 if problems else 0
+
+
 def fault_of_video(path: Path) -> str:
-    """What is wrong with a video file, found by decoding all of it; empty where nothing is.
+    """Decode a whole video file and return what is wrong with it; empty if nothing is.
 
     A frame or two fewer than the header promises is not a fault: many encoders count too many.
     """
@@ -53,15 +66,15 @@ def find_problems(
     timeout_s: float = 60.0,
     fault_of: Callable[[Path], str] = fault_of_video,
 ) -> list[Problem]:
-    """The videos with something wrong, in the order given.
+    """Check ``videos`` in a pool of processes and return those with a problem, in the order given.
 
-    Each is decoded in a process of its own pool, which is killed when it hangs in native code, and replaced when it
-    dies; either costs that one video.
+    A process that hangs in native code is killed, and one that dies is replaced; either costs only that video.
 
     Args:
-        workers: number of processes; ``None``: one for each core.
-        timeout_s: seconds for one video.
-        fault_of: a module-level function; what is wrong with one file, empty where nothing is.
+        videos: the videos to check.
+        workers: number of processes; ``None``: one per core.
+        timeout_s: seconds allowed for one video.
+        fault_of: a module-level function that returns what is wrong with one file, empty if nothing is.
 
     Raises:
         DatasetError: ``workers`` or ``timeout_s`` is not positive.
@@ -72,7 +85,7 @@ def find_problems(
     # Spawn, never fork: a decoder that was loaded before a fork may deadlock after it.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPool(max_workers=workers or os.cpu_count() or 1, max_tasks=TASKS_PER_WORKER, context=context)
-    with pool, progress_bar(len(videos), "video", "verifying") as bar:
+    with pool, closing(Progress(len(videos), "video", what="verifying")) as progress:
         try:
             tasks = [
                 (video, pool.schedule(fault_of, args=[video.path], timeout=timeout_s) if video.path else None)
@@ -91,7 +104,7 @@ def find_problems(
                         reason = f"unreadable: {type(error).__name__}: {error}"
                 if reason:
                     problems.append(Problem(video, reason))
-                bar.update()
+                progress.advance(bad=len(problems))
         except BaseException:
             pool.stop()
             raise
@@ -99,15 +112,15 @@ def find_problems(
 
 
 def report_of(videos: Sequence[ExpectedVideo], problems: Sequence[Problem]) -> str:
-    """The problems class by class, and a last line that counts them."""
-    in_class: dict[str, list[Problem]] = defaultdict(list)
+    """Format the problems class by class, with a last line that counts them."""
+    by_class: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
-        in_class[problem.video.class_name].append(problem)
+        by_class[problem.video.class_name].append(problem)
     lines = []
-    for class_name in sorted(in_class):
+    for class_name in sorted(by_class):
         num_videos = sum(video.class_name == class_name for video in videos)
-        lines.append(f"{class_name}: {len(in_class[class_name])} of {num_videos} videos")
-        lines.extend(f"  {problem.video.video_id}  {problem.reason}" for problem in in_class[class_name])
+        lines.append(f"{class_name}: {len(by_class[class_name])} of {num_videos} videos")
+        lines.extend(f"  {problem.video.video_id}  {problem.reason}" for problem in by_class[class_name])
     kinds = [problem.reason.partition(":")[0] for problem in problems]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("missing", "unreadable", "short"))
     lines.append(f"{len(videos)} videos, {len(videos) - len(problems)} good, {counts}")

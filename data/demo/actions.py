@@ -1,8 +1,8 @@
-"""The movements of ``data.demo``, and how a take of one is filmed.
+"""The actions of the demo dataset, and how a take of one is filmed.
 
-A take is drawn at random in everything but the stage: tempo, hesitation, angles, place, zoom, hand-held camera.
-Nothing in the pictures may tell which way time runs (no motion blur, no trail), because half of the classes are takes
-played backwards.
+Everything in a take but the stage is random: tempo, waiting times, angles, place, zoom, camera shake. Nothing in the
+frames may reveal the direction of time (no motion blur, no trail), because half of the classes are takes played
+backwards.
 """
 
 import dataclasses
@@ -12,26 +12,20 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.demo.people import (
+from data.demo.drawing import (
     CANVAS_HEIGHT,
     CANVAS_WIDTH,
-    Actor,
     Colour,
     Image,
     Points,
     View,
-    chair,
     draw_shadow,
     draw_solids,
     draw_standing,
-    figure,
-    joints,
-    mat,
-    parcel,
-    random_actor,
     random_colour,
 )
-from data.demo.scenes import paint_scene
+from data.demo.people import Actor, body_solids, joints, random_actor
+from data.demo.scenes import chair, mat, paint_scene, parcel
 
 WIDTH, HEIGHT, FPS = 320, 240, 25
 SUPERSAMPLING = 2  # canvas pixels per video pixel
@@ -45,7 +39,7 @@ def posture(
     thigh: tuple[float, float],
     shin: tuple[float, float],
 ) -> Points:
-    """Angles of one side of the body, float [6, 2]; see ``data.figures`` for their meaning."""
+    """Return the angles of one side of the body, float [6, 2]; ``data.demo.people`` explains them."""
     return np.array([(torso, 0), (head, 0), upper_arm, forearm, thigh, shin], dtype=np.float64)
 
 
@@ -59,7 +53,7 @@ class Action:
     Attributes:
         forward, backward: the two class names.
         keyframes: postures at even steps of the movement.
-        yaw: range of how far the figure is turned from the camera, to either side, in degrees.
+        yaw: range of the angle between actor and camera, to either side, in degrees.
         prop: what the movement needs: ``"chair"``, ``"parcel"``, ``"mat"`` or nothing.
     """
 
@@ -116,7 +110,7 @@ ACTIONS = (
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """Who acts, before what, and with which things. ``parcel_half`` is half the parcel's edge, in metres."""
+    """An actor, a scene and the props. ``parcel_half`` is half the length of the parcel's edge, in metres."""
 
     actor: Actor
     scene: Image
@@ -127,7 +121,7 @@ class Stage:
 
 
 def random_stage(scene_kind: int, rng: np.random.Generator) -> Stage:
-    """An actor in a scene; perhaps a chair or a parcel that nobody needs stands about."""
+    """Draw an actor and a scene, in which there may be a chair or a parcel that the action does not use."""
     stage = Stage(
         actor=random_actor(rng),
         scene=paint_scene(scene_kind, rng),
@@ -148,7 +142,7 @@ def random_stage(scene_kind: int, rng: np.random.Generator) -> Stage:
 
 
 def film(action: Action, stage: Stage, rng: np.random.Generator) -> list[Image]:
-    """Frames of one take, BGR uint8 [HEIGHT, WIDTH, 3] each; all that varies between takes is drawn from ``rng``."""
+    """Film one take and return its frames, BGR uint8 [HEIGHT, WIDTH, 3]. Everything random is drawn from ``rng``."""
     num_frames = int(rng.integers(2 * FPS, 4 * FPS + 1))
     bodies = [joints(stage.actor, both_sides) for both_sides in postures(action, num_frames, rng)]
 
@@ -170,7 +164,7 @@ def film(action: Action, stage: Stage, rng: np.random.Generator) -> list[Image]:
     frames = []
     for body, crop in zip(bodies, camera_path(num_frames, rng), strict=True):
         canvas = scenery.copy()
-        solids = figure(stage.actor, body)
+        solids = body_solids(stage.actor, body)
         if action.prop == "parcel":
             between_hands = (body["left_hand"] + body["right_hand"]) / 2 + (0.08, 0, 0)
             solids += parcel(stage.parcel_colour, between_hands, stage.parcel_half)
@@ -181,9 +175,9 @@ def film(action: Action, stage: Stage, rng: np.random.Generator) -> list[Image]:
 
 
 def postures(action: Action, num_frames: int, rng: np.random.Generator) -> Points:
-    """Left and right posture of every frame, [num_frames, 2, 6, 2].
+    """Return the left and right posture in every frame, [num_frames, 2, 6, 2].
 
-    The figure waits, moves and waits; the share of the clip that it waits before and after have one distribution.
+    The actor waits, moves and waits. The waiting times before and after the movement have the same distribution.
     """
     time = np.linspace(0, 1, num_frames)
     moving = rng.uniform(0.5, 0.7)
@@ -203,13 +197,13 @@ def postures(action: Action, num_frames: int, rng: np.random.Generator) -> Point
 
 
 def smooth(values: Points, reach: int) -> Points:
-    """Mean over 2 * reach + 1 frames along the first axis, so that no joint turns a corner."""
+    """Average over 2 * reach + 1 frames along the first axis, so that joints move smoothly."""
     padded = np.concatenate([values[:1].repeat(reach, 0), values, values[-1:].repeat(reach, 0)])
     return np.mean([padded[offset : offset + len(values)] for offset in range(2 * reach + 1)], axis=0)
 
 
 def camera_path(num_frames: int, rng: np.random.Generator) -> Iterator[Points]:
-    """Per frame the affine map [2, 3] from video to canvas pixels of a hand-held camera that drifts a little."""
+    """Yield for every frame the affine map [2, 3] from video to canvas pixels of a drifting hand-held camera."""
     time = np.linspace(-0.5, 0.5, num_frames)
     zoom = rng.uniform(0.95, 1.05) + time * rng.uniform(-0.05, 0.05)
     roll = np.radians(rng.uniform(-1.5, 1.5) + time * rng.uniform(-1.0, 1.0))

@@ -1,23 +1,24 @@
-"""The embedded dataset: short videos of cartoon people, rendered on the spot in UCF101's layout.
+"""The demo dataset: short videos of cartoon people, rendered locally in UCF101's layout.
 
     python -m data.demo --root datasets/demo
 
-Its classes come in pairs that are each other's time reversal (SitDown / StandUp, ...). A clip of the second class is
-drawn by the same random process as one of the first and its frames are played backwards. So within a pair the *set* of
-frames of a video has one distribution: a classifier that averages frames can tell the pairs apart and then gets half
-of the videos right, whatever its features. To do better it must know the order.
+Its classes come in pairs that are each other's time reversal (SitDown / StandUp, ...). A video of the second class is
+drawn by the same random process as one of the first, and its frames are written backwards. So within a pair, the *set*
+of a video's frames has the same distribution: a classifier that averages frames can distinguish the pairs, but then
+gets only half of the videos right, whatever its features. To do better, it must use the order.
 
-A group is one actor (body and clothes) in one scene who performs every class, so what an actor or a scene looks like
-says nothing about the class, and no actor or scene stands on two sides of a split. As in UCF101, some groups are in no
-test list; they are for validation.
+A group is one actor (body and clothes) in one scene who performs every class. So the looks of actor and scene say
+nothing about the class, and no actor or scene is in two parts of a split. As in UCF101, some groups are in no test
+list; they are for validation.
 """
 
 import dataclasses
 import json
 import multiprocessing
 import os
-import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -29,20 +30,20 @@ from filelock import FileLock
 from data.atomic import write_text_atomically
 from data.catalog import DataConfig
 from data.demo.actions import ACTIONS, FPS, HEIGHT, WIDTH, Stage, film, random_stage
-from data.demo.people import Image
-from data.download import progress_bar
+from data.demo.drawing import Image
+from data.progress import Progress
 from data.records import DatasetError, VideoDataset
 from data.ucf101 import load_layout
 
-VERSION = 1  # of the pictures; to be raised whenever a seed would give other ones
+VERSION = 1  # raise it whenever the same seed would give other videos
 DEFAULT_ROOT = Path("datasets/demo")
-MARKER = "demo.json"  # written last: the rendering is whole
-UNFINISHED_MARKER = "demo.unfinished.json"  # written first: a killed rendering is known for what it was to become
+MARKER = "demo.json"  # written last: the rendering is complete
+UNFINISHED_MARKER = "demo.unfinished.json"  # written first: says what a killed rendering was going to contain
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a rendered folder holds, as its marker says. Any part of it changed gives other files."""
+    """What a rendered folder contains, as its marker says. A change of any field gives other files."""
 
     version: int
     seed: int
@@ -57,33 +58,33 @@ class Rendering:
             raise DatasetError(f"classes must be an even number from 2 to {2 * len(ACTIONS)}, not {self.classes}.")
         if self.groups < 4:
             raise DatasetError(
-                f"groups must be at least 4 (one to validate, and in each of the three splits one to test and another "
-                f"to train), not {self.groups}."
+                "groups must be at least 4 (one to validate on, and in each of the three splits one to test and one to "
+                f"train on), not {self.groups}."
             )
 
-    def clip_list(self) -> list["Clip"]:
-        """Every clip, classes in alphabetical order as in UCF101's lists."""
-        clips = [
-            Clip(pair, reverse, group, number)
+    def videos(self) -> list["DemoVideo"]:
+        """Return every video, classes in alphabetical order as in UCF101's lists."""
+        videos = [
+            DemoVideo(pair, reverse, group, number)
             for pair in range(self.classes // 2)
             for reverse in (False, True)
             for group in range(1, self.groups + 1)
             for number in range(1, self.clips + 1)
         ]
-        return sorted(clips, key=lambda clip: clip.list_path)
+        return sorted(videos, key=lambda video: video.list_path)
 
     def validation_groups(self) -> frozenset[int]:
-        """The last fifth of the groups: g09 and g10 of 10."""
+        """Return the last fifth of the groups: g09 and g10 of 10."""
         return frozenset(range(self.groups - max(1, self.groups // 5) + 1, self.groups + 1))
 
     def test_groups(self) -> list[frozenset[int]]:
-        """For each split a third of the others: of 10, g01-g03, g04-g06 and g07-g08."""
+        """Return for each split a third of the other groups: of 10, g01-g03, g04-g06 and g07-g08."""
         others = [group for group in range(1, self.groups + 1) if group not in self.validation_groups()]
         return [frozenset(part.tolist()) for part in np.array_split(others, 3)]
 
 
 @dataclass(frozen=True)
-class Clip:
+class DemoVideo:
     """One video of the dataset. ``pair`` is an index into ``ACTIONS``; ``group`` and ``number`` count from 1."""
 
     pair: int
@@ -98,7 +99,7 @@ class Clip:
 
     @property
     def list_path(self) -> str:
-        """As the official lists write it: ``<Class>/v_<Class>_g01_c01.avi``."""
+        """The path as UCF101's lists write it: ``<Class>/v_<Class>_g01_c01.avi``."""
         return f"{self.class_name}/v_{self.class_name}_g{self.group:02d}_c{self.number:02d}.avi"
 
 
@@ -110,19 +111,19 @@ def render(
     clips: int = 3,
     workers: int | None = None,
 ) -> None:
-    """Render the dataset; where that was begun before, finish it. Done already, it does nothing.
+    """Render the demo dataset. An interrupted rendering resumes; a finished one is left as it is.
 
     Args:
-        root: where to; a new or empty folder, or one this command made.
-        seed: other seeds, other actors, scenes and movements. Seed and version give the bytes of every file.
-        classes: how many, an even number: they come in pairs.
-        groups: how many actors, each in a scene of its own.
-        clips: how many of each class and group.
-        workers: number of processes; by default one for each core.
+        root: folder to render to: new, empty, or rendered by this command before.
+        seed: random seed of actors, scenes and movements. The same seed gives the same files, byte for byte.
+        classes: number of classes; even, because they come in pairs.
+        groups: number of actors, each in a scene of their own.
+        clips: number of videos per class and group.
+        workers: number of processes; by default one per core.
 
     Raises:
-        DatasetError: ``root`` holds something else, or a number is out of range.
-        OSError: the disk is full or may not be written.
+        DatasetError: ``root`` contains something else, or a number is out of range.
+        OSError: the disk is full or read-only.
     """
     rendering = Rendering(VERSION, seed, classes, groups, clips)
     if workers is not None and workers < 1:
@@ -130,7 +131,7 @@ def render(
     if _is_done(root, rendering):
         return
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / ".lock"):  # another process may be at it: wait, then find it done
+    with FileLock(root / ".lock"):  # if another process is rendering, wait until it is done
         if _is_done(root, rendering):
             return
         write_text_atomically(root / UNFINISHED_MARKER, _marker_text(rendering))
@@ -141,12 +142,12 @@ def render(
 
 
 def load(config: DataConfig) -> VideoDataset:
-    """The demo dataset with the splits "1", "2" and "3", rendered first where it is not there.
+    """Load the demo dataset with the splits "1", "2" and "3"; render it first if needed.
 
-    A folder that was rendered with another seed or size is taken as it is.
+    A folder that was rendered with another seed or size is loaded as it is.
 
     Raises:
-        DatasetError: the folder holds something else, or lacks files.
+        DatasetError: the folder contains something else, or lacks files.
     """
     root = config.root_or("demo")
     rendering = _read_marker(root / MARKER) or _read_marker(root / UNFINISHED_MARKER)
@@ -156,44 +157,44 @@ def load(config: DataConfig) -> VideoDataset:
     assert done is not None, root
     remedy = f"delete {root} and run python -m data.demo --root {root}"
     dataset = load_layout(root, "demo", remedy, done.validation_groups())
-    # Videos of two seeds share their names, but must not share stored features.
+    # Videos of two seeds have the same names, but must not share stored features.
     return dataclasses.replace(dataset, store_name=f"demo-version_{done.version}-seed_{done.seed}")
 
 
-def clip_frames(clip: Clip, seed: int) -> list[Image]:
-    """The clip's frames, BGR uint8 [HEIGHT, WIDTH, 3] each: a take of its action, backwards for the reversed class."""
-    take = 2 * clip.number + clip.is_reversed
-    rng = np.random.default_rng((seed, clip.group, clip.pair, take))
-    frames = film(ACTIONS[clip.pair], stage_of(seed, clip.group), rng)
-    return frames[::-1] if clip.is_reversed else frames
+def draw_frames(video: DemoVideo, seed: int) -> list[Image]:
+    """Draw a video's frames, BGR uint8 [HEIGHT, WIDTH, 3]: a take of its action, backwards for a reversed class."""
+    take = 2 * video.number + (1 if video.is_reversed else 0)
+    rng = np.random.default_rng((seed, video.group, video.pair, take))
+    frames = film(ACTIONS[video.pair], stage_of(seed, video.group), rng)
+    return frames[::-1] if video.is_reversed else frames
 
 
 @cache
 def stage_of(seed: int, group: int) -> Stage:
-    """The actor, scene and things of a group."""
+    """Return the actor, scene and props of a group."""
     return random_stage(group, np.random.default_rng((seed, group)))
 
 
 def _is_done(root: Path, wanted: Rendering) -> bool:
-    """Whether ``wanted`` lies at ``root``, whole. Raises ``DatasetError`` where something else does."""
+    """Return whether ``root`` contains ``wanted``, complete. Raise ``DatasetError`` if it contains something else."""
     done = _read_marker(root / MARKER)
     found = done or _read_marker(root / UNFINISHED_MARKER)
     if found is None and root.is_dir() and any(path.name != ".lock" for path in root.iterdir()):
-        raise DatasetError(f"{root} holds something that is not the demo dataset. Name a new folder with --root.")
+        raise DatasetError(f"{root} contains files that are not the demo dataset. Name a new folder with --root.")
     if found is not None and found != wanted:
         differing = [
-            f"{name} is {value}, asked for is {asdict(wanted)[name]}"
+            f"{name} is {value}, not {asdict(wanted)[name]}"
             for name, value in asdict(found).items()
             if value != asdict(wanted)[name]
         ]
         raise DatasetError(
-            f"{root} holds another demo dataset: {'; '.join(differing)}. Delete it or name a new folder with --root."
+            f"{root} contains another demo dataset: {'; '.join(differing)}. Delete it or name a new folder with --root."
         )
     return done is not None
 
 
 def _read_marker(path: Path) -> Rendering | None:
-    """What a marker says; ``None`` where there is none."""
+    """Read a marker; ``None`` if there is none."""
     if not path.exists():
         return None
     try:
@@ -207,44 +208,45 @@ def _marker_text(rendering: Rendering) -> str:
 
 
 def _write_videos(rendering: Rendering, root: Path, workers: int) -> None:
-    """Render the clips that are not there yet."""
-    places = [(clip, root / "UCF-101" / clip.list_path) for clip in rendering.clip_list()]
-    missing = [(clip, path) for clip, path in places if not path.exists()]
+    """Render the videos that are missing."""
+    targets = [(video, root / "UCF-101" / video.list_path) for video in rendering.videos()]
+    missing = [(video, path) for video, path in targets if not path.exists()]
     for folder in {path.parent for _, path in missing}:
         folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar(len(places), "video", "rendering", done=len(places) - len(missing)) as bar:
+    num_done = len(targets) - len(missing)
+    with closing(Progress(len(targets), "video", num_done, "rendering")) as progress:
         if workers == 1 or len(missing) <= 1:
-            for clip, path in missing:
-                _write_clip(clip, rendering.seed, path)
-                bar.update()
+            for video, path in missing:
+                _write_video(video, rendering.seed, path)
+                progress.advance()
             return
         # Spawn, never fork: OpenCV may hang in a child of a process that has used its threads.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            tasks = [pool.submit(_write_clip, clip, rendering.seed, path) for clip, path in missing]
+            tasks = [pool.submit(_write_video, video, rendering.seed, path) for video, path in missing]
             try:
                 for task in as_completed(tasks):
                     task.result()
-                    bar.update()
+                    progress.advance()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
 
-def _write_clip(clip: Clip, seed: int, path: Path) -> None:
-    """Render one clip; a file of the final name is always whole."""
-    frames = clip_frames(clip, seed)
-    # The writer needs the suffix. Only the holder of the lock writes here, so the name need not be unique, and what a
-    # killed process left is overwritten.
+def _write_video(video: DemoVideo, seed: int, path: Path) -> None:
+    """Render one video; a file under the final name is always complete."""
+    frames = draw_frames(video, seed)
+    # OpenCV's writer needs the suffix. Only the holder of the lock writes here, so the name need not be unique, and the
+    # remains of a killed process are overwritten.
     unfinished = path.with_name(f".{path.name}")
     writer = cv2.VideoWriter(str(unfinished), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"XVID"), FPS, (WIDTH, HEIGHT))
     for frame in frames:
         writer.write(frame)
     writer.release()
     written = _count_frames(unfinished)
-    if written != len(frames):  # the writer itself never says that the disk is full
+    if written != len(frames):  # the writer itself does not report a full disk
         unfinished.unlink(missing_ok=True)
-        raise OSError(f"of the {len(frames)} frames of {path} only {written} could be written. Is the disk full?")
+        raise OSError(f"only {written} of the {len(frames)} frames of {path} could be written. Is the disk full?")
     os.replace(unfinished, path)
 
 
@@ -258,29 +260,22 @@ def _count_frames(path: Path) -> int:
 
 
 def _write_lists(rendering: Rendering, folder: Path) -> None:
-    """``classInd.txt`` and three pairs of ``trainlist0k.txt`` and ``testlist0k.txt``, as UCF101 writes them."""
-    clips = rendering.clip_list()
-    class_ids = {name: number for number, name in enumerate(sorted({clip.class_name for clip in clips}), start=1)}
+    """Write ``classInd.txt`` and three pairs of ``trainlist0k.txt`` and ``testlist0k.txt`` in UCF101's format."""
+    videos = rendering.videos()
+    class_ids = {name: number for number, name in enumerate(sorted({video.class_name for video in videos}), start=1)}
     lists = {"classInd.txt": [f"{number} {name}" for name, number in class_ids.items()]}
     for split, test_groups in enumerate(rendering.test_groups(), start=1):
-        lists[f"testlist{split:02d}.txt"] = [clip.list_path for clip in clips if clip.group in test_groups]
+        lists[f"testlist{split:02d}.txt"] = [video.list_path for video in videos if video.group in test_groups]
         lists[f"trainlist{split:02d}.txt"] = [
-            f"{clip.list_path} {class_ids[clip.class_name]}" for clip in clips if clip.group not in test_groups
+            f"{video.list_path} {class_ids[video.class_name]}" for video in videos if video.group not in test_groups
         ]
     for name, lines in lists.items():
         write_text_atomically(folder / name, "".join(f"{line}\n" for line in lines))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns its exit code: 0 done, 1 a disk that refuses, 2 usage."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code, 0."""
     import tyro
 
-    try:
-        tyro.cli(render, prog="python -m data.demo", args=arguments)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except DatasetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    tyro.cli(render, prog="python -m data.demo", args=arguments)
     return 0

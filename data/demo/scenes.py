@@ -1,17 +1,28 @@
-"""The places where ``data.demo`` films: rooms, gyms and parks, painted with OpenCV. Colours are BGR."""
+"""The scenes of the demo dataset: rooms, gyms and parks, painted with OpenCV, and the furniture in them."""
 
 import cv2
 import numpy as np
 
-from data.demo.people import CANVAS_HEIGHT, CANVAS_WIDTH, FLOOR_LINE, Colour, Image, random_colour, shaded
+from data.demo.drawing import (
+    CANVAS_HEIGHT,
+    CANVAS_WIDTH,
+    Colour,
+    Image,
+    Points,
+    Solid,
+    block,
+    random_colour,
+    shaded,
+)
 
+FLOOR_LINE = 390  # canvas row where the floor meets the wall or the sky
 BLUR = 3.0  # standard deviation in canvas pixels
 
 
 def paint_scene(kind: int, rng: np.random.Generator) -> Image:
-    """A background, uint8 [CANVAS_HEIGHT, CANVAS_WIDTH, 3]: wall or sky above FLOOR_LINE, floor or grass below.
+    """Paint a background, uint8 [CANVAS_HEIGHT, CANVAS_WIDTH, 3]: wall or sky above FLOOR_LINE, floor or grass below.
 
-    ``kind`` counts through rooms, parks and gyms. All is a little out of focus, as behind somebody who is filmed.
+    ``kind`` is any integer; rooms, parks and gyms alternate. The background is slightly out of focus, as in a film.
     """
     canvas = np.zeros((CANVAS_HEIGHT, CANVAS_WIDTH, 3), np.uint8)
     (paint_room, paint_park, paint_room, paint_gym)[kind % 4](canvas, rng)
@@ -19,7 +30,7 @@ def paint_scene(kind: int, rng: np.random.Generator) -> Image:
 
 
 def paint_room(canvas: Image, rng: np.random.Generator) -> None:
-    """A living room: patterned wall, boards, and two or three things on the wall."""
+    """Paint a living room: patterned wall, floor boards, window, picture and shelf."""
     wall = random_colour(rng, (0.08, 0.35), (0.55, 0.92))
     fill_gradient(canvas, 0, FLOOR_LINE, shaded(wall, 1.15), shaded(wall, 0.85))
     paint_wallpaper(canvas, shaded(wall, 0.9), rng)
@@ -33,7 +44,7 @@ def paint_room(canvas: Image, rng: np.random.Generator) -> None:
 
 
 def paint_gym(canvas: Image, rng: np.random.Generator) -> None:
-    """A sports hall: bricks, wall bars and a floor with court lines."""
+    """Paint a sports hall: bricks, wall bars and a floor with court lines."""
     brick = random_colour(rng, (0.1, 0.4), (0.5, 0.85))
     canvas[:FLOOR_LINE] = shaded(brick, 1.25)
     for row, top in enumerate(range(0, FLOOR_LINE, 26)):
@@ -52,7 +63,7 @@ def paint_gym(canvas: Image, rng: np.random.Generator) -> None:
 
 
 def paint_park(canvas: Image, rng: np.random.Generator) -> None:
-    """Sky, clouds, hills, trees and grass."""
+    """Paint sky, clouds, hills, trees and grass."""
     skies: list[Colour] = [(235, 180, 110), (225, 165, 135), (200, 150, 190), (205, 195, 170)]
     fill_gradient(canvas, 0, FLOOR_LINE, skies[rng.integers(len(skies))], (245, 235, 225))
     for _ in range(rng.integers(2, 5)):
@@ -83,7 +94,7 @@ def paint_park(canvas: Image, rng: np.random.Generator) -> None:
 
 
 def paint_wallpaper(canvas: Image, colour: Colour, rng: np.random.Generator) -> None:
-    """Stripes, dots, a dado rail, or nothing."""
+    """Paint stripes, dots, a dado rail, or nothing."""
     pattern = rng.integers(4)
     pitch = int(rng.integers(36, 72))
     if pattern == 0:
@@ -99,7 +110,7 @@ def paint_wallpaper(canvas: Image, colour: Colour, rng: np.random.Generator) -> 
 
 
 def paint_boards(canvas: Image, wood: Colour, rng: np.random.Generator) -> None:
-    """Floor boards that run away from the camera to a vanishing point above the wall's foot."""
+    """Paint floor boards that run away from the camera, to a vanishing point above the foot of the wall."""
     fill_gradient(canvas, FLOOR_LINE, CANVAS_HEIGHT, shaded(wood, 0.8), shaded(wood, 1.1))
     vanishing_x = CANVAS_WIDTH / 2 + rng.uniform(-120, 120)
     for near_x in range(-600, CANVAS_WIDTH + 600, 70):
@@ -109,6 +120,7 @@ def paint_boards(canvas: Image, wood: Colour, rng: np.random.Generator) -> None:
 
 
 def paint_window(canvas: Image, left: int, rng: np.random.Generator) -> None:
+    """Paint a window with the sky behind it."""
     width, top, bottom = int(rng.integers(130, 190)), int(rng.integers(60, 90)), int(rng.integers(210, 270))
     fill_gradient(canvas, top, bottom, (235, 190, 140), (245, 235, 220), left, left + width)
     middle_x, middle_y = left + width // 2, (top + bottom) // 2
@@ -119,6 +131,7 @@ def paint_window(canvas: Image, left: int, rng: np.random.Generator) -> None:
 
 
 def paint_picture(canvas: Image, left: int, rng: np.random.Generator) -> None:
+    """Paint a framed picture of a hill."""
     width, height, top = int(rng.integers(90, 150)), int(rng.integers(80, 130)), int(rng.integers(70, 130))
     sky, land = random_colour(rng, (0.2, 0.6), (0.6, 0.9)), random_colour(rng, (0.3, 0.7), (0.3, 0.7))
     cv2.rectangle(canvas, (left, top), (left + width, top + height), sky, -1)
@@ -129,7 +142,7 @@ def paint_picture(canvas: Image, left: int, rng: np.random.Generator) -> None:
 
 
 def paint_shelf(canvas: Image, left: int, rng: np.random.Generator) -> None:
-    """A bookcase on the floor."""
+    """Paint a bookcase that stands on the floor."""
     width, top = int(rng.integers(120, 170)), int(rng.integers(130, 190))
     wood = (int(rng.integers(30, 70)), int(rng.integers(60, 110)), int(rng.integers(90, 150)))
     cv2.rectangle(canvas, (left, top), (left + width, FLOOR_LINE + 8), shaded(wood, 0.6), -1)
@@ -153,8 +166,32 @@ def fill_gradient(
 
 
 def add_grain(canvas: Image, rng: np.random.Generator) -> Image:
-    """Uneven light and a little grain, the same in every frame."""
+    """Add uneven light and a little grain, the same in every frame."""
     light = cv2.resize(rng.normal(1.0, 0.06, (5, 7)), (CANVAS_WIDTH, CANVAS_HEIGHT), interpolation=cv2.INTER_CUBIC)
     grain = cv2.GaussianBlur(rng.normal(0.0, 9.0, (CANVAS_HEIGHT, CANVAS_WIDTH)), (0, 0), 1.2)
     lit = canvas * light[:, :, None] + grain[:, :, None]
     return np.clip(np.round(lit), 0, 255).astype(np.uint8)
+
+
+def chair(colour: Colour, x: float, z: float, seat_height: float) -> list[Solid]:
+    """Make a chair that faces forward, its seat centred on (x, z)."""
+    half, leg, slab = 0.21, 0.025, 0.05
+    solids = block(colour, (x - half, seat_height - slab, z - half), (x + half, seat_height, z + half))
+    solids += block(colour, (x - half - 0.04, seat_height + 0.12, z - half), (x - half, seat_height + 0.5, z + half))
+    for side in (-1, 1):
+        post = z + side * (half - leg)
+        solids += block(colour, (x - half - 0.04, 0, post - leg), (x - half, seat_height + 0.12, post + leg))
+        solids += block(colour, (x + half - 2 * leg, 0, post - leg), (x + half, seat_height - slab, post + leg))
+    return solids
+
+
+def parcel(colour: Colour, centre: Points, half: float) -> list[Solid]:
+    """Make a parcel with a strip of tape over its top and sides; it never sinks into the floor."""
+    middle = np.array([centre[0], max(centre[1], half), centre[2]])
+    tape = np.array([half * 1.02, half * 1.02, half * 0.18])
+    return block(colour, middle - half, middle + half) + block(shaded(colour, 1.9), middle - tape, middle + tape)
+
+
+def mat(colour: Colour, back: float, front: float) -> list[Solid]:
+    """Make a mat on the floor, from ``back`` to ``front`` along the body's forward axis."""
+    return block(colour, (back, 0.0, -0.38), (front, 0.01, 0.38))

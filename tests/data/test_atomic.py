@@ -1,4 +1,4 @@
-"""Files are whole or not there, whatever happens to the writer."""
+"""data/atomic.py: files are complete or absent, whatever happens to the writer."""
 
 import os
 import socket
@@ -48,8 +48,8 @@ def dead_pid() -> int:
     return process.pid
 
 
-def test_writes_whole_file_and_makes_its_folder(tmp_path: Path) -> None:
-    """The content arrives under the final name, in a folder made on the way, and nothing else is left."""
+def test_writes_complete_file_and_creates_its_folder(tmp_path: Path) -> None:
+    """The content arrives under the final name, in a folder created for it, and nothing else is left."""
     path = tmp_path / "new" / "folder" / "file.txt"
     write_text_atomically(path, "größe")
     assert path.read_text(encoding="utf-8") == "größe"
@@ -58,7 +58,7 @@ def test_writes_whole_file_and_makes_its_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("decoder"), KeyboardInterrupt()])
 def test_failure_keeps_the_old_file(tmp_path: Path, error: BaseException) -> None:
-    """A write that breaks off, by an error or by Ctrl-C, leaves the old content and no temporary file."""
+    """A write that stops early, by an error or Ctrl-C, leaves the old content and no temporary file."""
     path = tmp_path / "file.txt"
     write_text_atomically(path, "old")
 
@@ -73,7 +73,7 @@ def test_failure_keeps_the_old_file(tmp_path: Path, error: BaseException) -> Non
 
 
 def test_disk_error_names_the_file(tmp_path: Path) -> None:
-    """An error of the disk without a name, as when it is full, or with the temporary one, is told with the file's."""
+    """A disk error without a file name (a full disk), or with the temporary one, gets the name of the file."""
 
     def full(temporary: Path) -> None:
         raise OSError(28, "No space left on device")
@@ -81,18 +81,18 @@ def test_disk_error_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device.*file.txt"):
         write_atomically(tmp_path / "file.txt", full)
     with pytest.raises(FileNotFoundError, match="file.txt"):
-        write_atomically(tmp_path / "file.txt", Path.read_bytes)  # stands for an open that fails
+        write_atomically(tmp_path / "file.txt", Path.read_bytes)  # fails as an open of the temporary file would
 
 
 def test_name_of_any_length_is_written(tmp_path: Path) -> None:
-    """A name as long as the file system allows can be written: the temporary one is no longer."""
+    """A name of maximal length can be written, because the temporary name is no longer than it."""
     path = tmp_path / ("x" * 255)
     write_text_atomically(path, "whole")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_processes_never_share_a_temporary_name(tmp_path: Path) -> None:
-    """Two containers on one store may have one host name and one process id: their files must not mix."""
+    """Two containers on one store may share a host name and a process id, but not their temporary files."""
     command = "import os, socket; os.getpid = lambda: 7; socket.gethostname = lambda: 'h'; from pathlib import Path; "
     command += "from data.atomic import temporary_name; print(temporary_name(Path('a')), temporary_name(Path('a')))"
     output = [subprocess.check_output([sys.executable, "-c", command], cwd=REPOSITORY, text=True) for _ in range(2)]
@@ -101,30 +101,31 @@ def test_processes_never_share_a_temporary_name(tmp_path: Path) -> None:
 
 
 def test_killed_writers_leave_no_torn_file(tmp_path: Path) -> None:
-    """Forty writers killed with SIGKILL at random moments: the file is whole each time, what they left is cleared."""
+    """After each of forty writers is killed at a random moment the file is complete, and their remains are removed."""
     path = tmp_path / "file.bin"
     command = [sys.executable, "-c", KILLED_WRITERS, str(path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     num_left = int(done.stdout)
-    assert num_left > 0, "no writer was killed while it wrote: the test shows nothing"
+    assert num_left > 0, "no writer was killed while it wrote, so the test proves nothing"
     assert remove_abandoned(tmp_path) == num_left
     assert [file.name for file in tmp_path.iterdir()] == ["file.bin"]
 
 
 def test_only_abandoned_files_are_removed(tmp_path: Path) -> None:
-    """Work in progress, here or on another host, and files of others stay; dead processes' and day-old ones go."""
-    path, here = tmp_path / "deep" / "video.safetensors", socket.gethostname()
+    """Work in progress, on this or another host, and other programs' files stay; remains of dead processes and day-old
+    files go."""
+    path, this_host = tmp_path / "deep" / "video.safetensors", socket.gethostname()
     path.parent.mkdir()
     path.write_text("whole")
     kept = [
         path,
-        temporary_of(path, here, os.getpid()),
+        temporary_of(path, this_host, os.getpid()),
         temporary_of(path, "another-host", 1),
         tmp_path / ".somebody.elses.tmp",
     ]
     kept[-1].write_text("not ours")
-    gone = [temporary_of(path, here, dead_pid()), temporary_of(path, "another-host", 2)]
+    gone = [temporary_of(path, this_host, dead_pid()), temporary_of(path, "another-host", 2)]
     day_ago = time.time() - 25 * 3600
     for file in (gone[-1], kept[-1]):
         os.utime(file, (day_ago, day_ago))
@@ -133,8 +134,8 @@ def test_only_abandoned_files_are_removed(tmp_path: Path) -> None:
     assert not any(file.exists() for file in gone)
 
 
-def test_folder_that_goes_away_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another job that publishes a temporary folder while the others are looked through must not end this one."""
+def test_folder_that_vanishes_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary folder that another job renames during the search must not end this job."""
     folders = [tmp_path / f".{name}.host.1.tmp" for name in "ab"]
     for folder in folders:
         folder.mkdir()
@@ -150,6 +151,6 @@ def test_folder_that_goes_away_is_passed_over(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "published").is_dir()
 
 
-def test_missing_folder_holds_nothing_abandoned(tmp_path: Path) -> None:
-    """The first run, whose folder is not there yet, has nothing to clear."""
+def test_missing_folder_contains_nothing_abandoned(tmp_path: Path) -> None:
+    """The first run, whose folder does not exist yet, has nothing to remove."""
     assert remove_abandoned(tmp_path / "missing") == 0

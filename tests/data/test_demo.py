@@ -1,4 +1,4 @@
-"""The demo dataset: its layout and lists, the time reversal within pairs, and renderings that are whole or go on."""
+"""data/demo: layout and lists, the time reversal within pairs, and renderings that are complete or resume."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from data.catalog import DataConfig, load_dataset
 from data.demo import dataset as demo
 from data.demo.actions import ACTIONS, FPS, HEIGHT, WIDTH, film, postures
-from data.demo.dataset import Clip, Rendering, clip_frames, load, main, render, stage_of
+from data.demo.dataset import DemoVideo, Rendering, draw_frames, load, main, render, stage_of
 from data.records import DatasetError
 from data.video import count_frames
 from tests.helpers import REPOSITORY
@@ -29,14 +30,14 @@ ARGUMENTS = ["--classes", "2", "--groups", "4", "--clips", "1"]
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SitDown and StandUp, four groups, one clip each."""
+    """SitDown and StandUp, four groups, one video each."""
     root = tmp_path_factory.mktemp("rendered") / "demo"
     render(root, workers=1, **SIZE)
     return root
 
 
 def hashes(root: Path) -> dict[str, str]:
-    """sha256 of every file, hidden ones too (but for the lock), by path under ``root``."""
+    """sha256 of every file except the lock, hidden ones too, by path under ``root``."""
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != ".lock")
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -45,14 +46,14 @@ def read_frames(path: Path) -> list[NDArray[np.uint8]]:
     video = cv2.VideoCapture(str(path))
     frames: list[NDArray[np.uint8]] = []
     while True:
-        there, frame = video.read()
-        if not there:
+        ok, frame = video.read()
+        if not ok:
             return frames
         frames.append(frame)
 
 
 def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Mean absolute difference of two pictures in grey levels."""
+    """Mean absolute difference of two frames in grey levels."""
     return float(np.abs(one.astype(np.int16) - other).mean())
 
 
@@ -61,8 +62,8 @@ def start_command(root: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
 
 
-def test_videos_are_what_ucf101_has(rendered: Path) -> None:
-    """Every video is an XviD AVI of 320x240 at 25 fps, 2 to 4 seconds long, where UCF101 would have it."""
+def test_videos_have_ucf101s_format(rendered: Path) -> None:
+    """Every video is an XviD AVI of 320x240 at 25 fps, 2 to 4 seconds long, at the path UCF101 would use."""
     paths = sorted((rendered / "UCF-101").rglob("*.avi"))
     names = [f"{name}/v_{name}_g{group:02d}_c01.avi" for name in ("SitDown", "StandUp") for group in range(1, 5)]
     assert [path.relative_to(rendered / "UCF-101").as_posix() for path in paths] == names
@@ -76,7 +77,7 @@ def test_videos_are_what_ucf101_has(rendered: Path) -> None:
 
 
 def test_lists_are_in_the_official_format(rendered: Path) -> None:
-    """Class ids count from 1, training lines carry them, test lines don't: what UCF101's readers expect."""
+    """Class ids count from 1 and are in training lines only, as UCF101's readers expect."""
     lists = rendered / "ucfTrainTestlist"
     assert (lists / "classInd.txt").read_text() == "1 SitDown\n2 StandUp\n"
     assert (lists / "testlist01.txt").read_text() == "SitDown/v_SitDown_g01_c01.avi\nStandUp/v_StandUp_g01_c01.avi\n"
@@ -85,58 +86,65 @@ def test_lists_are_in_the_official_format(rendered: Path) -> None:
 
 
 def test_groups_of_the_full_size() -> None:
-    """Of ten groups, three, three and two are tested in the splits and the last two validate in all of them."""
+    """Of ten groups, the splits test on three, three and two, and all of them validate on the last two."""
     full = Rendering(demo.VERSION, seed=0, classes=8, groups=10, clips=3)
     assert full.validation_groups() == {9, 10}
     assert full.test_groups() == [{1, 2, 3}, {4, 5, 6}, {7, 8}]
-    assert len(full.clip_list()) == 240
+    assert len(full.videos()) == 240
 
 
-def test_no_actor_stands_on_two_sides_of_a_split(rendered: Path) -> None:
-    """The actor of a group performs every class, so a group's number must be on one side for all classes at once."""
+def test_no_actor_is_in_two_parts_of_a_split(rendered: Path) -> None:
+    """The actor of a group performs every class, so a group's number must be in one part for all classes at once."""
     dataset = load_dataset(DataConfig("demo", root=rendered))
     assert list(dataset.splits) == ["1", "2", "3"]
     for split in dataset.splits.values():
-        sides = [split.train, split.validation, split.test]
-        numbers = [{record.group.rpartition("_")[2] for record in side} for side in sides]
+        parts = [split.train, split.validation, split.test]
+        numbers = [{record.group.rpartition("_")[2] for record in part} for part in parts]
         assert all(numbers) and sum(map(len, numbers)) == len(set.union(*numbers)) == 4
-        for side in sides:
-            assert len(set(Counter(record.label for record in side).values())) == 1, "classes are not balanced"
+        for part in parts:
+            assert len(set(Counter(record.label for record in part).values())) == 1, "classes are not balanced"
 
 
 def test_same_bytes_for_any_number_of_workers(rendered: Path, tmp_path: Path) -> None:
-    """The seed alone decides the files, not how the work was spread."""
+    """The files depend only on the seed, not on how the work was distributed."""
     render(tmp_path / "again", workers=2, **SIZE)
     assert hashes(tmp_path / "again") == hashes(rendered)
 
 
-def test_other_seed_other_pictures(rendered: Path) -> None:
+def test_frames_are_those_of_this_version() -> None:
+    """A change of the drawing code that changes the frames must raise VERSION, or stored features would be stale."""
+    frame = draw_frames(DemoVideo(pair=2, is_reversed=True, group=1, number=1), seed=0)[0]
+    assert demo.VERSION == 1
+    assert frame.mean(axis=(0, 1)) == pytest.approx([148.565, 162.501, 128.041], abs=0.01)
+
+
+def test_other_seed_other_frames() -> None:
     """Another seed gives another actor in another scene."""
-    clip = Clip(pair=0, is_reversed=False, group=1, number=1)
-    assert difference(clip_frames(clip, seed=0)[0], clip_frames(clip, seed=1)[0]) > 10
+    video = DemoVideo(pair=0, is_reversed=False, group=1, number=1)
+    assert difference(draw_frames(video, seed=0)[0], draw_frames(video, seed=1)[0]) > 10
 
 
 @pytest.mark.parametrize("pair", range(len(ACTIONS)))
 def test_the_second_class_is_the_first_played_backwards(pair: int) -> None:
-    """A reversed clip is a forward take, frame for frame backwards: no average of its frames can tell the two apart."""
-    clip = Clip(pair, is_reversed=True, group=1, number=1)
-    take = film(ACTIONS[pair], stage_of(0, 1), np.random.default_rng((0, 1, pair, 2 * clip.number + 1)))
-    assert np.array_equal(clip_frames(clip, seed=0), take[::-1])
+    """A reversed video is a forward take, frame by frame backwards, so an average of its frames reveals nothing."""
+    video = DemoVideo(pair, is_reversed=True, group=1, number=1)
+    take = film(ACTIONS[pair], stage_of(0, 1), np.random.default_rng((0, 1, pair, 2 * video.number + 1)))
+    assert np.array_equal(draw_frames(video, seed=0), take[::-1])
     assert difference(take[0], take[-1]) > 3 * difference(take[0], take[1]), "start and end must look different"
 
 
-def test_videos_hold_the_frames_in_their_class_order(rendered: Path) -> None:
-    """What is on disk runs as the class says: StandUp begins where a forward take ends."""
+def test_files_contain_the_frames_in_the_order_of_their_class(rendered: Path) -> None:
+    """The video on disk runs as its class says: StandUp begins where a forward take ends."""
     for is_reversed, name in ((False, "SitDown"), (True, "StandUp")):
-        drawn = clip_frames(Clip(0, is_reversed, group=1, number=1), seed=0)
+        drawn = draw_frames(DemoVideo(0, is_reversed, group=1, number=1), seed=0)
         read = read_frames(rendered / "UCF-101" / name / f"v_{name}_g01_c01.avi")
         assert len(read) == len(drawn)
         assert difference(read[0], drawn[0]) < 5 < difference(read[0], drawn[-1])
         assert difference(read[-1], drawn[-1]) < 5
 
 
-def test_waiting_times_tell_no_direction() -> None:
-    """Figures wait as long before as after the movement, so the time spent in a pose says nothing about the class."""
+def test_waiting_times_do_not_reveal_the_direction() -> None:
+    """Actors wait as long before as after the movement, so the time spent in a pose says nothing about the class."""
     before, after = [], []
     for seed in range(300):
         angles = postures(ACTIONS[0], 100, np.random.default_rng(seed))[:, :, 4, 0].mean(axis=1)  # thighs
@@ -148,8 +156,8 @@ def test_waiting_times_tell_no_direction() -> None:
     assert abs(np.std(before) - np.std(after)) < 1.5
 
 
-def test_a_killed_rendering_goes_on(rendered: Path, tmp_path: Path) -> None:
-    """After kill -9, final names are whole videos, no marker says done, and the next call makes the same files."""
+def test_a_killed_rendering_resumes(rendered: Path, tmp_path: Path) -> None:
+    """After kill -9, final names are complete videos, no marker says done, and the next call makes the same files."""
     root = tmp_path / "demo"
     process = start_command(root)
     try:
@@ -173,18 +181,18 @@ def test_a_killed_rendering_goes_on(rendered: Path, tmp_path: Path) -> None:
     dataset = load(DataConfig("demo", root=root))
 
     assert hashes(root) == reference
-    assert times == {name: (root / name).stat().st_mtime_ns for name in finished}, "what was done is not done again"
+    assert times == {name: (root / name).stat().st_mtime_ns for name in finished}, "a finished video was rendered again"
     assert len(dataset.videos) == 8
 
 
-def test_done_already_does_nothing(rendered: Path) -> None:
-    """A second call leaves every file as it is."""
+def test_a_finished_rendering_is_left_alone(rendered: Path) -> None:
+    """A second call changes no file."""
     before = {path: path.stat().st_mtime_ns for path in rendered.rglob("*")}
     render(rendered, workers=1, **SIZE)
     assert {path: path.stat().st_mtime_ns for path in rendered.rglob("*")} == before
 
 
-def test_load_takes_a_folder_as_it_was_rendered(rendered: Path) -> None:
+def test_load_accepts_a_folder_as_it_was_rendered(rendered: Path) -> None:
     """A smaller set is loaded as it is, and its features can't be mistaken for those of another seed."""
     dataset = load(DataConfig("demo", root=rendered))
     assert dataset.classes == ("SitDown", "StandUp")
@@ -193,14 +201,14 @@ def test_load_takes_a_folder_as_it_was_rendered(rendered: Path) -> None:
     assert all(count_frames(record.path).decoded_frames >= 2 * FPS for record in dataset.videos)
 
 
-def test_load_renders_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo needs no command before it: loading an empty place renders the full size there."""
+def test_load_renders_a_missing_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo needs no command first: loading from an empty folder renders the full size there."""
     wanted = []
 
     def render_small(rendering: Rendering, root: Path, workers: int) -> None:
         wanted.append(rendering)
-        for clip in rendering.clip_list():
-            path = root / "UCF-101" / clip.list_path
+        for video in rendering.videos():
+            path = root / "UCF-101" / video.list_path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
 
@@ -212,31 +220,31 @@ def test_load_renders_what_is_not_there(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_another_rendering_is_not_overwritten(rendered: Path) -> None:
-    """Asking for another seed where one is rendered is an error that names the difference, not a mixture of both."""
+    """Rendering another seed into the same folder is an error that names the difference, not a mixture of both."""
     before = hashes(rendered)
-    with pytest.raises(DatasetError, match="seed is 0, asked for is 1.*Delete it or name a new folder"):
+    with pytest.raises(DatasetError, match="seed is 0, not 1.*Delete it or name a new folder"):
         render(rendered, seed=1, workers=1, **SIZE)
     assert hashes(rendered) == before
 
 
-def test_pictures_of_another_version_are_noticed(tmp_path: Path) -> None:
-    """Videos that an older version of the code drew must not pass for today's."""
+def test_videos_of_another_version_are_refused(tmp_path: Path) -> None:
+    """Videos that an older version of the code drew must not be taken for current ones."""
     (tmp_path / "demo.json").write_text(json.dumps({"version": 0, "seed": 0, **SIZE}))
-    with pytest.raises(DatasetError, match=f"version is 0, asked for is {demo.VERSION}"):
+    with pytest.raises(DatasetError, match=f"version is 0, not {demo.VERSION}"):
         load(DataConfig("demo", root=tmp_path))
 
 
 def test_a_broken_marker_is_an_error(tmp_path: Path) -> None:
-    """A marker that says nothing sensible is reported with its path, not as a traceback."""
+    """An invalid marker is reported with its path, not as a traceback."""
     (tmp_path / "demo.json").write_text("{}")
     with pytest.raises(DatasetError, match="demo.json does not describe a demo dataset"):
         load(DataConfig("demo", root=tmp_path))
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
-    """A wrong --root must not be filled with videos: it may hold the user's own."""
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    """A wrong --root must not be filled with videos: it may contain the user's own."""
     (tmp_path / "holiday.avi").touch()
-    with pytest.raises(DatasetError, match="holds something that is not the demo dataset"):
+    with pytest.raises(DatasetError, match=f"{tmp_path} contains files that are not the demo dataset"):
         load(DataConfig("demo", root=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.avi"]
 
@@ -251,28 +259,33 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     ],
 )
 def test_sizes_out_of_range(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    exit_code_of: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A size that gives no fair splits is a usage error, and nothing is written."""
-    assert main(["--root", str(tmp_path / "demo"), *arguments]) == 2
+    assert exit_code_of(main, "--root", str(tmp_path / "demo"), *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
-    """OpenCV's writer keeps silent when the disk is full: no shortened video may get its final name."""
+    """OpenCV's writer does not report a full disk, yet no shortened video may get its final name."""
     command = [sys.executable, "-m", "data.demo", "--root", str(tmp_path / "demo"), "--workers", "1", *ARGUMENTS]
     limited = f"ulimit -f 32; exec {shlex.join(command)}"  # no file of more than 32 KB
     result = subprocess.run(["bash", "-c", limited], cwd=REPOSITORY, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "Is the disk full?" in result.stderr
+    assert result.returncode == 2
+    assert "Is the disk full?" in result.stderr and "Traceback" not in result.stderr
     assert not [name for name in hashes(tmp_path / "demo") if name.endswith((".avi", "demo.json"))]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_only_order_tells_the_classes_apart(tmp_path: Path) -> None:
-    """On CNN features of unseen actors a linear reader of the average gets half, one of start and end nearly all."""
+    """On CNN features of unseen actors, a linear classifier gets half right from the average of the frames, and nearly
+    all from their start and end."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -296,13 +309,13 @@ def test_only_order_tells_the_classes_apart(tmp_path: Path) -> None:
         return np.concatenate([average(video[:third]), average(video[-third:])])
 
     accuracies = {}
-    for reader in (average, start_and_end):
+    for summary in (average, start_and_end):
         right = []
         for split in dataset.splits.values():
             classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-            classifier.fit([reader(features[r.video_id]) for r in split.train], [r.label for r in split.train])
-            predicted = classifier.predict([reader(features[r.video_id]) for r in split.test])
+            classifier.fit([summary(features[r.video_id]) for r in split.train], [r.label for r in split.train])
+            predicted = classifier.predict([summary(features[r.video_id]) for r in split.test])
             right.extend(predicted == [record.label for record in split.test])
-        accuracies[reader.__name__] = float(np.mean(right))
+        accuracies[summary.__name__] = float(np.mean(right))
     assert accuracies["average"] <= 0.60
     assert accuracies["start_and_end"] >= 0.95

@@ -1,4 +1,4 @@
-"""Downloads that resume, checksums, and archives that mean harm, against a server on this machine."""
+"""data/download.py: downloads that resume, checksums, and malicious archives, against a local server."""
 
 import contextlib
 import hashlib
@@ -24,12 +24,12 @@ PAYLOAD = hashlib.shake_256(b"payload").digest(3_000_000)
 
 @dataclass
 class Behaviour:
-    """How the server treats its next requests."""
+    """How the server answers its next requests."""
 
     files: dict[str, bytes]
-    knows_range: bool = True
-    break_after: list[int] = field(default_factory=list)  # bytes after which each coming answer is cut off
-    statuses: list[int] = field(default_factory=list)  # of the coming answers, before it serves normally
+    supports_range: bool = True
+    break_after: list[int] = field(default_factory=list)  # bytes after which each of the next answers is cut off
+    statuses: list[int] = field(default_factory=list)  # status codes of the next answers, before it serves normally
     pause_s: float = 0.0  # before every 64 KiB
     ranges: list[str | None] = field(default_factory=list)  # Range header of each request seen
     url: str = ""
@@ -56,7 +56,7 @@ def _handler(behaviour: Behaviour) -> type[http.server.BaseHTTPRequestHandler]:
                 self.end_headers()
                 return
             start = 0
-            if wanted and behaviour.knows_range:
+            if wanted and behaviour.supports_range:
                 start = int(wanted.removeprefix("bytes=").removesuffix("-"))
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -99,7 +99,7 @@ def _zip(path: Path, entries: dict[str, bytes]) -> Path:
 
 
 def test_a_part_file_is_continued_with_a_range_request(server: Behaviour, tmp_path: Path) -> None:
-    """Bytes that are here already are not asked for again."""
+    """Bytes that are already on disk are not requested again."""
     (tmp_path / "payload.zip.part").write_bytes(PAYLOAD[:1_000_000])
     path = fetch(server.remote("payload.zip"), tmp_path)
     assert path.read_bytes() == PAYLOAD
@@ -108,14 +108,14 @@ def test_a_part_file_is_continued_with_a_range_request(server: Behaviour, tmp_pa
 
 
 def test_a_server_that_ignores_range_does_not_garble_the_file(server: Behaviour, tmp_path: Path) -> None:
-    """A whole answer to a partial request must not be appended to what is there."""
-    server.knows_range = False
+    """A complete answer to a request for the rest must not be appended to the existing bytes."""
+    server.supports_range = False
     (tmp_path / "payload.zip.part").write_bytes(PAYLOAD[:1_000_000])
     assert fetch(server.remote("payload.zip"), tmp_path).read_bytes() == PAYLOAD
 
 
 def test_broken_transfers_and_busy_servers_are_tried_again(server: Behaviour, tmp_path: Path) -> None:
-    """A connection that breaks twice and a 503 cost no byte that has arrived."""
+    """Neither a connection that breaks twice nor a 503 loses bytes that have arrived."""
     server.break_after = [1_000_000, 500_000]
     server.statuses = [200, 503]
     assert fetch(server.remote("payload.zip"), tmp_path, pause_s=0.01).read_bytes() == PAYLOAD
@@ -123,8 +123,8 @@ def test_broken_transfers_and_busy_servers_are_tried_again(server: Behaviour, tm
     assert all(header is not None for header in server.ranges[1:])
 
 
-def test_it_gives_up_after_fruitless_attempts_and_keeps_what_came(server: Behaviour, tmp_path: Path) -> None:
-    """An outage ends in one error that says how to go on, not in an endless loop or a lost download."""
+def test_it_gives_up_after_failed_attempts_and_keeps_the_bytes(server: Behaviour, tmp_path: Path) -> None:
+    """An outage ends in one error that says how to resume, not in an endless loop or a lost download."""
     server.break_after = [1_000_000]
     server.statuses = [200] + [503] * 10
     with pytest.raises(DownloadError, match=r"gave up after 3 attempts.*HTTP 503.*payload\.zip\.part"):
@@ -134,8 +134,8 @@ def test_it_gives_up_after_fruitless_attempts_and_keeps_what_came(server: Behavi
     assert kept == PAYLOAD[: len(kept)]
 
 
-def test_a_killed_download_goes_on(server: Behaviour, tmp_path: Path) -> None:
-    """kill -9 in the middle loses nothing: the next run asks for the rest only."""
+def test_a_killed_download_resumes(server: Behaviour, tmp_path: Path) -> None:
+    """kill -9 in the middle loses nothing: the next run requests only the rest."""
     server.pause_s = 0.2
     remote = server.remote("payload.zip")
     code = (
@@ -156,19 +156,19 @@ def test_a_killed_download_goes_on(server: Behaviour, tmp_path: Path) -> None:
     assert server.ranges[-1] == f"bytes={have}-"
 
 
-def test_a_wrong_checksum_sets_the_file_aside(server: Behaviour, tmp_path: Path) -> None:
-    """A file of the right size with other bytes never gets the final name, and a second run starts afresh."""
+def test_a_file_with_a_wrong_checksum_is_renamed(server: Behaviour, tmp_path: Path) -> None:
+    """A file of the right size with other bytes never gets the final name, and a second run starts over."""
     remote = server.remote("payload.zip")
     server.files["payload.zip"] = bytes(len(PAYLOAD))
-    with pytest.raises(DownloadError, match=r"not the file expected: sha256 .*set aside as .*payload\.zip\.bad"):
+    with pytest.raises(DownloadError, match=r"not the file expected: sha256 .*renamed to .*payload\.zip\.bad"):
         fetch(remote, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["payload.zip.bad"]
     server.files["payload.zip"] = PAYLOAD
     assert fetch(remote, tmp_path).read_bytes() == PAYLOAD
 
 
-def test_a_file_put_there_by_hand_is_checked_too(server: Behaviour, tmp_path: Path) -> None:
-    """A final name is no proof: a half archive that a user copied there is refused."""
+def test_a_file_copied_by_hand_is_checked_too(server: Behaviour, tmp_path: Path) -> None:
+    """A final name is no proof: an incomplete archive that the user copied there is refused."""
     (tmp_path / "payload.zip").write_bytes(PAYLOAD[:100])
     with pytest.raises(DownloadError, match="100 bytes, expected 3000000 bytes"):
         fetch(server.remote("payload.zip"), tmp_path)
@@ -176,7 +176,7 @@ def test_a_file_put_there_by_hand_is_checked_too(server: Behaviour, tmp_path: Pa
 
 
 def test_another_file_is_refused_before_it_is_downloaded(server: Behaviour, tmp_path: Path) -> None:
-    """A login page or a new release in place of the archive is seen by its length, before gigabytes have come."""
+    """A login page or a new release in place of the archive is detected by its length, before gigabytes arrive."""
     remote = server.remote("payload.zip")
     server.files["payload.zip"] = PAYLOAD + b"x"
     with pytest.raises(DownloadError, match="'3000001' where '3000000' was expected"):
@@ -184,14 +184,14 @@ def test_another_file_is_refused_before_it_is_downloaded(server: Behaviour, tmp_
 
 
 def test_not_found_is_not_tried_again(server: Behaviour, tmp_path: Path) -> None:
-    """An address that does not hold any more is said at once, with the way out."""
+    """An outdated address is reported at once, with what to do."""
     with pytest.raises(DownloadError, match="HTTP 404.*--mirror"):
         fetch(RemoteFile(f"{server.url}/gone.zip", 1, ""), tmp_path)
     assert len(server.ranges) == 1
 
 
 def test_a_disk_that_is_too_small_is_refused_at_the_start(server: Behaviour, tmp_path: Path) -> None:
-    """A full disk is foreseen instead of met after hours."""
+    """A disk that will be full is detected at the start instead of after hours."""
     with pytest.raises(DownloadError, match="bytes free"):
         fetch(RemoteFile(f"{server.url}/payload.zip", 1 << 60, ""), tmp_path)
     assert server.ranges == []
@@ -230,14 +230,14 @@ def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_entries_for_one_file_are_refused(tmp_path: Path) -> None:
-    """Entries that differ in case only would silently replace each other on some file systems."""
+    """Entries that differ only in case would silently replace each other on some file systems."""
     archive = _zip(tmp_path / "twice.zip", {"v/A.avi": b"1", "v/a.avi": b"2"})
     with pytest.raises(ArchiveError, match="would both become v/a.avi"):
         unpack(archive, tmp_path / "root")
 
 
-def test_unpacking_skips_what_is_whole_and_mends_what_is_not(tmp_path: Path) -> None:
-    """A second run writes only missing and damaged files, and tells damage of the same size."""
+def test_unpacking_skips_complete_files_and_replaces_damaged_ones(tmp_path: Path) -> None:
+    """A second run writes only missing and damaged files, and detects damage that keeps the size."""
     archive = _zip(tmp_path / "a.zip", {"v/a.avi": b"aaaa", "v/b.avi": b"bbbb", "v/c.avi": b"cccc"})
     root = tmp_path / "root"
     assert unpack(archive, root) == 3
@@ -249,31 +249,31 @@ def test_unpacking_skips_what_is_whole_and_mends_what_is_not(tmp_path: Path) -> 
     assert (root / "v/a.avi").stat().st_mtime_ns == untouched
 
 
-def test_place_chooses_and_moves_entries(tmp_path: Path) -> None:
-    """The caller decides what is unpacked and where."""
+def test_place_selects_and_moves_entries(tmp_path: Path) -> None:
+    """The caller decides which entries are unpacked, and where."""
     archive = _zip(tmp_path / "a.zip", {"a.avi": b"a", "readme.txt": b"r"})
     unpack(archive, tmp_path / "root", lambda path: PurePosixPath("c") / path if path.suffix == ".avi" else None)
     assert [path.relative_to(tmp_path / "root").as_posix() for path in (tmp_path / "root").rglob("*.*")] == ["c/a.avi"]
 
 
-def test_a_damaged_entry_leaves_no_half_file(tmp_path: Path) -> None:
-    """An entry whose bytes do not fit its CRC is an error and no video."""
+def test_a_damaged_entry_leaves_no_file(tmp_path: Path) -> None:
+    """An entry whose bytes do not match its CRC is an error and leaves no video."""
     archive = _zip(tmp_path / "a.zip", {"a.avi": b"good bytes"})
     archive.write_bytes(archive.read_bytes().replace(b"good bytes", b"evil bytes"))
-    with pytest.raises(ArchiveError, match="not a whole zip file.*CRC"):
+    with pytest.raises(ArchiveError, match="damaged.*CRC"):
         unpack(archive, tmp_path / "root")
     assert list((tmp_path / "root").iterdir()) == []
 
 
-def test_a_file_that_is_no_zip_says_what_to_do(tmp_path: Path) -> None:
-    """A RAR, as the authors hand it out, ends in advice and not in a traceback."""
+def test_a_rar_file_is_refused_with_advice(tmp_path: Path) -> None:
+    """A RAR archive, as the authors publish it, ends in advice and not in a traceback."""
     (tmp_path / "a.rar").write_bytes(b"Rar!\x1a\x07\x00")
     with pytest.raises(ArchiveError, match="unrar"):
         unpack(tmp_path / "a.rar", tmp_path)
 
 
-def test_a_killed_unpacking_leaves_only_whole_files_and_goes_on(tmp_path: Path) -> None:
-    """kill -9 while unpacking never leaves a half video under a final name, and the next run completes the set."""
+def test_a_killed_unpacking_leaves_only_complete_files_and_resumes(tmp_path: Path) -> None:
+    """kill -9 while unpacking never leaves an incomplete video under a final name, and the next run adds the rest."""
     content = PAYLOAD[:200_000]
     names = [f"{number}.avi" for number in range(5)]
     archive = _zip(tmp_path / "a.zip", {f"v/{name}": content for name in names})
@@ -298,8 +298,8 @@ unpack(pathlib.Path({str(archive)!r}), pathlib.Path({str(root)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    half = [path for path in (root / "v").iterdir() if path.stat().st_size != len(content)]
-    assert len(half) == 1
-    assert half[0].suffix != ".avi"
+    incomplete = [path for path in (root / "v").iterdir() if path.stat().st_size != len(content)]
+    assert len(incomplete) == 1
+    assert incomplete[0].suffix != ".avi"
     assert unpack(archive, root) == 3
     assert {path.name: path.read_bytes() for path in (root / "v").iterdir()} == dict.fromkeys(names, content)

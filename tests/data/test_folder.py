@@ -1,5 +1,6 @@
-"""A user's own videos: class folders, CSV, drawn and listed splits, and every way to get them wrong."""
+"""data/folder.py: class folders, CSV, drawn and listed splits, invalid ones, and videos without labels."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from data.catalog import DataConfig, load_dataset
 from data.records import DatasetError, Split, VideoDataset
+from tests.helpers.clips import make_clip
+from tests.helpers.commands import message as message_of
+from tests.helpers.commands import run
 
 
 def load(root: Path, **options: object) -> VideoDataset:
@@ -26,14 +30,14 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def write_csv(root: Path, text: str) -> Path:
-    """A CSV, with every file that it names in the first column."""
+    """Write a CSV and create every file that its first column names."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "videos.csv").write_text(text)
     touch(root, *(line.split(",")[0] for line in text.splitlines()[1:] if line.split(",")[0]))
     return root
 
 
-def assert_whole_and_disjoint(dataset: VideoDataset) -> None:
+def assert_complete_and_disjoint(dataset: VideoDataset) -> None:
     split = only_split(dataset)
     parts = (split.train, split.validation, split.test)
     groups = [{video.group for video in part} for part in parts]
@@ -43,34 +47,34 @@ def assert_whole_and_disjoint(dataset: VideoDataset) -> None:
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
-    """Two classes, ten persons, one video of each."""
+    """Two classes, ten people, one video of each."""
     return touch(tmp_path / "people", *(f"{act}/p{n}_{act}.avi" for act in ("run", "sit") for n in range(10)))
 
 
 def test_weizmann_by_person(action_data: Path) -> None:
-    """Real class folders: the pattern finds nine persons, holding one out leaves the others, no person is cut."""
+    """In real class folders the pattern finds nine people; one is held out and no person is in two parts."""
     dataset = load(action_data / "weizmann", group_pattern=r"^([^_]+)_", holdout_group="daria", validation_groups=2)
     split = dataset.split("holdout-daria")
     assert (len(dataset.classes), len(dataset.videos)) == (10, 90)
     assert {video.group for video in split.test} == {"daria"}
     assert len({video.group for video in split.validation}) == 2
     assert len({video.group for video in split.train}) == 6
-    assert_whole_and_disjoint(dataset)
+    assert_complete_and_disjoint(dataset)
 
 
 def test_ut_interaction_from_its_csv(action_data: Path) -> None:
-    """A real CSV with groups: 120 clips, 20 sequences, about 60/20/20 by whole sequences, all classes everywhere."""
-    dataset = load(action_data / "ut_interaction", seed=1)
+    """A real CSV gives 120 videos of 20 groups, split about 60/20/20 by whole groups, with all classes in each part."""
+    dataset = load(action_data / "ut_interaction", split_seed=1)
     split = dataset.split("seed1")
     assert (len(dataset.classes), len(dataset.videos)) == (6, 120)
     for part, expected in ((split.train, 72), (split.validation, 24), (split.test, 24)):
         assert abs(len(part) - expected) <= 2
         assert {video.label for video in part} == set(range(6))
-    assert_whole_and_disjoint(dataset)
+    assert_complete_and_disjoint(dataset)
 
 
 def test_class_folders_of_any_depth(tmp_path: Path) -> None:
-    """Videos deeper down belong to the first folder; other files and hidden ones are left out; ids keep the ending."""
+    """Nested videos belong to the first folder, other and hidden files are left out, and ids keep the ending."""
     touch(
         tmp_path, "run/a.avi", "run/day2/a.MP4", "run/a.mp4", "sit/b.mkv", "run/notes.txt", "run/._a.avi", ".git/x.avi"
     )
@@ -84,8 +88,8 @@ def test_class_folders_of_any_depth(tmp_path: Path) -> None:
     assert len({video.group for video in dataset.videos}) == 4
 
 
-def test_linked_class_folders_are_followed_without_end(tmp_path: Path) -> None:
-    """A class folder may be a link to another disk, and a link to a parent does not loop."""
+def test_linked_class_folders_are_followed_once(tmp_path: Path) -> None:
+    """A class folder may be a link to another disk, and a link to a parent does not loop forever."""
     elsewhere = touch(tmp_path / "disk", "a.avi", "b.avi")
     root = touch(tmp_path / "root", "sit/c.avi")
     (root / "run").symlink_to(elsewhere)
@@ -93,34 +97,35 @@ def test_linked_class_folders_are_followed_without_end(tmp_path: Path) -> None:
     assert [video.video_id for video in load(root).videos] == ["run/a.avi", "run/b.avi", "sit/c.avi"]
 
 
-def test_the_seed_alone_decides(people: Path) -> None:
+def test_the_split_depends_only_on_the_seed(people: Path) -> None:
     """The same seed gives the same split, another seed another one, with the same 60/20/20."""
     options = {"group_pattern": "^(p[0-9])"}
-    splits = [load(people, seed=seed, **options).split(f"seed{seed}") for seed in (0, 1)]
-    assert load(people, seed=0, **options).split("seed0") == splits[0]
+    splits = [load(people, split_seed=seed, **options).split(f"seed{seed}") for seed in (0, 1)]
+    assert load(people, split_seed=0, **options).split("seed0") == splits[0]
     assert {video.group for video in splits[0].test} != {video.group for video in splits[1].test}
     for split in splits:
         assert [len(part) for part in (split.train, split.validation, split.test)] == [12, 4, 4]
 
 
 def test_a_class_with_one_group_is_trained_on(tmp_path: Path) -> None:
-    """A class that can't be divided is in training rather than in a test that nothing could pass."""
+    """A class that can't be divided is in training, not in a test set that no classifier could pass."""
     touch(tmp_path, "rare/only.avi", *(f"run/{n}.avi" for n in range(10)))
     dataset = load(tmp_path)
     assert 0 in {video.label for video in only_split(dataset).train}
-    assert_whole_and_disjoint(dataset)
+    assert_complete_and_disjoint(dataset)
 
 
-def test_hold_out_one_group_and_no_validation(people: Path) -> None:
+def test_hold_out_one_group_without_validation(people: Path) -> None:
     """validation_groups=0 keeps every other group for training."""
     split = only_split(load(people, group_pattern="^(p[0-9])", holdout_group="p3", validation_groups=0))
     assert (split.name, len(split.train), len(split.validation), len(split.test)) == ("holdout-p3", 18, 0, 2)
 
 
-def test_an_unknown_group_names_the_nearest_and_all(people: Path) -> None:
-    """A typo in the held-out group ends with what it could have been."""
-    with pytest.raises(DatasetError, match=r"no group 'p33' .* 'p3'\? The 10 groups: p0, p1, .* p9"):
-        load(people, group_pattern="^(p[0-9])", holdout_group="p33")
+def test_an_unknown_group_names_the_nearest_or_all(people: Path) -> None:
+    """A typo in the held-out group is answered with the nearest group, any other name with a list of the groups."""
+    for name, hint in (("p33", r"Did you mean 'p3'\?"), ("daria", "There are: p0, p1, .* p9")):
+        with pytest.raises(DatasetError, match=rf"no group '{name}' .*{hint}"):
+            load(people, group_pattern="^(p[0-9])", holdout_group=name)
 
 
 @pytest.mark.parametrize(
@@ -131,14 +136,14 @@ def test_an_unknown_group_names_the_nearest_and_all(people: Path) -> None:
         ("^(p[0-4])_", "finds no group in 'p5_run'"),
     ],
 )
-def test_a_group_pattern_that_does_not_fit(people: Path, pattern: str, message: str) -> None:
-    """A pattern that misses some file is an error: a video without a group could leak into the test."""
+def test_an_unsuitable_group_pattern(people: Path, pattern: str, message: str) -> None:
+    """A pattern that does not match every file is an error: a video without a group could leak into the test set."""
     with pytest.raises(DatasetError, match=message):
         load(people, group_pattern=pattern)
 
 
 def test_names_and_store(tmp_path: Path) -> None:
-    """Two folders of one name do not share features, and the same folder does, however it is written."""
+    """Two folders of the same name do not share features; two paths to the same folder do."""
     one = touch(tmp_path / "x" / "mine", "a/1.avi", "a/2.avi", "b/1.avi", "b/2.avi")
     other = touch(tmp_path / "y" / "mine", "a/1.avi", "a/2.avi", "b/1.avi", "b/2.avi")
     assert load(one).name == load(other).name == "mine"
@@ -150,7 +155,7 @@ def test_names_and_store(tmp_path: Path) -> None:
 CSV = "path,label,group,split\na.avi,run,g1,train\nb.avi,sit,g2,train\nc.avi,run,g3,test\nd.avi,sit,g4,test\n"
 
 
-def test_a_listed_split_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_listed_split_is_used_as_it_is(tmp_path: Path) -> None:
     """The column split decides; val and validation mean the same; order and ids are the CSV's."""
     root = write_csv(tmp_path, CSV.replace("b.avi,sit,g2,train", "b.avi,sit,g2,val\ne.avi,sit,g5,Validation"))
     split = load(root).split("listed")
@@ -159,8 +164,8 @@ def test_a_listed_split_is_taken_as_it_is(tmp_path: Path) -> None:
     ]
 
 
-def test_validation_is_drawn_out_of_a_listed_training_set(tmp_path: Path) -> None:
-    """Without validation rows about one in five training groups is set aside, never a test group."""
+def test_validation_is_drawn_from_a_listed_training_set(tmp_path: Path) -> None:
+    """Without validation rows, about one in five training groups is for validation, never a test group."""
     rows = "".join(
         f"{act}{n}.avi,{act},p{n},{'test' if n > 9 else 'train'}\n" for act in ("run", "sit") for n in range(12)
     )
@@ -168,17 +173,17 @@ def test_validation_is_drawn_out_of_a_listed_training_set(tmp_path: Path) -> Non
     split = dataset.split("listed")
     assert Counter(video.label for video in split.validation) == {0: 2, 1: 2}
     assert {video.group for video in split.test} == {"p10", "p11"}
-    assert_whole_and_disjoint(dataset)
+    assert_complete_and_disjoint(dataset)
 
 
-def test_a_listed_group_on_both_sides_is_refused(tmp_path: Path) -> None:
-    """A list that trains on a person and tests on the same one is an error, not a good score."""
+def test_a_listed_group_in_two_parts_is_refused(tmp_path: Path) -> None:
+    """A list that trains and tests on the same person is an error, not a good score."""
     with pytest.raises(DatasetError, match="split listed: train and test share 1 groups, e.g. g1"):
         load(write_csv(tmp_path, CSV.replace("c.avi,run,g3", "c.avi,run,g1")))
 
 
-def test_videos_outside_the_folder_keep_apart(tmp_path: Path) -> None:
-    """Two videos of one name in other folders get different ids without '..' in them."""
+def test_videos_outside_the_folder_have_unique_ids(tmp_path: Path) -> None:
+    """Two videos of the same name in other folders get different ids without '..'."""
     touch(tmp_path, "one/a.avi", "two/a.avi")
     root = write_csv(tmp_path / "root", "path,label\n")
     (root / "videos.csv").write_text(f"path,label\n../one/a.avi,run\n{tmp_path}/two/a.avi,sit\nin/../b.avi,sit\n")
@@ -189,8 +194,8 @@ def test_videos_outside_the_folder_keep_apart(tmp_path: Path) -> None:
     assert all(name.startswith("outside/") and name.endswith("-a.avi") for name in ids[:2])
 
 
-def test_a_csv_may_be_the_root_and_quoted_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """What Excel writes is read: BOM, CRLF, quotes around a comma; further columns are the user's own."""
+def test_a_csv_written_by_excel_is_read(tmp_path: Path) -> None:
+    """BOM, CRLF, quotes around a comma and the user's own columns are accepted; the CSV itself may be the root."""
     touch(tmp_path, "a, b.avi", "c.avi", "d.avi")
     text = 'label,path,camera\r\nrun,"a, b.avi",1\r\nsit,c.avi,1\r\nsit,d.avi,2\r\n\r\n'
     (tmp_path / "list.csv").write_text(text, encoding="utf-8-sig", newline="")
@@ -202,18 +207,18 @@ def test_a_csv_may_be_the_root_and_quoted_with_a_byte_order_mark(tmp_path: Path)
     ("old", "new", "message"),
     [
         ("label", "lable", "line 1: no column 'label'; found path, lable, group, split"),
-        ("group", "gruop", "line 1: column 'gruop': did you mean 'group'"),
+        ("group", "gruop", "line 1: unknown column 'gruop'. Did you mean 'group'"),
         ("g2,train", "g2,trian", "line 3: unknown split 'trian'"),
         ("g2,train", "g2,", "line 3: split is empty"),
         ("b.avi,sit", "b.avi, ", "line 3: label is empty"),
         ("sit,g2", "sit,", "line 3: group is empty"),
-        ("b.avi,sit", "./a.avi,sit", "line 3: ./a.avi stands already in line 2"),
+        ("b.avi,sit", "./a.avi,sit", "line 3: ./a.avi is also in line 2"),
         ("b.avi,sit,g2", "b.avi,sit", "line 3: 3 values for 4 columns"),
         ("g3,test", "g3,train", None),
     ],
 )
 def test_csv_errors_name_file_and_line(tmp_path: Path, old: str, new: str, message: str | None) -> None:
-    """Every mistake in a CSV is found before anything is computed, and told with its line; a good one passes."""
+    """Every mistake in a CSV is reported with its line before anything is computed; a valid CSV passes."""
     root = write_csv(tmp_path, CSV.replace(old, new, 1))
     if message is None:
         assert len(load(root).videos) == 4
@@ -223,7 +228,7 @@ def test_csv_errors_name_file_and_line(tmp_path: Path, old: str, new: str, messa
 
 
 def test_missing_files_are_counted_with_their_lines(tmp_path: Path) -> None:
-    """Files that a CSV names and the disk lacks are told all at once, not one per attempt."""
+    """Files that a CSV names but do not exist are reported all at once, not one per attempt."""
     root = write_csv(tmp_path, CSV)
     (root / "b.avi").unlink()
     (root / "d.avi").unlink()
@@ -237,22 +242,62 @@ def test_missing_files_are_counted_with_their_lines(tmp_path: Path) -> None:
         ([], "no video in .*Looked for .*/<class>/<video>"),
         (["run/a.txt"], "no video in"),
         (["run/a.avi", "run/b.avi"], "only one class, 'run'"),
-        (["run/a.avi", "sit/b.avi", "c.avi"], "1 videos lie in .* outside any class folder, e.g. c.avi"),
+        (["run/a.avi", "sit/b.avi", "c.avi"], "1 videos are in .* outside any class folder, e.g. c.avi"),
         (["train/run/a.avi", "test/run/b.avi"], "look like splits, not classes"),
         (["run/a.avi", "sit/b.avi"], "too few for a test set"),
-        (["one.csv", "two.csv"], r"holds 2 CSV files \(one.csv, two.csv\)"),
+        (["one.csv", "two.csv"], r"2 CSV files \(one.csv, two.csv\)"),
     ],
 )
-def test_folders_that_hold_no_dataset(tmp_path: Path, names: list[str], message: str) -> None:
+def test_folders_that_are_not_a_dataset(tmp_path: Path, names: list[str], message: str) -> None:
     """An empty folder, one class, loose videos, split folders and too few videos each have their own clear error."""
     with pytest.raises(DatasetError, match=message):
         load(touch(tmp_path, *names))
 
 
-def test_a_root_that_is_not_there(tmp_path: Path) -> None:
-    """A wrong path says that it does not exist, and what it should be."""
+def test_a_root_that_does_not_exist(tmp_path: Path) -> None:
+    """A wrong path is an error that says it does not exist, and what it should be."""
     with pytest.raises(DatasetError, match="which does not exist. Name a folder with one folder of videos per class"):
         load(tmp_path / "nowhere")
     touch(tmp_path, "clip.avi")
     with pytest.raises(DatasetError, match="which is neither a folder nor a .csv file"):
         load(tmp_path / "clip.avi")
+
+
+def load_unlabelled(root: Path) -> VideoDataset:
+    return load_dataset(DataConfig("unlabelled", root=root))
+
+
+def test_unlabelled_videos_may_be_anywhere(tmp_path: Path) -> None:
+    """Loose, nested and single videos are found without labels; hidden and other files are left out."""
+    touch(tmp_path, "a.avi", "deep/er/b.mp4", ".hidden/c.avi", "d.txt")
+    dataset = load_unlabelled(tmp_path)
+    assert [video.video_id for video in dataset.videos] == ["a.avi", "deep/er/b.mp4"]
+    assert not dataset.splits
+
+
+def test_unlabelled_features_are_found_once_there_are_labels(tmp_path: Path) -> None:
+    """The store's name and the videos' ids are those of ``--dataset folder``, so nothing is cached twice."""
+    touch(tmp_path, *(f"{('run', 'walk')[number % 2]}/{number}.avi" for number in range(6)))
+    unlabelled, labelled = load_unlabelled(tmp_path), load(tmp_path)
+    assert unlabelled.store_name == labelled.store_name
+    assert {video.video_id for video in unlabelled.videos} == {video.video_id for video in labelled.videos}
+
+
+def test_no_unlabelled_videos_is_an_error(tmp_path: Path) -> None:
+    """A folder without videos, or a missing folder, is an error that says what was looked for."""
+    with pytest.raises(DatasetError, match=r"no video in .*\.avi"):
+        load_unlabelled(tmp_path)
+    with pytest.raises(DatasetError, match=f"{tmp_path / 'no'}, which is not a folder.*--root"):
+        load_unlabelled(tmp_path / "no")
+
+
+def test_unlabelled_videos_are_cached_but_not_trained_on(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """The caching job accepts a folder with a single video; train.py says that there is nothing to train on."""
+    make_clip(tmp_path / "videos" / "only.avi", 5)
+    name, weights = tiny_backbone
+    flags = ["--dataset", "unlabelled", "--root", tmp_path / "videos", "--cache", tmp_path / "cache"]
+    flags += ["--backbone", name, "--weights", weights]
+    done = run("-m", "pipeline.cache", *flags)
+    assert done.returncode == 0 and json.loads(done.stdout)["num_extracted"] == 1, done.stderr
+    refused = run("train.py", *flags)
+    assert refused.returncode == 2 and "nothing to train on" in message_of(refused)

@@ -1,8 +1,9 @@
-"""HMDB51: the official split files, sources kept whole, and its two commands."""
+"""data/hmdb51.py: the official split files, undivided sources, and its two commands."""
 
 import shutil
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def official(action_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Vid
 
 
 def test_the_official_files_give_the_official_counts(official: VideoDataset) -> None:
-    """51 classes with 70 training and 30 test videos each, in all three splits."""
+    """There are 51 classes with 70 training and 30 test videos each, in all three splits."""
     assert len(official.classes) == 51
     assert list(official.splits) == ["1", "2", "3"]
     for split in official.splits.values():
@@ -67,7 +68,7 @@ def test_the_official_files_give_the_official_counts(official: VideoDataset) -> 
 
 
 def test_no_source_is_in_training_and_validation(official: VideoDataset) -> None:
-    """Clips of one film never lie on both sides, in whatever class, and no group of the test is seen before."""
+    """Videos from one film are never in both, whatever their class, and no test group is in training or validation."""
     for split in official.splits.values():
         sources = [{video.group.partition("/")[2] for video in part} for part in (split.train, split.validation)]
         assert not sources[0] & sources[1]
@@ -75,8 +76,8 @@ def test_no_source_is_in_training_and_validation(official: VideoDataset) -> None
         assert not groups[0] & groups[1]
 
 
-def test_about_15_percent_of_every_class_validate(official: VideoDataset) -> None:
-    """No class is left out of validation, and none loses much of its training."""
+def test_about_15_percent_of_every_class_are_for_validation(official: VideoDataset) -> None:
+    """Every class is in validation, and none loses much of its training set."""
     for split in official.splits.values():
         counts = Counter(video.label for video in split.validation)
         assert len(counts) == 51
@@ -86,7 +87,7 @@ def test_about_15_percent_of_every_class_validate(official: VideoDataset) -> Non
 
 
 def test_roles_ids_and_sources(root: Path) -> None:
-    """1 trains, 2 tests, 0 is not used; the id holds the class; the source is the name before the action."""
+    """Role 1 is training, 2 test, 0 unused; the id contains the class; the source is the name before the action."""
     dataset = load(root, validation_groups=0)
     assert dataset.classes == ("brush_hair", "wave")
     split = dataset.split("1")
@@ -100,7 +101,7 @@ def test_roles_ids_and_sources(root: Path) -> None:
 
 
 def test_missing_videos_are_counted_and_named(root: Path) -> None:
-    """A listed video without a file is an error that names it; one that no split uses is not missed."""
+    """A listed video without a file is an error that names it, unless no split uses it."""
     (root / "hmdb51_org/wave/Odd_wave_f_nm_np1_fr_bad_2.avi").unlink()
     assert len(load(root, validation_groups=0).videos) == 5
     (root / "hmdb51_org/wave/Other_Film_wave_u_cm_np2_le_med_1.avi").unlink()
@@ -108,8 +109,8 @@ def test_missing_videos_are_counted_and_named(root: Path) -> None:
         load(root)
 
 
-def test_nothing_there_says_what_where_and_the_command(tmp_path: Path) -> None:
-    """A wrong root tells what was looked for, where, and how to get it."""
+def test_a_wrong_root_is_an_error_with_the_command(tmp_path: Path) -> None:
+    """A wrong root is an error that says what was looked for, where, and how to get it."""
     with pytest.raises(DatasetError, match=r"_test_split1.txt in .*no such folder.*data.hmdb51 unpack --zip FILE"):
         load(tmp_path / "nowhere")
 
@@ -117,13 +118,13 @@ def test_nothing_there_says_what_where_and_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("_0.avi 1", "_0.avi 3", r"wave_test_split1.txt, line 1: expected '<clip>.avi 0', 1 or 2, found"),
+        ("_0.avi 1", "_0.avi 3", r"wave_test_split1.txt, line 1: expected '<video>.avi 0', 1 or 2, found"),
         ("Film_wave_f", "Film_waive_f", r"line 1: 'Film_waive_f_nm_np1_fr_goo_0' is not named <source>_wave_"),
-        ("Other_Film_wave_u_cm_np2_le_med_1", "Film_wave_f_nm_np1_fr_goo_0", "line 2: .* stands there twice"),
+        ("Other_Film_wave_u_cm_np2_le_med_1", "Film_wave_f_nm_np1_fr_goo_0", "line 2: .* listed twice"),
     ],
 )
-def test_a_line_that_cannot_be_right_is_refused(root: Path, old: str, new: str, message: str) -> None:
-    """An unknown role, a clip of another class and a clip listed twice are errors with file and line."""
+def test_an_invalid_line_is_refused(root: Path, old: str, new: str, message: str) -> None:
+    """An unknown role, a video of another class and a video listed twice are errors with file and line."""
     path = root / "splits/wave_test_split1.txt"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(DatasetError, match=message):
@@ -131,21 +132,23 @@ def test_a_line_that_cannot_be_right_is_refused(root: Path, old: str, new: str, 
 
 
 def test_a_class_without_one_of_the_splits_is_refused(root: Path) -> None:
-    """A lost split file does not shrink the classes of a split."""
+    """A lost split file does not silently remove a class from a split."""
     (root / "splits/wave_test_split2.txt").write_text((root / "splits/wave_test_split1.txt").read_text())
     with pytest.raises(DatasetError, match="has no brush_hair_test_split2.txt"):
         load(root)
 
 
-def test_two_files_for_one_clip_are_refused(root: Path) -> None:
-    """A clip that lies in two places is not taken from either."""
+def test_two_files_for_one_video_are_refused(root: Path) -> None:
+    """A video with two files is an error; neither file is chosen silently."""
     shutil.copytree(root / "hmdb51_org/wave", root / "wave")
     with pytest.raises(DatasetError, match="two files for the one video"):
         load(root)
 
 
-def test_unpack_reads_one_zip_or_a_folder_of_class_zips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Class zips with bare files, and a zip with a folder of split files, together give a root that loads."""
+def test_unpack_reads_one_zip_or_a_folder_of_class_zips(
+    tmp_path: Path, exit_code_of: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Class zips without folders, and a zip with a folder of split files, together give a root that loads."""
     zips = tmp_path / "zips"
     write_split_files(tmp_path / "splits")
     zips.mkdir()
@@ -158,16 +161,18 @@ def test_unpack_reads_one_zip_or_a_folder_of_class_zips(tmp_path: Path, capsys: 
             archive.write(path, f"testTrainMulti_7030_splits/{path.name}")
     root = tmp_path / "root"
     for source in (zips, tmp_path / "lists.zip"):
-        assert main(["unpack", f"--zip={source}", f"--root={root}"]) == 0
+        assert exit_code_of(main, "unpack", f"--zip={source}", f"--root={root}") == 0
     assert len(load(root).videos) == 5
-    assert main(["unpack", f"--zip={tmp_path / 'none.zip'}", f"--root={root}"]) == 2
+    assert exit_code_of(main, "unpack", f"--zip={tmp_path / 'none.zip'}", f"--root={root}") == 2
     assert "no zip file at" in capsys.readouterr().err
 
 
-def test_verify_finds_missing_and_empty_videos(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every video of the small set is empty and one is gone: exit code 1, and each is named."""
+def test_verify_finds_missing_and_empty_videos(
+    root: Path, exit_code_of: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four empty videos and a missing one are named, and the exit code is 1."""
     (root / "hmdb51_org/wave/Film_wave_f_nm_np1_fr_goo_0.avi").unlink()
-    assert main(["verify", f"--root={root}", "--workers=1"]) == 1
+    assert exit_code_of(main, "verify", f"--root={root}", "--workers=1") == 1
     lines = capsys.readouterr().out.splitlines()
     assert "  wave/Film_wave_f_nm_np1_fr_goo_0  missing" in lines
     assert "5 videos, 0 good, 1 missing, 4 unreadable, 0 short" in lines

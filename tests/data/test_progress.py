@@ -1,4 +1,4 @@
-"""Progress: plain lines in a log, a bar on a terminal."""
+"""data/progress.py: plain lines in a log, a bar on a terminal."""
 
 import os
 import pty
@@ -24,8 +24,8 @@ progress.close()
 """
 
 
-def test_log_gets_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a terminal each line stands alone: count, rate, time left and figures, and no control characters."""
+def test_log_contains_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal every line is complete: count, rate, time left and figures, without control characters."""
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
     progress = Progress(total=4, unit="video", what="caching")
     progress.advance(failed=0)
@@ -40,7 +40,7 @@ def test_log_gets_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 
 def test_log_is_not_flooded(capsys: pytest.CaptureFixture[str]) -> None:
-    """Ten thousand quick steps give one line, at the end: the next one before that is seconds away."""
+    """Ten thousand quick steps give a single line, at the end, because lines are seconds apart."""
     progress = Progress(total=10_000, unit="step")
     for _ in range(10_000):
         progress.advance(loss="0.1")
@@ -52,7 +52,7 @@ def test_log_is_not_flooded(capsys: pytest.CaptureFixture[str]) -> None:
 def test_rate_counts_only_what_this_run_did(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A resumed run does not count what was done before into its rate and time left."""
+    """In a resumed run, what an earlier run did does not enter the rate and the time left."""
     clock = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: clock)
     progress = Progress(total=100, unit="step", done=80)
@@ -62,20 +62,31 @@ def test_rate_counts_only_what_this_run_did(
     assert capsys.readouterr().err == "90/100 steps, 1.0 steps/s, 00:10 left\n"
 
 
+def test_bytes_are_scaled(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download shows megabytes and gigabytes, not ten-digit numbers."""
+    clock = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock)
+    progress = Progress(total=7_000_000_000, unit="B", done=5_000_000_000, what="videos.zip")
+    clock = 110.0
+    progress.advance(500_000_000)
+    progress.close()
+    assert capsys.readouterr().err == "videos.zip: 5.50GB/7.00GB, 50.0MB/s, 00:30 left\n"
+
+
 def test_nothing_done_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Work that had nothing to do leaves no line."""
+    """Work that had nothing to do prints no line."""
     Progress(total=3, unit="video", done=3).close()
     assert capsys.readouterr().err == ""
 
 
 def test_notes_stay_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    """A failure is told at once, on a line of its own on standard error."""
+    """A failure is printed at once, on its own line on standard error."""
     Progress(total=3, unit="video").note("failed: a.avi")
     assert capsys.readouterr() == ("", "failed: a.avi\n")
 
 
 def test_terminal_gets_a_bar() -> None:
-    """On a terminal there is one bar that is drawn over itself, with notes above it, and no plain lines."""
+    """On a terminal there is one bar, redrawn in place, with notes above it and no plain lines."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     subprocess.run([sys.executable, "-c", THREE_OF_FOUR], cwd=REPOSITORY, stderr=theirs, check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The tasks without video: what a sequence is, what depends on what, and files that are not MNIST's."""
+"""data/sequences.py: the sequences, what each batch depends on, and files that are not MNIST's."""
 
 import functools
 import gzip
@@ -35,7 +35,7 @@ def equal(first: SequenceBatch, second: SequenceBatch) -> bool:
 
 @given(length=st.integers(2, 41), seed=st.integers(0, 2**32), step=st.integers(0, 10**6), size=st.integers(1, 20))
 def test_two_numbers_are_marked_one_in_each_half(length: int, seed: int, step: int, size: int) -> None:
-    """Of any length: numbers in [0, 1), a mark of 1 in each half and 0 elsewhere, and the answer from these two."""
+    """At any length, numbers are in [0, 1), one step in each half is marked, and the target combines these two."""
     for name, operation in (("addition", np.add), ("multiplication", np.multiply)):
         task = load_task(DataConfig(name, length=length))
         assert isinstance(task, ArithmeticTask)
@@ -51,12 +51,12 @@ def test_two_numbers_are_marked_one_in_each_half(length: int, seed: int, step: i
 
 
 def test_marks_reach_every_step() -> None:
-    """No step is never asked for: over many sequences all of both halves are marked, the first and the last too."""
+    """Over many sequences every step of both halves is marked, including the first and the last."""
     marks = ArithmeticTask("addition", 7).training_batch(0, 0, 1000).inputs[..., 1].sum(1)
     assert (marks > 150).all() and marks[:3].sum() == marks[3:].sum() == 1000
 
 
-def test_a_batch_depends_on_task_seed_and_step_alone() -> None:
+def test_a_batch_depends_only_on_task_seed_and_step() -> None:
     """A resumed run gets the batches it would have had, whatever was drawn before; other steps, seeds, tasks differ."""
     batch = ADDITION.training_batch(3, 8, 20)
     ADDITION.training_batch(3, 7, 5)
@@ -72,7 +72,7 @@ def test_a_batch_depends_on_task_seed_and_step_alone() -> None:
 
 @pytest.mark.parametrize("task", [ADDITION, MULTIPLICATION], ids=lambda task: task.name)
 def test_validation_and_test_are_fixed_and_fresh(task: ArithmeticTask) -> None:
-    """1,000 and 10,000 sequences, the same every time, each there once, and none of them in a training batch."""
+    """There are 1,000 and 10,000 sequences, the same every time, all different, and none in a training batch."""
     training = [task.training_batch(seed, step, 250) for seed in range(3) for step in range(4)]
     drawn = {"training": training, "validation": list(task.validation_batches()), "test": list(task.test_batches())}
     columns = {
@@ -86,23 +86,19 @@ def test_validation_and_test_are_fixed_and_fresh(task: ArithmeticTask) -> None:
 
 @pytest.mark.parametrize(("task", "chance"), [(ADDITION, 0.167), (MULTIPLICATION, 0.049)])
 def test_chance_is_the_error_of_the_constant_answer(task: ArithmeticTask, chance: float) -> None:
-    """The stated chance level is the published one, and the variance of the test answers."""
+    """The stated chance level is the published one and equals the variance of the test targets."""
     answers = np.concatenate([batch.targets for batch in task.test_batches()])
     assert task.chance_mse == pytest.approx(chance, abs=5e-4)
     assert answers.var() == pytest.approx(task.chance_mse, rel=0.05)
 
 
-def test_what_is_no_task_is_told() -> None:
-    """A wrong name and a sequence too short for two marks are errors that say what would do."""
-    with pytest.raises(
-        DatasetError, match="unknown task 'adition'. Tasks without video: addition, multiplication, pix"
-    ):
-        load_task(
-            DataConfig(
-                "adition",
-            )
-        )
-    with pytest.raises(DatasetError, match="length 1 is too short"):
+def test_a_name_that_is_not_a_task_is_refused() -> None:
+    """A typo, a video dataset and a sequence too short for two marks are errors that say what is valid."""
+    with pytest.raises(DatasetError, match="unknown dataset 'adition'. Did you mean 'addition'"):
+        load_task(DataConfig("adition"))
+    with pytest.raises(DatasetError, match="ucf101 is not a task without video. There are: addition, multiplication"):
+        load_task(DataConfig("ucf101"))
+    with pytest.raises(DatasetError, match="length is at least 2, not 1"):
         load_task(DataConfig("addition", length=1))
 
 
@@ -112,7 +108,7 @@ def mnist(action_data: Path) -> PixelMNIST:
 
 
 def test_the_real_mnist(mnist: PixelMNIST, action_data: Path) -> None:
-    """55,000 images to train on, the last 5,000 to validate, the official 10,000 to test; rows of pixels in [0, 1]."""
+    """55,000 images are for training, the last 5,000 for validation, 10,000 for testing, with pixels in [0, 1]."""
     parts = (mnist.training, mnist.validation, mnist.test)
     assert [len(part) for part in parts] == [55_000, 5_000, 10_000] and mnist.length == 784
     assert mnist.training.labels[:5].tolist() == [5, 0, 4, 1, 9]
@@ -126,8 +122,8 @@ def test_the_real_mnist(mnist: PixelMNIST, action_data: Path) -> None:
     assert inputs.max() <= 1 and labels[0] == mnist.validation.labels[-1]
 
 
-def test_statistics_are_those_of_the_pixels_shown(mnist: PixelMNIST) -> None:
-    """What inputs are standardised with is their own mean and deviation, counted over every pixel."""
+def test_statistics_cover_all_pixels(mnist: PixelMNIST) -> None:
+    """Inputs are standardised with the mean and standard deviation of all their pixels."""
     pixels = mnist.validation.pixels / 255
     mean, std = mnist.validation.statistics()
     assert mean == pytest.approx(pixels.mean(), rel=1e-12) and std == pytest.approx(pixels.std(), rel=1e-12)
@@ -145,7 +141,7 @@ def test_permuted_is_one_fixed_order(mnist: PixelMNIST, action_data: Path) -> No
 
 
 def test_an_epoch_shows_every_training_image_once(tmp_path: Path) -> None:
-    """Each image once, in an order of its own for each seed and epoch, the same when it is asked for again."""
+    """Each image is shown once, in an order that differs between seeds and epochs and is reproducible."""
     digits = load_mnist(write_small_mnist(tmp_path)).training
 
     def shown(seed: int, epoch: int) -> list[bytes]:
@@ -153,9 +149,9 @@ def test_an_epoch_shows_every_training_image_once(tmp_path: Path) -> None:
         assert [len(batch.targets) for batch in batches] == [32] * 6 + [28]
         return [batch.inputs[:, column].tobytes() for batch in batches for column in range(len(batch.targets))]
 
-    (whole,) = (batch for batch in digits.batches())
+    (all_images,) = digits.batches()
     first = shown(0, 0)
-    assert sorted(first) == sorted(whole.inputs[:, column].tobytes() for column in range(len(digits)))
+    assert sorted(first) == sorted(all_images.inputs[:, column].tobytes() for column in range(len(digits)))
     assert first == shown(0, 0)
     assert first != shown(0, 1) and first != shown(1, 0) and shown(0, 1) != shown(1, 0)
 
@@ -172,7 +168,7 @@ def test_plain_and_compressed_files_are_the_same(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    """A --root without the files says which are missing; nothing is fetched into a folder that the user named."""
+    """The error for a --root without the files names them; nothing is downloaded to a folder that the user named."""
     (write_small_mnist(tmp_path) / NAMES[1]).unlink()
     with pytest.raises(DatasetError, match=rf"lacks {NAMES[1]}, plain or with the ending .gz.*--root"):
         load_mnist(tmp_path)
@@ -183,24 +179,22 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        (NAMES[0], lambda whole: whole[:-1], r"holds 3855 bytes where its head, for .* 240 x 4 x 4, tells of 3856"),
+        (NAMES[0], lambda whole: whole[:-1], r"has 3855 bytes, but its header, for .* 240 x 4 x 4, promises 3856"),
         (NAMES[0], lambda whole: whole + b"\0", "cut off or damaged"),
-        (NAMES[0], lambda whole: whole[:10], "is no idx file"),
-        (NAMES[2], lambda whole: b"", "is no idx file"),
-        (NAMES[2], lambda whole: idx([1, 2, 3]), "no idx file of bytes in 3 dimensions: it begins with 00 00 08 01"),
+        (NAMES[0], lambda whole: whole[:10], "is not an idx file"),
+        (NAMES[2], lambda whole: b"", "is not an idx file"),
+        (NAMES[2], lambda whole: idx([1, 2, 3]), "idx file of bytes in 3 dimensions: it begins with 00 00 08 01"),
         (NAMES[2], lambda whole: b"<!DOCTYPE html>" + whole, "it begins with 3c 21 44 4f"),
         (NAMES[1], lambda whole: idx([1] * 239), "240 images, .* 239 labels"),
-        (NAMES[3], lambda whole: idx([10] * 40), "holds the label 10; digits are 0 to 9"),
+        (NAMES[3], lambda whole: idx([10] * 40), "the label 10; digits are 0 to 9"),
         (NAMES[2], lambda whole: idx(np.zeros((40, 3, 5))), "of 16 pixels and 40 test images of 15"),
         (f"{NAMES[0]}.gz", lambda whole: gzip.compress(whole)[:-20], r"\.gz can't be read"),
         (f"{NAMES[0]}.gz", lambda whole: whole, r"\.gz can't be read"),
         (f"{NAMES[0]}.gz", lambda whole: gzip.compress(whole)[:40] + b"xxxx" * 900, r"\.gz can't be read"),
     ],
 )
-def test_a_file_that_is_not_what_it_should_be_is_named(
-    tmp_path: Path, name: str, damage: Callable[[bytes], bytes], message: str
-) -> None:
-    """Cut off, too long, empty, of another kind, not matching its fellows: each is an error that names the file."""
+def test_an_invalid_file_is_named(tmp_path: Path, name: str, damage: Callable[[bytes], bytes], message: str) -> None:
+    """A file that is cut off, too long, empty, of another kind, or does not match the others is named in the error."""
     write_small_mnist(tmp_path)
     original = tmp_path / name.removesuffix(".gz")
     whole = original.read_bytes()
@@ -212,7 +206,7 @@ def test_a_file_that_is_not_what_it_should_be_is_named(
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Serves a small MNIST from this machine in place of the real one; the current folder is empty."""
+    """Serves a small MNIST locally in place of the real one; the current folder is empty."""
     folder = write_small_mnist(tmp_path / "server", compress=True)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -228,14 +222,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             content = (folder / f"{name}.gz").read_bytes()
             remote[name] = RemoteFile(f"{url}/{name}.gz", len(content), hashlib.sha256(content).hexdigest())
         monkeypatch.setattr(module, "MNIST_FILES", remote)
-        (tmp_path / "here").mkdir()
-        monkeypatch.chdir(tmp_path / "here")
+        (tmp_path / "current").mkdir()
+        monkeypatch.chdir(tmp_path / "current")
         yield folder
         running.shutdown()
 
 
-def test_files_are_fetched_once(server: Path) -> None:
-    """Without --root they come into datasets/mnist, and the second time from there."""
+def test_files_are_downloaded_once(server: Path) -> None:
+    """Without --root the files are downloaded to datasets/mnist, and the second time read from there."""
     fetched = load_mnist(None)
     for name in NAMES:
         (server / f"{name}.gz").unlink()
@@ -244,7 +238,7 @@ def test_files_are_fetched_once(server: Path) -> None:
 
 
 def test_a_file_with_another_checksum_is_not_used(server: Path) -> None:
-    """What the server sends in place of the real file is refused, and the message offers --root."""
+    """A file that is not the real one is refused, and the message suggests --root."""
     path = server / f"{NAMES[2]}.gz"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -1,4 +1,4 @@
-"""UCF101: official lists, both layouts, every trap in them, and the download and verify commands."""
+"""data/ucf101.py: official lists, both layouts, invalid lists, and the download and verify commands."""
 
 import functools
 import hashlib
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -27,12 +27,12 @@ TRAIN_GROUPS, TEST_GROUPS = (8, 9, 22, 25), (1, 2)
 
 
 def stems(groups: tuple[int, ...] = TRAIN_GROUPS + TEST_GROUPS) -> list[tuple[str, str]]:
-    """Class and stem of every video of the small set."""
+    """Return class and stem of every video of the small set."""
     return [(name, f"{prefix}_g{group:02d}_c01") for name, prefix in CLASSES.items() for group in groups]
 
 
 def write_lists(folder: Path, end: str = "\r\n") -> None:
-    """The list files of the small set in the official format, split 1 only."""
+    """Write the list files of the small set in the official format, split 1 only."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = {name: number for number, name in enumerate(CLASSES, start=1)}
     texts = {
@@ -89,7 +89,8 @@ def official(action_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Vid
 
 
 def test_the_official_lists_give_the_official_counts(official: VideoDataset) -> None:
-    """All 13,320 videos, the published sizes of the three splits, 2,107 for validation, and no group on two sides."""
+    """There are 13,320 videos, the splits have their published sizes, 2,107 videos are for validation, and no group is
+    in two parts."""
     assert len(official.classes) == 101
     assert len(official.videos) == len({video.video_id for video in official.videos}) == 13_320
     sizes = {name: (len(s.train) + len(s.validation), len(s.test)) for name, s in official.splits.items()}
@@ -104,7 +105,7 @@ def test_the_official_lists_give_the_official_counts(official: VideoDataset) -> 
 
 
 def test_the_flat_layout_is_the_same_dataset(official: VideoDataset, action_data: Path, tmp_path: Path) -> None:
-    """The zip with all videos in one folder gives the same ids, labels and splits as the class folders."""
+    """A folder with all videos gives the same ids, labels and splits as the class folders."""
     flat = official_dataset(action_data, tmp_path, flat=True)
 
     def facts(dataset: VideoDataset) -> list[object]:
@@ -117,8 +118,8 @@ def test_the_flat_layout_is_the_same_dataset(official: VideoDataset, action_data
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n"])
-def test_line_ends_ids_from_1_and_the_class_of_the_folder(tmp_path: Path, end: str) -> None:
-    """CRLF is no part of a name, labels count from 0, and v_HandStandPushups is of the class HandstandPushups."""
+def test_line_ends_labels_and_the_class_of_a_video(tmp_path: Path, end: str) -> None:
+    """CRLF is not part of a name, labels count from 0, and v_HandStandPushups has the class HandstandPushups."""
     write_lists(tmp_path, end)
     for _, stem in stems():
         (tmp_path / f"{stem}.avi").touch()
@@ -130,14 +131,14 @@ def test_line_ends_ids_from_1_and_the_class_of_the_folder(tmp_path: Path, end: s
 
 
 def test_missing_videos_are_counted_and_named(root: Path) -> None:
-    """A listed video without a file is an error with the way out, never a smaller test set."""
+    """A listed video without a file is an error that says what to do, never a smaller test set."""
     (root / "UCF-101/Biking/v_Biking_g01_c01.avi").unlink()
     with pytest.raises(DatasetError, match=r"1 of the 12 videos .* v_Biking_g01_c01 .*data.ucf101 verify --root"):
         load(root)
 
 
-def test_nothing_there_says_what_where_and_the_command(tmp_path: Path) -> None:
-    """An empty or wrong root tells what was looked for, where, and how to get it."""
+def test_a_wrong_root_is_an_error_with_the_command(tmp_path: Path) -> None:
+    """A wrong root is an error that says what was looked for, where, and how to get it."""
     missing = tmp_path / "nowhere"
     pattern = rf"classInd.txt .* {missing} .*no such folder.*python -m data.ucf101 download --root {missing}"
     with pytest.raises(DatasetError, match=pattern):
@@ -161,22 +162,22 @@ def test_an_unknown_class_in_a_list_is_named_with_its_line(root: Path) -> None:
             "_08_01",
             r"line 1: no group number \(_g01_c01\) in the name 'v_Biking_08_01.avi'",
         ),
-        ("testlist01.txt", "v_Biking_g02", "v_Biking_g01", "v_Biking_g01_c01 stands twice in the lists of split 1"),
-        ("testlist01.txt", "v_Biking_g01", "v_Biking_g08", "v_Biking_g08_c01 stands twice in the lists of split 1"),
+        ("testlist01.txt", "v_Biking_g02", "v_Biking_g01", "v_Biking_g01_c01 is listed twice in the lists of split 1"),
+        ("testlist01.txt", "v_Biking_g01", "v_Biking_g08", "v_Biking_g08_c01 is listed twice in the lists of split 1"),
         ("testlist01.txt", "v_Biking_g01_c01", "v_Biking_g08_c02", "train and test share 1 groups, e.g. Biking_g08"),
         ("classInd.txt", "2 Handstand", "3 Handstand", "line 2: expected '2 <new class name>'"),
     ],
 )
 def test_a_list_that_contradicts_itself_is_refused(root: Path, name: str, old: str, new: str, message: str) -> None:
-    """A wrong id, a name without group, a video listed twice, and a group on both sides are errors, not scores."""
+    """A wrong id, a name without group, a video listed twice, and a divided group are errors, not scores."""
     replace_in(root / "ucfTrainTestlist" / name, old, new)
     (root / "UCF-101/Biking/v_Biking_g08_c02.avi").touch()
     with pytest.raises(DatasetError, match=message):
         load(root)
 
 
-def test_two_files_of_one_stem_are_refused(root: Path) -> None:
-    """Where both layouts lie in one root, neither copy is taken silently."""
+def test_two_files_with_the_same_stem_are_refused(root: Path) -> None:
+    """If a root contains both layouts, neither copy of a video is chosen silently."""
     (root / "UCF101").mkdir()
     (root / "UCF101/v_handstandpushups_g01_c01.AVI").touch()
     with pytest.raises(DatasetError, match="two files for the one video v_HandStandPushups_g01_c01"):
@@ -184,7 +185,7 @@ def test_two_files_of_one_stem_are_refused(root: Path) -> None:
 
 
 def test_two_sets_of_lists_are_refused(root: Path) -> None:
-    """Which lists made a score must not depend on the alphabet."""
+    """The lists behind a score must not depend on alphabetical order."""
     shutil.copytree(root / "ucfTrainTestlist", root / "older")
     with pytest.raises(DatasetError, match="two sets of lists"):
         load(root)
@@ -192,7 +193,7 @@ def test_two_sets_of_lists_are_refused(root: Path) -> None:
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Iterator[tuple[Path, RemoteFile, RemoteFile]]:
-    """A served folder with both zips of the small set as the official servers hold them; videos lie flat."""
+    """A served folder with both zips of the small set, as on the official servers: the videos are in one folder."""
     served = tmp_path / "served"
     write_lists(served / "ucfTrainTestlist")
     with zipfile.ZipFile(served / "lists.zip", "w") as archive:
@@ -218,8 +219,8 @@ def archives(tmp_path: Path) -> Iterator[tuple[Path, RemoteFile, RemoteFile]]:
         server.shutdown()
 
 
-def test_download_brings_a_root_that_loads(archives: tuple[Path, RemoteFile, RemoteFile], tmp_path: Path) -> None:
-    """After the download the dataset loads, and a second one needs no server, even with the archives deleted."""
+def test_a_downloaded_root_loads(archives: tuple[Path, RemoteFile, RemoteFile], tmp_path: Path) -> None:
+    """The downloaded dataset loads, and a second download needs no server, even after the archives are deleted."""
     served, lists_zip, videos_zip = archives
     root = tmp_path / "datasets" / "ucf101"
     fetch_and_unpack(root, lists_zip, videos_zip)
@@ -230,7 +231,7 @@ def test_download_brings_a_root_that_loads(archives: tuple[Path, RemoteFile, Rem
 
 
 def test_download_completes_the_other_layout(archives: tuple[Path, RemoteFile, RemoteFile], root: Path) -> None:
-    """Videos that lie in class folders already are not brought a second time; only the missing one is."""
+    """Videos that are already in class folders are not unpacked again; only the missing one is."""
     (root / "UCF-101/Biking/v_Biking_g01_c01.avi").unlink()
     fetch_and_unpack(root, archives[1], archives[2])
     assert [path.name for path in (root / "UCF101").iterdir()] == ["v_Biking_g01_c01.avi"]
@@ -240,7 +241,7 @@ def test_download_completes_the_other_layout(archives: tuple[Path, RemoteFile, R
 def test_nothing_is_unpacked_from_a_file_that_fails_its_checksum(
     archives: tuple[Path, RemoteFile, RemoteFile], tmp_path: Path
 ) -> None:
-    """A tampered archive of the right size leaves no video behind."""
+    """A modified archive of the right size leaves no video."""
     served, lists_zip, videos_zip = archives
     content = (served / "videos.zip").read_bytes()
     (served / "videos.zip").write_bytes(content.replace(b"v_Biking_g01_c01v", b"v_Biking_g01_cXXv", 1))
@@ -249,14 +250,17 @@ def test_nothing_is_unpacked_from_a_file_that_fails_its_checksum(
     assert list((tmp_path / "root").rglob("*.avi")) == []
 
 
-def test_the_mirror_must_hold_the_official_files(
-    archives: tuple[Path, RemoteFile, RemoteFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_mirror_must_have_the_official_files(
+    archives: tuple[Path, RemoteFile, RemoteFile],
+    tmp_path: Path,
+    exit_code_of: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """--mirror changes where the files come from, not what they must be: other lists are refused with exit code 1."""
+    """--mirror changes where the files come from, not which files they are: others are refused with exit code 2."""
     served, lists_zip, _ = archives
     shutil.copy(served / "lists.zip", served / "UCF101TrainTestSplits-RecognitionTask.zip")
     mirror = lists_zip.url.removesuffix("/lists.zip")
-    assert main(["download", f"--root={tmp_path / 'root'}", f"--mirror={mirror}"]) == 1
+    assert exit_code_of(main, "download", f"--root={tmp_path / 'root'}", f"--mirror={mirror}") == 2
     assert "'113943' was expected" in capsys.readouterr().err
 
 
@@ -275,15 +279,15 @@ def verify(root: Path, *more: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_verify_names_every_bad_video_class_by_class(root: Path) -> None:
-    """Missing, empty, cut off and text files are all named, exit code 1; once they are mended it is 0."""
+    """Missing, empty, cut off and text files are named and the exit code is 1; with all videos good it is 0."""
     videos = [root / "UCF-101" / name / f"{stem}.avi" for name, stem in stems()]
     for path in videos:
         write_video(path, 20)
-    whole = videos[0].read_bytes()
+    good = videos[0].read_bytes()
     missing, empty, cut, text = videos[1], videos[2], videos[6], videos[7]
     missing.unlink()
     empty.write_bytes(b"")
-    cut.write_bytes(whole[: len(whole) // 2])
+    cut.write_bytes(good[: len(good) // 2])
     text.write_text("this is no video\n" * 100)
     done = verify(root)
     assert done.returncode == 1, done.stderr
@@ -296,7 +300,7 @@ def test_verify_names_every_bad_video_class_by_class(root: Path) -> None:
     assert lines[5].startswith(f"  {text.stem}  unreadable")
     assert lines[6].startswith("12 videos, 8 good, 1 missing,")
     for path in (missing, empty, cut, text):
-        path.write_bytes(whole)
+        path.write_bytes(good)
     done = verify(root)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (
         0,
@@ -312,23 +316,22 @@ def test_verify_names_every_bad_video_class_by_class(root: Path) -> None:
         (["verify", "--root=nowhere"], "error: looked for classInd.txt"),
     ],
 )
-def test_usage_errors_have_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A typo in a flag or command, or a root that is not there, is told apart from bad videos, with the right name."""
-    try:
-        code: object = main(arguments)
-    except SystemExit as stop:
-        code = stop.code
-    assert code == 2
+def test_usage_errors_have_exit_code_2(
+    arguments: list[str], message: str, exit_code_of: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typo in a flag or command, or a missing root, has another exit code than bad videos, and a helpful message."""
+    assert exit_code_of(main, *arguments) == 2
     assert message in capsys.readouterr().err
 
 
 def test_workers_must_be_positive(root: Path) -> None:
-    """--workers 0 is refused: it must not come to mean all cores, or none."""
-    assert main(["verify", f"--root={root}", "--workers=0"]) == 2
+    """--workers 0 is refused: it must not mean all cores, or none."""
+    with pytest.raises(DatasetError, match=r"workers \(0\)"):
+        main(["verify", f"--root={root}", "--workers=0"])
 
 
-def test_lists_without_their_partner_are_refused(root: Path) -> None:
-    """A training list without its test list does not become a split."""
+def test_a_training_list_needs_its_test_list(root: Path) -> None:
+    """A training list without its test list is an error, not a split."""
     (root / "ucfTrainTestlist/testlist01.txt").unlink()
     with pytest.raises(DatasetError, match="trainlist01.txt has no testlist01.txt beside it"):
         read_lists(root, "get them")

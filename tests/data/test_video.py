@@ -1,4 +1,4 @@
-"""Decoding: right pixels, right order, honest counts, clear refusals."""
+"""data/video.py: correct pixels, order and counts, and clear errors."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ WHOLE_CLIPS = {
 
 
 def write_clip(path: Path, frames: list[Frame], codec: str = "MJPG") -> Path:
-    """Writes RGB frames, 25 a second."""
+    """Write RGB frames at 25 frames per second."""
     height, width, _ = frames[0].shape
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25, (width, height))
     assert writer.isOpened(), f"OpenCV cannot write {codec} into {path.suffix}"
@@ -47,19 +47,19 @@ def write_clip(path: Path, frames: list[Frame], codec: str = "MJPG") -> Path:
 
 
 def plain_frames(num_frames: int, height: int = 48, width: int = 64) -> list[Frame]:
-    """Frames that tell their place: grey bars, in the i-th frame of brightness 20 + 4 i on average."""
+    """Frames that encode their position: grey bars, with a mean brightness of 20 + 4 i in the i-th frame."""
     bars = np.where(np.arange(width) // 8 % 2 == 0, 10, -10)
     bars = np.broadcast_to(bars[None, :, None], (height, width, 3))
     return [(20 + 4 * i + bars).astype(np.uint8) for i in range(num_frames)]
 
 
-def places(frames: list[tuple[int, Frame]]) -> list[int]:
-    """Reads back which frames of ``plain_frames`` these are; the way through YUV darkens them by 0 to 3."""
+def positions(frames: list[tuple[int, Frame]]) -> list[int]:
+    """Recover which frames of ``plain_frames`` these are; the conversion to YUV and back darkens them by 0 to 3."""
     return [round((float(frame.mean()) - 18.5) / 4) for _, frame in frames]
 
 
 def opencv_frames(path: Path) -> list[Frame]:
-    """Every frame as OpenCV alone decodes it, RGB: the independent reading."""
+    """Every frame as OpenCV alone decodes it, RGB, as an independent reference."""
     frames: list[Frame] = []
     capture = cv2.VideoCapture(str(path))
     while True:
@@ -71,7 +71,7 @@ def opencv_frames(path: Path) -> list[Frame]:
 
 @pytest.mark.parametrize("name", WHOLE_CLIPS)
 def test_real_clip_gives_every_frame_in_order(action_data: Path, name: str) -> None:
-    """A whole file yields exactly the frames of its header, with the pixels and the order that OpenCV sees."""
+    """An undamaged file yields exactly the frames of its header, with OpenCV's pixels and order."""
     path = action_data / "clips" / name
     frames = read_frames(path)
     expected = opencv_frames(path)
@@ -87,7 +87,7 @@ def test_real_clip_gives_every_frame_in_order(action_data: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", HMDB51_CLIPS)
 def test_hmdb51_last_frame_is_not_invented(action_data: Path, name: str) -> None:
-    """The frame HMDB51 headers count too much is not filled in with decord's copy of the last one, and is no damage."""
+    """HMDB51 headers count one frame too many; it is not replaced by decord's copy of the last one, and not damage."""
     path = action_data / "clips" / name
     frames = read_frames(path)
     indices = [index for index, _ in frames]
@@ -98,7 +98,7 @@ def test_hmdb51_last_frame_is_not_invented(action_data: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", ["v_Biking_g05_c02.avi", "xvid_bframes_164.avi", "flipping_a_pancake.mkv"])
 def test_wanted_frames_are_the_frames_of_a_full_decode(action_data: Path, name: str) -> None:
-    """Leaving frames out changes neither the pixels nor the indices of those that are wanted, across key frames."""
+    """Skipping frames changes neither the pixels nor the indices of the wanted ones, across key frames."""
     path = action_data / "clips" / name
     expected = opencv_frames(path)
     wanted = [len(expected) - 1, 0, 1, 13, 99]
@@ -112,16 +112,16 @@ def test_wanted_frames_are_the_frames_of_a_full_decode(action_data: Path, name: 
     ("name", "height", "width"),
     [("rotated_0", 320, 568), ("rotated_90", 568, 320), ("rotated_180", 320, 568), ("rotated_270", 568, 320)],
 )
-def test_rotation_metadata_is_obeyed(action_data: Path, name: str, height: int, width: int) -> None:
-    """A film from a phone held upright comes out upright, and the header's size is the size of its frames."""
+def test_rotation_metadata_is_applied(action_data: Path, name: str, height: int, width: int) -> None:
+    """A video from a phone held upright is read upright, and the header's size is the size of its frames."""
     path = action_data / "clips" / f"{name}.mov"
     assert (read_header(path).height, read_header(path).width) == (height, width)
     _, frame = next(iter(read_frames(path)))
     assert frame.shape == (height, width, 3)
 
 
-def test_upside_down_clip_is_turned(action_data: Path) -> None:
-    """Half a turn, which leaves the size as it is, is applied too: the keyboard's light edge lies at the top."""
+def test_upside_down_video_is_turned(action_data: Path) -> None:
+    """A rotation by 180 degrees, which does not change the size, is applied too."""
     path = action_data / "clips" / "rotated_180.mov"
     _, upright = next(iter(read_frames(path)))
     raw = cv2.VideoCapture(str(path))
@@ -131,7 +131,7 @@ def test_upside_down_clip_is_turned(action_data: Path) -> None:
 
 
 def test_file_broken_in_the_middle_keeps_each_good_frame_once(action_data: Path) -> None:
-    """Where decord raises half-way, OpenCV goes on: the same frames each time, none twice, and the loss is told."""
+    """If decord fails half-way, OpenCV continues: the same frames each time, none twice, and the loss is counted."""
     path = action_data / "clips" / "corrupted.mp4"
     for _ in range(3):
         frames = read_frames(path)
@@ -142,9 +142,9 @@ def test_file_broken_in_the_middle_keeps_each_good_frame_once(action_data: Path)
 
 
 def test_frames_before_a_break_are_kept_in_order(tmp_path: Path) -> None:
-    """All frames up to a destroyed picture are kept, once, where decord alone drops some by the timing of its threads.
+    """All frames before a destroyed one are kept once, while decord alone drops some, depending on thread timing.
 
-    What follows the break is not used: it builds on what was lost, and its indices would no longer be places in time.
+    Frames after the break are not used: they depend on what was lost, and their indices would be wrong.
     """
     path = write_clip(tmp_path / "clip.avi", plain_frames(20))
     data = bytearray(path.read_bytes())
@@ -153,12 +153,12 @@ def test_frames_before_a_break_are_kept_in_order(tmp_path: Path) -> None:
     path.write_bytes(data)
     for _ in range(5):
         frames = read_frames(path)
-        assert places(list(frames)) == list(range(10))
+        assert positions(list(frames)) == list(range(10))
         assert frames.count == FrameCount(header_frames=20, decoded_frames=10, decoder="opencv")
 
 
 def test_colours_are_rgb(tmp_path: Path) -> None:
-    """A red clip is red, whichever decoder reads it; BGR fed to an RGB network costs accuracy silently."""
+    """A red video is red with either decoder: BGR frames in an RGB network would silently cost accuracy."""
     red = np.zeros((48, 64, 3), np.uint8)
     red[..., 0] = 250
     for name, decoder in [("red.avi", "decord"), ("red.mjpeg", "opencv")]:
@@ -173,56 +173,56 @@ def test_colours_are_rgb(tmp_path: Path) -> None:
     [("a.avi", "XVID"), ("a.mp4", "mp4v"), ("a.mkv", "mp4v"), ("a.webm", "VP80"), ("a.mpg", "MPEG"), ("a.wmv", "WMV2")],
 )
 def test_frames_come_in_order_from_every_container(tmp_path: Path, name: str, codec: str) -> None:
-    """What is read third is the third frame of the film, in containers with an index and without."""
+    """The third frame read is the third frame of the video, in containers with an index and without."""
     frames = read_frames(write_clip(tmp_path / name, plain_frames(30), codec))
-    assert places(list(frames)) == list(range(30))
+    assert positions(list(frames)) == list(range(30))
     assert (frames.count.header_frames, frames.count.decoded_frames) == (30, 30)
 
 
 @pytest.mark.parametrize("name", ["a.ts", "a.m2ts"])
-def test_transport_stream_begins_at_its_beginning(tmp_path: Path, name: str) -> None:
+def test_transport_stream_starts_at_its_first_frame(tmp_path: Path, name: str) -> None:
     """The first frames of an MPEG stream are not lost to decord's rewind, which lands late without an index."""
     path = write_clip(tmp_path / name, plain_frames(30, 240, 320), "MPEG")
-    assert places(list(read_frames(path))) == list(range(30))
+    assert positions(list(read_frames(path))) == list(range(30))
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.avi", "XVID"), ("a.avi", "MJPG"), ("a.mkv", "mp4v")])
 def test_file_cut_in_half_is_reported_short(tmp_path: Path, name: str, codec: str) -> None:
-    """Half a download opens and decodes without an error; only the count against the header gives it away."""
+    """Half a download opens and decodes without an error; only the header's frame count reveals it."""
     path = write_clip(tmp_path / name, plain_frames(50, 96, 128), codec)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     frames = read_frames(path)
-    read = places(list(frames))
-    assert read[:-1] == list(range(len(read) - 1))  # the last picture may be half a picture
+    read = positions(list(frames))
+    assert read[:-1] == list(range(len(read) - 1))  # the last frame may be incomplete
     assert 10 <= len(read) < 40
     assert (frames.count.header_frames, frames.count.decoded_frames) == (50, len(read))
     assert frames.count.is_short
 
 
 @pytest.mark.parametrize("codec", ["XVID", "MJPG"])
-def test_header_that_counts_too_few_is_not_believed(tmp_path: Path, codec: str) -> None:
-    """Half the frames counted: frames are wanted from the whole film all the same, not from its beginning alone."""
+def test_header_that_counts_too_few_is_corrected(tmp_path: Path, codec: str) -> None:
+    """If the header counts half the frames, sampling still covers the whole video, not only its first half."""
     path = write_clip(tmp_path / "clip.avi", plain_frames(40), codec)
     data = bytearray(path.read_bytes())
-    for place in (data.index(b"avih") + 8 + 16, data.index(b"strh") + 8 + 32):
-        assert data[place : place + 4] == (40).to_bytes(4, "little")
-        data[place : place + 4] = (20).to_bytes(4, "little")
+    for offset in (data.index(b"avih") + 8 + 16, data.index(b"strh") + 8 + 32):
+        assert data[offset : offset + 4] == (40).to_bytes(4, "little")
+        data[offset : offset + 4] = (20).to_bytes(4, "little")
     path.write_bytes(data)
     frames = read_frames(path, wanted=lambda num_frames: [0, num_frames - 1])
-    assert places(list(frames)) == [0, 39]
+    assert positions(list(frames)) == [0, 39]
     assert frames.count == FrameCount(header_frames=40, decoded_frames=40, decoder="decord")
 
 
-def test_is_short_forgives_what_real_headers_overcount() -> None:
-    """Two frames too many in a header is how old AVIs are; three is a loss."""
+def test_is_short_tolerates_what_real_headers_overcount() -> None:
+    """Headers of old AVIs count two frames too many; three missing frames are a loss."""
     assert not FrameCount(50, 48, "decord").is_short
     assert FrameCount(50, 47, "decord").is_short
     assert not FrameCount(50, 60, "decord").is_short
 
 
-def test_variable_frame_rate_is_counted_not_guessed(tmp_path: Path) -> None:
-    """20 frames over 3 s are 20 frames, not duration x rate = 146: uniform sampling would see only the beginning."""
+def test_variable_frame_rate_is_counted_not_estimated(tmp_path: Path) -> None:
+    """20 frames over 3 s are 20 frames, not duration x rate = 146, or uniform sampling would see only the beginning."""
     path = tmp_path / "variable.mkv"
     options = [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1]
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 50, (64, 48), options)
@@ -233,35 +233,39 @@ def test_variable_frame_rate_is_counted_not_guessed(tmp_path: Path) -> None:
     writer.release()
     assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) > 100
     frames = read_frames(path)
-    assert places(list(frames)) == list(range(20))
+    assert positions(list(frames)) == list(range(20))
     assert (frames.count.header_frames, frames.count.decoded_frames) == (20, 20)
 
 
+# Widths at which decord misreads padded rows on some processors, so that either decoder may have read the file.
+EITHER = ("decord", "opencv")
+
+
 @pytest.mark.parametrize(
-    ("height", "width", "decoder"),
+    ("height", "width", "decoders"),
     [
-        (30, 2, "opencv"),  # widths at which decord's rows are padded and misread
-        (30, 32, "opencv"),
-        (30, 48, "opencv"),
-        (30, 96, "opencv"),
-        (46, 62, "decord"),
-        (2, 64, "decord"),
-        (426, 240, "decord"),
-        (2160, 3840, "decord"),
+        (30, 2, EITHER),
+        (30, 32, EITHER),
+        (30, 48, EITHER),
+        (30, 96, EITHER),
+        (46, 62, ("decord",)),
+        (2, 64, ("decord",)),
+        (426, 240, ("decord",)),
+        (2160, 3840, ("decord",)),
     ],
 )
-def test_every_frame_size_is_read_exactly(tmp_path: Path, height: int, width: int, decoder: str) -> None:
-    """Tiny, odd, portrait and 4K frames come back as written, with every pixel in its place (lossless codec)."""
+def test_every_frame_size_is_read_exactly(tmp_path: Path, height: int, width: int, decoders: tuple[str, ...]) -> None:
+    """Tiny, odd, portrait and 4K frames are read exactly as written (lossless codec)."""
     rng = np.random.default_rng(0)
     written = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
     frames = read_frames(write_clip(tmp_path / "clip.avi", written, "HFYU"))
     for (_, frame), expected in zip(frames, written, strict=True):
         np.testing.assert_array_equal(frame, expected)
-    assert frames.count == FrameCount(2, 2, decoder)
+    assert frames.count in [FrameCount(2, 2, decoder) for decoder in decoders]
 
 
 def test_grayscale_becomes_three_equal_channels(tmp_path: Path) -> None:
-    """A black-and-white film feeds a network that wants three channels."""
+    """A black-and-white video is read with the three channels that a network needs."""
     path = tmp_path / "gray.avi"
     codec = cv2.VideoWriter.fourcc(*"FFV1")
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, 25, (64, 48), isColor=False)
@@ -275,18 +279,18 @@ def test_grayscale_becomes_three_equal_channels(tmp_path: Path) -> None:
 def test_video_of_one_frame(tmp_path: Path) -> None:
     """A single frame is a video."""
     path = write_clip(tmp_path / "one.avi", plain_frames(1), "XVID")
-    assert places(list(read_frames(path))) == [0]
+    assert positions(list(read_frames(path))) == [0]
     assert count_frames(path) == FrameCount(1, 1, "decord")
 
 
-def test_header_tells_size_rate_and_length(tmp_path: Path) -> None:
-    """The header's width is not its height, and its rate is in frames per second."""
+def test_header_gives_size_rate_and_length(tmp_path: Path) -> None:
+    """Width and height are not swapped, and the rate is in frames per second."""
     header = read_header(write_clip(tmp_path / "clip.avi", plain_frames(7, height=48, width=64)))
     assert (header.num_frames, header.fps, header.width, header.height) == (7, 25.0, 64, 48)
 
 
 def test_wanted_past_the_end_and_none_wanted(tmp_path: Path) -> None:
-    """Indices that the file does not reach are not met, and the count is that of the file all the same."""
+    """Indices past the end are ignored, and the count covers the whole file whatever is wanted."""
     path = write_clip(tmp_path / "clip.avi", plain_frames(9))
     frames = read_frames(path, wanted=np.array([2, 8, 9, 100], dtype=np.int32))
     assert [index for index, _ in frames] == [2, 8]
@@ -296,27 +300,27 @@ def test_wanted_past_the_end_and_none_wanted(tmp_path: Path) -> None:
     assert count_frames(path) == FrameCount(9, 9, "decord")
 
 
-def test_every_decoded_frame_is_a_sign_of_life(tmp_path: Path) -> None:
-    """A watcher hears of every frame, wanted or not, also while OpenCV catches up with decord on a broken file."""
-    signs: list[None] = []
+def test_on_frame_is_called_for_every_decoded_frame(tmp_path: Path) -> None:
+    """``on_frame`` is called for wanted and skipped frames, also while OpenCV catches up on a broken file."""
+    calls: list[None] = []
     path = write_clip(tmp_path / "clip.avi", plain_frames(20))
-    list(read_frames(path, wanted=[3], on_frame=lambda: signs.append(None)))
-    assert len(signs) == 20
+    list(read_frames(path, wanted=[3], on_frame=lambda: calls.append(None)))
+    assert len(calls) == 20
     path.write_bytes(path.read_bytes()[:-3000])
-    signs.clear()
-    frames = read_frames(path, wanted=[3], on_frame=lambda: signs.append(None))
+    calls.clear()
+    frames = read_frames(path, wanted=[3], on_frame=lambda: calls.append(None))
     list(frames)
-    assert len(signs) >= frames.count.decoded_frames
+    assert len(calls) >= frames.count.decoded_frames
 
 
-def test_frames_stay_what_they_were(tmp_path: Path) -> None:
-    """A frame that was handed out is the caller's own: decoding on does not write into it."""
+def test_returned_frames_do_not_change(tmp_path: Path) -> None:
+    """A returned frame belongs to the caller: further decoding does not write into it."""
     path = write_clip(tmp_path / "clip.avi", plain_frames(12))
-    assert places(list(read_frames(path))) == list(range(12))
+    assert positions(list(read_frames(path))) == list(range(12))
 
 
 def test_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FFmpeg would take a relative "walk:1.avi" for an address."""
+    """A relative "walk:1.avi" is read as a file, although FFmpeg would take it for an address."""
     write_clip(tmp_path / "clip.avi", plain_frames(3)).rename(tmp_path / "walk:1.avi")
     monkeypatch.chdir(tmp_path)
     assert count_frames(Path("walk:1.avi")).decoded_frames == 3
@@ -351,7 +355,7 @@ def header_only(path: Path) -> None:
 def webm_header_only(path: Path) -> None:
     write_clip(path.with_suffix(".webm"), plain_frames(20), "VP80")
     data = path.with_suffix(".webm").read_bytes()
-    path.write_bytes(data[: data.index(b"\x1f\x43\xb6\x75") + 20])  # the first cluster has begun, no picture in it
+    path.write_bytes(data[: data.index(b"\x1f\x43\xb6\x75") + 20])  # ends in the first cluster, before any frame
 
 
 def mp4_without_its_end(path: Path) -> None:
@@ -371,15 +375,15 @@ def mp4_without_its_end(path: Path) -> None:
             (partial(picture, ending=ending), "is a picture")
             for ending in (".png", ".jpg", ".bmp", ".gif", ".webp", ".tiff")
         ),
-        (header_only, "holds no frame that can be decoded, although its header tells of 20"),
-        (webm_header_only, "holds no frame that can be decoded"),
+        (header_only, "contains no frame that can be decoded, although its header promises 20"),
+        (webm_header_only, "contains no frame that can be decoded"),
         (mp4_without_its_end, "is not a video that can be read"),
     ],
 )
 def test_unreadable_file_is_refused_with_its_reason(
     tmp_path: Path, make: Callable[[Path], object], reason: str
 ) -> None:
-    """Whatever gives no frame raises, with the path and the reason, instead of yielding nothing."""
+    """A file without a readable frame raises an error with the path and the reason, instead of yielding nothing."""
     path = tmp_path / "v_Punch_g01_c01.avi"
     make(path)
     with pytest.raises(VideoError, match=reason) as error:
@@ -394,8 +398,8 @@ def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
 
 
-def test_decoders_keep_quiet(tmp_path: Path) -> None:
-    """FFmpeg's lines about a broken file do not end up between progress bars: the count tells of it."""
+def test_decoders_print_nothing(tmp_path: Path) -> None:
+    """FFmpeg's messages about a broken file do not appear between progress bars."""
     paths = [tmp_path / "text.avi"]
     text_file(paths[0])
     for name, codec in [("decord.avi", "XVID"), ("opencv.mpg", "MPEG")]:
@@ -419,7 +423,7 @@ for path in map(Path, sys.argv[1:]):
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
-    """Reading 280 MB of frames takes less than half of that: a long video is never held whole."""
+    """Reading 280 MB of frames takes less than half of that memory: a long video is never in memory as a whole."""
     path = write_clip(tmp_path / "long.avi", [*plain_frames(40, 480, 640)] * 8, "XVID")
     code = """
 import resource, sys
@@ -439,6 +443,6 @@ print(peak_mib() - before)
 
 
 def test_import_does_not_load_torch() -> None:
-    """``data`` knows no torch: its commands start fast and decoding workers stay small."""
+    """``data`` does not import torch, so that its commands start fast and decoding workers stay small."""
     result = run_python("import sys, data.video; print('torch' in sys.modules)")
     assert result.stdout == "False\n", result.stderr

@@ -147,7 +147,7 @@ def test_damaged_videos(damaged_folders: Path, where: list[object], tmp_path: Pa
     reasons = {
         "run/zero.avi": "is empty (0 bytes)",
         "run/text.avi": "is not a video that can be read",
-        "walk/header.avi": "holds no frame that can be decoded",
+        "walk/header.avi": "contains no frame that can be decoded",
         "walk/cut.avi": "is short",
     }
     for video_id, reason in reasons.items():

@@ -156,7 +156,7 @@ def test_header_that_promises_billions_of_frames_is_not_believed(tmp_path: Path)
         content[place : place + 4] = (2**31 - 1).to_bytes(4, "little")
     path.write_bytes(content)
     (failed,) = read([path])[0]
-    assert isinstance(failed, Failed) and "tells of 2147483647 frames" in failed.reason
+    assert isinstance(failed, Failed) and "promises 2147483647 frames" in failed.reason
 
 
 def test_hanging_reader_is_killed_and_costs_one_video(tmp_path: Path, hanging_video: Path) -> None:

@@ -136,7 +136,7 @@ def test_only_the_mean_classifier_ignores_order() -> None:
 
 @pytest.mark.parametrize("config", every_classifier)
 def test_scores_are_logits(config: ModelConfig) -> None:
-    """Scores are the plain output of the linear layer: a softmax before the cross-entropy would flatten its gradient."""
+    """Scores are the linear layer's output: a softmax before the cross-entropy would flatten the gradient."""
     model, features = make_classifier(config), padded_batch(0.0)
     scores = model(features, LENGTHS)
     with torch.no_grad():

@@ -185,7 +185,7 @@ def test_empty_file_sets_nothing(write_yaml: Callable[[str], Path]) -> None:
         ("seeds: [1, two]", r"seeds can't be \[1, 'two'\]: it is tuple"),
         ("schedule: cosin", r"schedule can't be 'cosin': it is Literal\['cosine', 'constant'\]"),
         ("clip_frames: few", r"clip_frames can't be 'few': it is int \| None"),
-        ("hidden_size: 0", "hidden_size and num_layers are at least 1"),
+        ("hidden_size: 0", "hidden_size and num_layers must be at least 1"),
         ("dataset: ufc101", "unknown dataset 'ufc101'. Did you mean 'ucf101'"),
         ("workers: 0", "workers is at least 1, not 0"),
         ("video_timeout: .nan", "video_timeout is at least 1, not nan"),

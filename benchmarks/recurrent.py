@@ -1,15 +1,16 @@
-"""How long a training step of a recurrent layer takes on the CPU, and how much of it are the matrix products.
+"""Measure how long a training step of a recurrent layer takes on the CPU, and the matrix products' share of it.
 
-    python -m benchmarks.recurrent               # the table
-    python -m benchmarks.recurrent --busy 2      # the same while two other processes want the cores
-    python -m benchmarks.recurrent --denormals   # what numbers below 1e-38 cost, and which threads flush them to zero
+    python -m benchmarks.recurrent               # print the table
+    python -m benchmarks.recurrent --busy 2      # the same while two other processes keep cores busy
+    python -m benchmarks.recurrent --denormals   # the cost of numbers below 1e-38, and which threads flush them to zero
 
-A layer's step is forward and backward with a dense gradient for the states of all steps; the inputs need none. A
-classifier's step is that of train.py, from the batch to the new weights. All candidates take turns in one run, so that
-noise hits them alike: look at the ratios, which are medians over the rounds.
+A layer's step is a forward and a backward pass with a dense gradient for the states of all steps and none for the
+inputs. A classifier's step is that of train.py, from the batch to the new weights. All candidates take turns in one
+run, so noise affects them equally: compare the ratios, which are medians over the rounds.
 
-With other busy processes a step can take ten times as long on two threads as on one, since OpenMP's threads spin while
-they wait for each other at every product. OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=PASSIVE in the environment mends it.
+While other processes are busy, a step can take ten times as long on two threads as on one, because OpenMP's threads
+spin while they wait for each other at every product. Setting OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=PASSIVE in the
+environment avoids that.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ SIZES = (
     Size(784, 100, 1, 100),  # MNIST, pixel by pixel
     Size(150, 64, 2, 100),  # the addition task
     Size(1000, 32, 2, 128),
-    Size(25, 64, 1280, 512),  # a video's features: here the matrix products rule
+    Size(25, 64, 1280, 512),  # a video's features, where the matrix products take most of the time
 )
 VIDEO = Size(25, 32, 1280, 256)
 VIDEO_CLASSES = 101
@@ -54,10 +55,10 @@ def main(seconds: float = 10.0, threads: int | None = None, busy: int = 0, denor
     """Print a table.
 
     Args:
-        seconds: to measure each size for, warm-up apart.
-        threads: PyTorch's; none given: as many as it takes by itself.
-        busy: other processes that do nothing but want a core, all the while.
-        denormals: measure these instead.
+        seconds: time to measure each size, without the warm-up.
+        threads: number of PyTorch's threads (default: PyTorch's own choice).
+        busy: number of other processes that each keep a core busy.
+        denormals: measure the cost of denormal numbers instead.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -85,16 +86,16 @@ def compare_layers(size: Size, seconds: float) -> None:
     candidates = {name: training_step(layer, inputs, grad_states) for name, layer in layers.items()}
     times = take_turns({**candidates, "bare products": bare_products(size)}, seconds)
     print(f"\n(T, B, input, hidden) = {tuple(size)}, {len(times['nn.RNN'])} rounds")
-    print(f"{'':14} {'ms':>8} {'nn.RNN / it':>12} {'it / bare products':>19}")
+    print(f"{'':14} {'ms':>8} {'nn.RNN / this':>13} {'this / bare products':>21}")
     for name, milliseconds in times.items():
         print(
-            f"{name:14} {statistics.median(milliseconds):8.1f} {median_ratio(times['nn.RNN'], milliseconds):12.2f}"
-            f" {median_ratio(milliseconds, times['bare products']):19.2f}"
+            f"{name:14} {statistics.median(milliseconds):8.1f} {median_ratio(times['nn.RNN'], milliseconds):13.2f}"
+            f" {median_ratio(milliseconds, times['bare products']):21.2f}"
         )
 
 
 def compare_classifiers(seconds: float) -> None:
-    """What choosing a model costs: the whole step of train.py on cached features."""
+    """Compare models by the whole step of train.py on cached features."""
     names: tuple[ModelName, ...] = ("np_rnn", "lstm", "gru", "mean")
     models = {name: SequenceClassifier(ModelConfig(name, VIDEO.hidden), VIDEO.inputs, VIDEO_CLASSES) for name in names}
     features = torch.randn(VIDEO.steps, VIDEO.batch, VIDEO.inputs)
@@ -103,12 +104,12 @@ def compare_classifiers(seconds: float) -> None:
     times = take_turns({name: whole_step(model, features, lengths, labels) for name, model in models.items()}, seconds)
     rounds = len(times["lstm"])
     print(f"\nclassifiers of {VIDEO_CLASSES} classes, (T, B, features, hidden) = {tuple(VIDEO)}, {rounds} rounds")
-    print(f"{'':14} {'ms':>8} {'lstm / it':>12} {'gru / it':>9} {'parameters':>11} {'per unit':>9}")
+    print(f"{'':14} {'ms':>8} {'lstm / this':>12} {'gru / this':>10} {'parameters':>11} {'per unit':>9}")
     for name, milliseconds in times.items():
         layers = [parameter for layer in models[name].layers for parameter in layer.parameters()]
         print(
             f"{name:14} {statistics.median(milliseconds):8.1f} {median_ratio(times['lstm'], milliseconds):12.2f}"
-            f" {median_ratio(times['gru'], milliseconds):9.2f}"
+            f" {median_ratio(times['gru'], milliseconds):10.2f}"
             f" {sum(parameter.numel() for parameter in models[name].parameters()):11,}"
             f" {sum(parameter.numel() for parameter in layers) // VIDEO.hidden:9,}"
         )
@@ -136,7 +137,7 @@ def training_step(layer: nn.RNNBase, inputs: Tensor, grad_states: Tensor) -> Ste
 
 
 def bare_products(size: Size) -> Step:
-    """The matrix products that no ReLU layer's training step can do without, and nothing else, into place."""
+    """The matrix products that every ReLU layer's training step needs, in place, and nothing else."""
     num_rows = size.steps * size.batch
     inputs, states, deltas = (torch.randn(num_rows, width) for width in (size.inputs, size.hidden, size.hidden))
     weight_ih, weight_hh = torch.randn(size.hidden, size.inputs), torch.randn(size.hidden, size.hidden)
@@ -150,26 +151,26 @@ def bare_products(size: Size) -> Step:
         for _ in range(size.steps):
             torch.mm(delta, weight_hh, out=result)
         torch.mm(deltas.t(), states)
-        torch.mm(inputs.t(), deltas)  # this way round is the fast one for few inputs
+        torch.mm(inputs.t(), deltas)  # the faster order for few inputs
 
     return products
 
 
 def compare_denormals(seconds: float) -> None:
-    """Numbers below 1.2e-38 lose precision bit by bit; many a CPU computes with them a hundred times slower."""
+    """Measure the cost of denormals, numbers below 1.2e-38: many CPUs compute with them a hundred times slower."""
     faint = torch.full((2**22,), 1e-40)
-    before = share_denormal(faint * 1)  # shared out: from here on OpenMP's threads exist
+    before = share_denormal(faint * 1)  # large enough to start OpenMP's threads
     torch.set_flush_denormal(True)
     after = share_denormal(faint * 1)
     print(
         f"1e-40 * 1, {torch.get_num_threads()} threads: {before:.0%} of the results are denormal; "
         f"after set_flush_denormal(True) {after:.0%}.\n"
-        "It holds for the thread that calls it and for those that start afterwards: call it before any computing.\n"
+        "It affects the calling thread and threads that start later: call it before any computation.\n"
     )
     torch.set_num_threads(1)
     size = Size(784, 100, 1, 100)
     inputs = torch.rand(size.steps, size.batch, size.inputs)
-    inputs[size.steps // 2 :] = 0  # no more input: the states fade
+    inputs[size.steps // 2 :] = 0  # without input the states decay
     grad_states = torch.zeros(size.steps, size.batch, size.hidden)
     grad_states[-1] = 1
     relu = {"nonlinearity": "relu"}
@@ -184,7 +185,7 @@ def compare_denormals(seconds: float) -> None:
     candidates = {name: training_step(layer, inputs, grad_states) for name, layer in layers.items()}
     for value in (1.0, 1e-40):
         candidates[f"products of {value:g}"] = repeated(torch.mm, *[torch.full((100, 100), value)] * 2)
-        candidates[f"roots of {value:g}"] = repeated(torch.sqrt, torch.full((100, 100), value))  # as Adam takes
+        candidates[f"roots of {value:g}"] = repeated(torch.sqrt, torch.full((100, 100), value))  # as in Adam
     both = {(name, flush): with_flush(step, flush) for name, step in candidates.items() for flush in (False, True)}
     times = take_turns(both, seconds)
     torch.set_flush_denormal(False)
@@ -211,14 +212,14 @@ def with_flush(step: Step, flush: bool) -> Step:
 
 
 def share_denormal(values: Tensor) -> float:
-    # By their bits: a comparison would flush them first.
+    # A comparison would flush them to zero first, so look at the bits.
     exponents = values.detach().view(torch.int32) & 0x7F800000
     mantissas = values.detach().view(torch.int32) & 0x007FFFFF
     return ((exponents == 0) & (mantissas != 0)).double().mean().item()
 
 
 def take_turns(candidates: dict[Name, Step], seconds: float) -> dict[Name, list[float]]:
-    """Milliseconds of every call; each candidate is called once to warm up, then in turn, at least three times."""
+    """Call each candidate once to warm up, then all in turn, at least three times; return each call's milliseconds."""
     for step in candidates.values():
         step()
     times: dict[Name, list[float]] = {name: [] for name in candidates}

@@ -1,4 +1,4 @@
-"""A recurrent classifier one step at a time, and what can be seen of its state that way."""
+"""Run a recurrent classifier step by step and measure how its state evolves."""
 
 import copy
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from models.classifier import SequenceClassifier
 from pipeline.settings.config import ConfigError
 
-SMALL = 1e-5  # norm of the change of the first state; in float64, what is left of it is exact down to about 1e-9 of it
+SMALL = 1e-5  # norm of the change of the first state; float64 resolves a remainder of about 1e-9 of it
 NUM_JACOBIANS = 16
 
 FloatArray = npt.NDArray[np.float64]
@@ -22,25 +22,27 @@ ComplexArray = npt.NDArray[np.complex128]
 
 
 class Probe(NamedTuple):
-    """Sequences to watch a network on."""
+    """Sequences to measure a network on."""
 
     inputs: Tensor
     """float64 ``[T, B, D]``"""
     targets: Tensor
-    """``[B]``: float64 numbers, or int64 labels"""
+    """``[B]``: float64 numbers or int64 labels"""
 
 
 @dataclass(frozen=True, eq=False)
 class Dynamics:
-    """What a network does with its state: all that goes from one step to the next (h of all layers, c of an LSTM).
+    """How a network's state evolves; the state is all that passes from step to step (h of all layers, c of an LSTM).
 
     Attributes:
-        eigenvalues: of the recurrent matrices of all layers; none for LSTM and GRU, whose layers have several each.
-        step_eigenvalues: ``[up to 16, S]``, of d state_t+1 / d state_t in the middle of as many sequences.
-        relu_gain: see ``relu_gain``, the largest of all layers; ``None`` for networks without a ReLU.
-        growth: ``[T + 1, B]``, what is left of a small random change of the first state after 0 to T steps, as a ratio.
-        gradient: ``[T, B]``, norm of d loss / d state 0 to T - 1 steps before the last, as a ratio to the last.
-        active: ``[T]``, share of units that are not zero after each step, over units and sequences.
+        eigenvalues: eigenvalues of the recurrent matrices of all layers; empty for LSTM and GRU, whose layers have
+            several matrices each.
+        step_eigenvalues: ``[up to 16, S]``, eigenvalues of d state_t+1 / d state_t halfway through up to 16 sequences.
+        relu_gain: the largest ``relu_gain`` of all layers; ``None`` for networks without a ReLU.
+        growth: ``[T + 1, B]``, size after 0 to T steps of a small random change of the first state, relative to its
+            initial size.
+        gradient: ``[T, B]``, norm of d loss / d state 0 to T - 1 steps before the last, relative to the last.
+        active: ``[T]``, share of nonzero units after each step, over units and sequences.
         dead: ``[T]``, share of units that are zero in every sequence.
     """
 
@@ -54,7 +56,7 @@ class Dynamics:
 
 
 def measure(model: SequenceClassifier, probe: Probe, seed: int = 0) -> Dynamics:
-    """Watch a network, with dropout off, while it reads; raises ``ConfigError`` as ``SteppedNetwork`` does."""
+    """Measure a network without dropout on ``probe``; raises ``ConfigError`` as ``SteppedNetwork`` does."""
     network = SteppedNetwork(model)
     state = network.start(len(probe.targets)).requires_grad_()
     generator = torch.Generator().manual_seed(seed)
@@ -89,9 +91,9 @@ def measure(model: SequenceClassifier, probe: Probe, seed: int = 0) -> Dynamics:
 
 
 class SteppedNetwork:
-    """A classifier in float64, dropout off, its state in one piece ``[B, S]``.
+    """A classifier in float64 without dropout, with its whole state in one tensor ``[B, S]``.
 
-    Raises ``ConfigError`` for a model whose layers are not one-directional RNNs, LSTMs or GRUs of PyTorch's kind.
+    Raises ``ConfigError`` if a layer of the model is not a unidirectional ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``.
     """
 
     def __init__(self, model: SequenceClassifier) -> None:
@@ -104,22 +106,23 @@ class SteppedNetwork:
 
     def step(self, inputs: Tensor, state: Tensor) -> Tensor:
         """The next state: features of one step ``[B, D]``, state ``[B, S]`` -> ``[B, S]``."""
-        read, states = (inputs - self.model.feature_mean) * self.model.feature_scale, []
-        for cell, own in zip(self.cells, torch.split(state, self.widths, dim=1), strict=True):
+        layer_inputs, states = (inputs - self.model.feature_mean) * self.model.feature_scale, []
+        for cell, previous in zip(self.cells, torch.split(state, self.widths, dim=1), strict=True):
             if isinstance(cell, nn.LSTMCell):
-                read, memory = cell(read, own.chunk(2, dim=1))
-                states += [read, memory]
+                hidden, memory = cell(layer_inputs, previous.chunk(2, dim=1))
+                states += [hidden, memory]
             else:
-                read = cell(read, own)
-                states.append(read)
+                hidden = cell(layer_inputs, previous)
+                states.append(hidden)
+            layer_inputs = hidden
         return torch.cat(states, dim=1)
 
     def units(self, state: Tensor) -> Tensor:
-        """h of all layers: state ``[B, S]`` -> ``[B, units]``."""
+        """The hidden units of all layers: state ``[B, S]`` -> ``[B, units]``."""
         return torch.cat(self._hidden(state), dim=1)
 
     def scores(self, states: Sequence[Tensor]) -> Tensor:
-        """What the classifier makes of the states of all steps: ``[B, num_classes]``."""
+        """Class scores from the states of all steps, ``[B, S]`` each: ``[B, num_classes]``."""
         last_layer = torch.stack([self._hidden(state)[-1] for state in states])
         scores: Tensor = self.model.classifier(self.model.read_out(last_layer))
         return scores
@@ -127,21 +130,21 @@ class SteppedNetwork:
     def jacobian(self, inputs: Tensor, state: Tensor) -> Tensor:
         """d next state / d state, ``[S, S]``, for one sequence: inputs ``[D]``, state ``[S]``."""
         size = len(state)
-        copies = state.repeat(size, 1).requires_grad_()  # one for each row of the result
+        copies = state.repeat(size, 1).requires_grad_()  # one per row of the result
         rows = torch.eye(size, dtype=torch.float64)
         (jacobian,) = torch.autograd.grad(self.step(inputs.expand(size, -1), copies), copies, rows)
         return jacobian
 
     def _hidden(self, state: Tensor) -> list[Tensor]:
         parts = zip(self.cells, torch.split(state, self.widths, dim=1), strict=True)
-        return [own[:, : cell.hidden_size] for cell, own in parts]
+        return [part[:, : cell.hidden_size] for cell, part in parts]
 
 
 def cell_of(layer: nn.Module) -> nn.RNNCellBase:
-    """A float64 layer's single step; raises ``ConfigError`` where it has none."""
+    """The cell that computes one step of a float64 layer; raises ``ConfigError`` for other kinds of layer."""
     cell: nn.RNNCellBase
     if not isinstance(layer, nn.RNNBase) or layer.num_layers > 1 or layer.bidirectional:
-        raise ConfigError(f"only one-directional RNN, LSTM and GRU layers can be watched step by step, not {layer}")
+        raise ConfigError(f"only unidirectional RNN, LSTM and GRU layers can run step by step, not {layer}")
     if isinstance(layer, nn.LSTM):
         cell = nn.LSTMCell(layer.input_size, layer.hidden_size)
     elif isinstance(layer, nn.GRU):
@@ -154,7 +157,7 @@ def cell_of(layer: nn.Module) -> nn.RNNCellBase:
 
 
 def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
-    """As in training, but summed: each sequence's gradient is its own."""
+    """The training loss, but summed, so that a sequence's gradient does not depend on the batch size."""
     if targets.is_floating_point():
         return F.mse_loss(scores[:, 0], targets, reduction="sum")
     return F.cross_entropy(scores, targets, reduction="sum")
@@ -166,21 +169,21 @@ def eigenvalues(matrix: Tensor) -> ComplexArray:
 
 
 def relu_gain(weight: Tensor, num_steps: int = 400, num_starts: int = 64) -> float:
-    """What the norm of h is multiplied by per step of h <- relu(W h), in the long run.
+    """The long-run factor by which a step h <- relu(W h) multiplies the norm of h.
 
-    For a symmetric W it would be the largest eigenvalue, did not the ReLU keep h from its eigenvector, which in general
-    has entries of both signs.
+    For a symmetric W without the ReLU it would be the largest eigenvalue. But that eigenvector generally has entries of
+    both signs, so h can't reach it through a ReLU.
 
     Args:
         weight: float64 ``[N, N]``.
-        num_steps: the geometric mean is taken over the later half.
-        num_starts: random h without negative entries; the median over them counts.
+        num_steps: number of steps; the result is the geometric mean over the second half.
+        num_starts: number of random non-negative initial h; the result is the median over them.
     """
     states = torch.rand(len(weight), num_starts, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     logarithms = []
     for _ in range(num_steps):
         states = (weight @ states).relu()
-        norms = states.norm(dim=0).clamp_min(1e-300)  # a state may die out altogether
+        norms = states.norm(dim=0).clamp_min(1e-300)  # a state may vanish
         states = states / norms
         logarithms.append(norms.log())
     return torch.stack(logarithms[num_steps // 2 :]).mean(0).exp().median().item()

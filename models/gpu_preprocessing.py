@@ -1,8 +1,8 @@
-"""The resize and the crops of ``models.preprocessing``, as tensor operations: for frames that are on a GPU anyway.
+"""The resize and crops of ``models.preprocessing`` as tensor operations, for frames that are already on a GPU.
 
-A resize is linear along each axis, so it is two matrix products. The matrices are Pillow's own weights, the axes are
-taken in Pillow's order, and the pixels are rounded after each product as Pillow rounds them: what is left are exact
-ties, which may go the other way, a level or two on a few percent of the pixels at most.
+A resize is linear along each axis, so it is two matrix products. They use Pillow's own weights, process the axes in
+Pillow's order, and round after each product as Pillow does. Only exact ties may round differently: at most a few
+percent of the pixels differ, by one or two levels.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from models.preprocessing import Preprocessing, crop_corner, is_flipped, resize_
 
 
 def resize_and_crop_tensor(frames: Tensor, preprocessing: Preprocessing, views: Sequence[str]) -> Tensor:
-    """Frames of one size as the network sees them, before normalisation.
+    """Resize frames and cut out views.
 
     Args:
         frames: uint8 ``[n, height, width, 3]``, RGB, on any device.
-        preprocessing: of the backbone.
-        views: which of ``models.preprocessing.VIEWS`` are wanted.
+        preprocessing: that of the backbone.
+        views: a selection of ``models.preprocessing.VIEWS``.
 
     Returns:
-        uint8 ``[n * len(views), crop, crop, 3]``, RGB, the views of a frame one behind the other.
+        uint8 ``[n * len(views), crop, crop, 3]``, RGB; the views of a frame follow one another.
     """
     _, height, width, _ = frames.shape
     size = resized(width, height, preprocessing)
@@ -39,8 +39,8 @@ def resize_and_crop_tensor(frames: Tensor, preprocessing: Preprocessing, views: 
     cuts = []
     for view in views:
         left, top = crop_corner(size, crop, view)
-        padding = (-left, left + crop - size[0], -top, top + crop - size[1])  # negative where it cuts, else black
-        cut = F.pad(images, padding)
+        # Negative padding crops, positive padding is black.
+        cut = F.pad(images, (-left, left + crop - size[0], -top, top + crop - size[1]))
         cuts.append(cut.flip(3) if is_flipped(view) else cut)
     return torch.stack(cuts, dim=1).flatten(0, 1).byte().permute(0, 2, 3, 1)
 

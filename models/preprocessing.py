@@ -1,7 +1,7 @@
-"""How a backbone wants its frames: resize, centre crop, normalisation.
+"""The preprocessing of a backbone's frames: resize, crop, normalisation.
 
-Needs numpy and Pillow only, never torch: frames are resized where they are decoded, in worker processes that should
-start fast and stay small. Normalisation happens on the whole batch, in ``models.backbones.normalize``.
+Imports numpy and Pillow but not torch: frames are resized where they are decoded, in worker processes that should
+start fast and stay small. ``models.backbones.normalize`` normalises whole batches.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The evaluation transform that belongs to a backbone's weights. Frozen: it is part of the features' fingerprint.
+    """The evaluation transform of a backbone's weights. It is part of the features' fingerprint.
 
     Attributes:
-        resize: side in pixels before the crop; the short one, or both where ``keep_aspect_ratio`` is false.
-        crop: side in pixels of the square cut from the centre; where it is the larger one, the rest is black.
-        interpolation: of the resize, with antialiasing.
-        mean: per RGB channel, of pixels scaled to [0, 1].
-        std: per RGB channel, of pixels scaled to [0, 1].
-        keep_aspect_ratio: false squashes the whole frame into ``resize`` x ``resize`` (timm's crop mode "squash").
+        resize: length in pixels of the short side after the resize, or of both sides if not ``keep_aspect_ratio``.
+        crop: side in pixels of the square that is cut out; padded with black if larger than the resized frame.
+        interpolation: filter of the resize, with antialiasing.
+        mean: per RGB channel, for pixels scaled to [0, 1].
+        std: per RGB channel, for pixels scaled to [0, 1].
+        keep_aspect_ratio: if false, the whole frame is squashed to ``resize`` x ``resize`` (timm's crop mode "squash").
     """
 
     resize: int
@@ -48,8 +48,8 @@ VIEWS = (
     "bottom-left-flipped",
     "bottom-right-flipped",
 )
-"""Which square is cut from a frame, and whether it is mirrored: the ten crops of AlexNet's evaluation. ``--views N``
-takes the first N; the first is what the weights were evaluated with."""
+"""The square that is cut from a frame, and whether it is mirrored: the ten crops of AlexNet's evaluation. ``--views N``
+takes the first N; pretrained weights are evaluated with the first."""
 
 CENTER = VIEWS[0]
 
@@ -57,12 +57,12 @@ CENTER = VIEWS[0]
 def resize_and_crop(
     frame: npt.NDArray[np.uint8], preprocessing: Preprocessing, views: Sequence[str] = VIEWS[:1]
 ) -> npt.NDArray[np.uint8]:
-    """One frame as the network sees it, before normalisation; the same pixels as torchvision's and timm's transforms.
+    """Resize a frame and cut out views; gives the same pixels as torchvision's and timm's transforms.
 
     Args:
         frame: uint8 ``[height, width, 3]``, RGB.
-        preprocessing: of the backbone.
-        views: which of ``VIEWS`` are wanted.
+        preprocessing: that of the backbone.
+        views: a selection of ``VIEWS``.
 
     Returns:
         uint8 ``[len(views), crop, crop, 3]``, RGB.
@@ -71,7 +71,7 @@ def resize_and_crop(
         ValueError: the frame is not uint8 ``[height, width, 3]`` or is empty.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-        raise ValueError(f"a frame is uint8 [height, width, 3]; got {frame.dtype} {list(frame.shape)}")
+        raise ValueError(f"a frame must be uint8 [height, width, 3]; got {frame.dtype} {list(frame.shape)}")
     height, width = frame.shape[:2]
     size = resized(width, height, preprocessing)
     image = Image.fromarray(frame).resize(size, _FILTERS[preprocessing.interpolation])
@@ -79,7 +79,7 @@ def resize_and_crop(
     pixels = np.empty((len(views), crop, crop, 3), dtype=np.uint8)
     for view, out in zip(views, pixels, strict=True):
         left, top = crop_corner(size, crop, view)
-        # Pillow fills what lies outside the image with black, as torchvision's padding does.
+        # Outside the image Pillow fills with black, as torchvision's padding does.
         cut = np.asarray(image.crop((left, top, left + crop, top + crop)))
         out[:] = cut[:, ::-1] if is_flipped(view) else cut
     return pixels
@@ -97,23 +97,23 @@ def resized(width: int, height: int, preprocessing: Preprocessing) -> tuple[int,
 
 
 def resize_weights(length: int, new_length: int, interpolation: str) -> npt.NDArray[np.float32]:
-    """The resize of one axis as a matrix: float32 ``[length, new_length]``; a column holds a new pixel's weights."""
+    """The resize of one axis as a matrix: float32 ``[length, new_length]``, a column per new pixel."""
     impulses = Image.fromarray(np.eye(length, dtype=np.float32))
     return np.array(impulses.resize((new_length, length), _FILTERS[interpolation]))
 
 
 def crop_corner(size: tuple[int, int], crop: int, view: str) -> tuple[int, int]:
-    """Left and top of a view's square in a resized frame of ``size`` (width, height); negative where it is padded."""
+    """Left and top of a view's square in a resized frame of ``size`` (width, height); negative means padding."""
     place = view.removesuffix("-flipped")
     assert place in VIEWS, view
     corner = []
-    for length, before, behind in zip(size, ("left", "top"), ("right", "bottom"), strict=True):
-        if before in place and length > crop:
+    for length, start, end in zip(size, ("left", "top"), ("right", "bottom"), strict=True):
+        if start in place and length > crop:
             corner.append(0)
-        elif behind in place and length > crop:
+        elif end in place and length > crop:
             corner.append(length - crop)
         else:
-            # torchvision rounds half to even when it cuts, and rounds the leading half down when it pads.
+            # torchvision rounds half to even when it crops, and rounds the leading padding down.
             corner.append(round((length - crop) / 2) if length >= crop else -((crop - length) // 2))
     left, top = corner
     return left, top

@@ -1,4 +1,4 @@
-"""Weight files: read them without running code from them, load them without a silent gap, name them by their bytes."""
+"""Weight files: read them without running code, load them without silent gaps, and hash the weights."""
 
 import hashlib
 import pickle
@@ -16,21 +16,21 @@ from data.errors import UserError
 
 
 class BackboneError(UserError):
-    """A backbone that is not known, or weights that are not there or do not fit. The message says what to do."""
+    """A backbone is unknown, or its weights are missing or do not fit. The message says what to do."""
 
 
 def read_state_dict(path: Path) -> OrderedDict[str, torch.Tensor]:
-    """The tensors of a weight file by name: ``.safetensors``, or what ``torch.save`` wrote.
+    """Read a weight file, ``.safetensors`` or the output of ``torch.save``, as a dictionary of tensors.
 
-    A state dict that lies under the key ``state_dict`` or ``model`` is found there; the prefix ``module.`` that
-    DataParallel leaves is taken off.
+    The state dict may be at the top level or under the key ``state_dict`` or ``model``. The prefix ``module.`` that
+    DataParallel adds is removed.
 
     Raises:
-        BackboneError: there is no such file, or it holds something other than named tensors.
+        BackboneError: the file does not exist or does not contain named tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise BackboneError(f"no weight file at {path}. --weights takes a .pth, .pt or .safetensors file")
+        raise BackboneError(f"no weight file at {path}. Pass a .pth, .pt or .safetensors file as --weights")
     try:
         if path.suffix == ".safetensors":
             content = load_file(path)
@@ -46,7 +46,7 @@ def read_state_dict(path: Path) -> OrderedDict[str, torch.Tensor]:
             content = content[key]
     if not _is_state_dict(content):
         raise BackboneError(
-            f"{path} holds no state dict (names and their tensors), neither at its top nor under 'state_dict' or "
+            f"{path} contains no state dict (tensors by name), neither at the top level nor under 'state_dict' or "
             "'model'. Save one with torch.save(model.state_dict(), FILE)"
         )
     if not isinstance(content, OrderedDict):
@@ -66,42 +66,41 @@ def _is_state_dict(content: object) -> bool:
 def load_weights(
     network: nn.Module, state_dict: OrderedDict[str, torch.Tensor], ignore: Sequence[str], name: str, source: str
 ) -> None:
-    """Loads ``state_dict`` into ``network``; every tensor must find its place and every place its tensor.
+    """Load ``state_dict`` into ``network``; their keys and shapes must match exactly.
 
     Args:
-        network: without its classifier.
-        state_dict: as ``read_state_dict`` gives it.
-        ignore: modules that may stand in ``state_dict`` and are not loaded: the classifier, auxiliary heads.
-        name: of the backbone, for the message.
-        source: of the weights, for the message.
+        network: the backbone without its classifier.
+        state_dict: the result of ``read_state_dict``.
+        ignore: modules whose tensors are skipped if present: the classifier, auxiliary heads.
+        name: the backbone's name, for the error message.
+        source: the origin of the weights, for the error message.
 
     Raises:
-        BackboneError: names the keys that are missing, unexpected or of another shape.
+        BackboneError: keys are missing or unexpected, or a shape differs. The message names them.
     """
     wanted = OrderedDict(
         (key, tensor)
         for key, tensor in state_dict.items()
         if not key.startswith(tuple(f"{module}." for module in ignore))
     )
-    # Module versions tell torchvision which old key names to expect. A format without them gets the root's version
-    # only, since MNASNet refuses to load without it, and every other module then accepts old and new names.
+    # Module versions tell torchvision which old key names to expect. A format without versions gets only that of the
+    # root, without which MNASNet refuses to load. Every other module then accepts old and new names.
     metadata = getattr(state_dict, "_metadata", {"": {"version": network._version}})
     setattr(wanted, "_metadata", metadata)  # noqa: B010 (no such attribute in the type)
     try:
         keys = network.load_state_dict(wanted, strict=False)
     except RuntimeError as error:
         raise BackboneError(f"{source} does not fit {name}: {error}") from error
-    # BatchNorm's step counter is of no use to a frozen network, and older files lack it.
+    # A frozen network does not use BatchNorm's step counter, and older files lack it.
     missing = [key for key in keys.missing_keys if not key.endswith("num_batches_tracked")]
     if missing or keys.unexpected_keys:
-        misfits = f"{_named('missing', missing)}, {_named('unexpected', keys.unexpected_keys)}"
+        misfits = f"{_summary('missing', missing)}, {_summary('unexpected', keys.unexpected_keys)}"
         raise BackboneError(
-            f"{source} does not fit {name}: {misfits}. "
-            f"Give the weights of {name}, or name the backbone that they belong to"
+            f"{source} does not fit {name}: {misfits}. Pass weights of {name}, or select the backbone of these weights"
         )
 
 
-def _named(kind: str, keys: Sequence[str], shown: int = 5) -> str:
+def _summary(kind: str, keys: Sequence[str], shown: int = 5) -> str:
     if not keys:
         return f"no {kind} keys"
     more = ", ..." if len(keys) > shown else ""
@@ -109,9 +108,9 @@ def _named(kind: str, keys: Sequence[str], shown: int = 5) -> str:
 
 
 def weights_sha256(network: nn.Module) -> str:
-    """sha256 over a network's tensors in sorted key order, with their names, dtypes and shapes.
+    """Hash a network's tensors, with their names, dtypes and shapes, in sorted key order.
 
-    The same weights from another file, or another file format, give the same value.
+    The same weights have the same hash whatever file and format they were read from.
     """
     digest = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):

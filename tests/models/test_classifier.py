@@ -1,4 +1,4 @@
-"""The classifiers: masking, read-outs, standardisation, and that scores are logits."""
+"""The classifiers: padding, read-outs, standardisation, dropout, initialisation, and that scores are logits."""
 
 from typing import get_args
 
@@ -23,7 +23,7 @@ every_classifier = [
 
 
 def make_classifier(config: ModelConfig) -> SequenceClassifier:
-    """A classifier in evaluation mode, no weight, bias or statistic of which is at its neutral value."""
+    """A classifier in evaluation mode whose weights, biases and statistics all differ from their initial values."""
     torch.manual_seed(0)
     model = SequenceClassifier(config, FEATURE_DIM, NUM_CLASSES).eval()
     with torch.no_grad():
@@ -33,18 +33,18 @@ def make_classifier(config: ModelConfig) -> SequenceClassifier:
     return model
 
 
-def padded_batch(behind: float, requires_grad: bool = False) -> Tensor:
-    """Features [7, 4, 5] of the four ``LENGTHS``, with ``behind`` in every padded place."""
+def padded_batch(padding: float, requires_grad: bool = False) -> Tensor:
+    """Features [7, 4, 5] of four sequences of ``LENGTHS``, filled with ``padding`` after each sequence's end."""
     features = torch.randn(7, len(LENGTHS), FEATURE_DIM, generator=torch.Generator().manual_seed(1))
-    features[torch.arange(7)[:, None] >= LENGTHS] = behind
+    features[torch.arange(7)[:, None] >= LENGTHS] = padding
     return features.requires_grad_(requires_grad)
 
 
 @pytest.mark.parametrize("config", every_classifier)
-@pytest.mark.parametrize("behind", [0.0, 1e30, float("nan")])
-def test_a_sequence_scores_the_same_alone_and_padded(config: ModelConfig, behind: float) -> None:
-    """Whatever stands behind a sequence's end, padding reaches no state that is read."""
-    model, features = make_classifier(config), padded_batch(behind)
+@pytest.mark.parametrize("padding", [0.0, 1e30, float("nan")])
+def test_a_sequence_scores_the_same_alone_and_padded(config: ModelConfig, padding: float) -> None:
+    """Values after a sequence's end, NaN included, do not change its scores."""
+    model, features = make_classifier(config), padded_batch(padding)
     batched = model(features, LENGTHS)
     for column, length in enumerate(LENGTHS):
         alone = model(features[:length, column : column + 1], length.view(1))
@@ -52,14 +52,14 @@ def test_a_sequence_scores_the_same_alone_and_padded(config: ModelConfig, behind
 
 
 @pytest.mark.parametrize("config", every_classifier)
-@pytest.mark.parametrize("behind", [1e30, float("nan")])
-def test_gradients_are_those_of_the_sequences_alone(config: ModelConfig, behind: float) -> None:
-    """Training on a padded batch is training on its sequences: padding adds nothing to any gradient, and gets none."""
-    model, features = make_classifier(config), padded_batch(behind, requires_grad=True)
+@pytest.mark.parametrize("padding", [1e30, float("nan")])
+def test_gradients_ignore_padding(config: ModelConfig, padding: float) -> None:
+    """Gradients of a padded batch are the sum of those of its sequences alone, and padding receives none."""
+    model, features = make_classifier(config), padded_batch(padding, requires_grad=True)
     model(features, LENGTHS).square().sum().backward()
     assert features.grad is not None
-    behind_the_end = torch.arange(7)[:, None] >= LENGTHS
-    assert (features.grad[behind_the_end] == 0).all()
+    is_padding = torch.arange(7)[:, None] >= LENGTHS
+    assert (features.grad[is_padding] == 0).all()
     assert (features.grad[0] != 0).any()
     batched = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
@@ -70,8 +70,8 @@ def test_gradients_are_those_of_the_sequences_alone(config: ModelConfig, behind:
 
 
 @pytest.mark.parametrize("config", every_classifier)
-def test_without_lengths_all_are_whole(config: ModelConfig) -> None:
-    """Sequences of one length need no lengths: scores and gradients are those of giving the same length for all."""
+def test_no_lengths_means_full_length(config: ModelConfig) -> None:
+    """Without ``lengths``, scores and gradients are the same as with length T for every sequence."""
     model, features = make_classifier(config), padded_batch(0.0)
     scores = model(features)
     scores.square().sum().backward()
@@ -86,7 +86,7 @@ def test_without_lengths_all_are_whole(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize("model_name", MODELS)
 def test_every_real_frame_counts(model_name: ModelName) -> None:
-    """The last real frame of a padded sequence reaches its scores, and so does the first: no step is cut off."""
+    """The first and the last real frame of a padded sequence affect its scores, and no other sequence's."""
     model = make_classifier(ModelConfig(model=model_name, readout="last", hidden_size=6))
     features = padded_batch(0.0)
     before = model(features, LENGTHS)
@@ -100,8 +100,8 @@ def test_every_real_frame_counts(model_name: ModelName) -> None:
 
 
 @pytest.mark.parametrize("model_name", [name for name in MODELS if name != "mean"])
-def test_read_outs_are_the_last_state_and_the_mean_state(model_name: ModelName) -> None:
-    """``last`` is the state after the sequence's own last frame, ``mean`` that over its own frames only, or both."""
+def test_read_outs_by_hand(model_name: ModelName) -> None:
+    """``last`` is the state after a sequence's last real frame, ``mean`` the mean over its real frames."""
     features = padded_batch(0.0)
     for readout in READOUTS:
         model = make_classifier(ModelConfig(model=model_name, readout=readout, hidden_size=6))
@@ -113,7 +113,7 @@ def test_read_outs_are_the_last_state_and_the_mean_state(model_name: ModelName) 
 
 
 @pytest.mark.parametrize("model_name", [name for name in MODELS if name != "mean"])
-def test_states_know_the_past_only(model_name: ModelName) -> None:
+def test_states_are_causal(model_name: ModelName) -> None:
     """A state depends on no later frame, so a network can run frame by frame on a live stream."""
     model = make_classifier(ModelConfig(model=model_name, num_layers=2, hidden_size=6))
     features = padded_batch(0.0)
@@ -124,8 +124,8 @@ def test_states_know_the_past_only(model_name: ModelName) -> None:
     assert not torch.equal(before[4:], after[4:])
 
 
-def test_the_mean_classifier_is_blind_to_order_and_a_recurrent_one_is_not() -> None:
-    """The baseline that the demo is measured against cannot know the order of frames."""
+def test_only_the_mean_classifier_ignores_order() -> None:
+    """The frame average, the baseline of the demo, cannot see the order of frames; every recurrent network can."""
     features, lengths = padded_batch(0.0)[:, 2:3], LENGTHS[2:3]
     backwards = features.flip(0)
     for name in MODELS:
@@ -136,7 +136,7 @@ def test_the_mean_classifier_is_blind_to_order_and_a_recurrent_one_is_not() -> N
 
 @pytest.mark.parametrize("config", every_classifier)
 def test_scores_are_logits(config: ModelConfig) -> None:
-    """Scores are the linear layer's own output: a softmax before the cross-entropy would flatten its gradient."""
+    """Scores are the linear layer's output: a softmax before the cross-entropy would flatten the gradient."""
     model, features = make_classifier(config), padded_batch(0.0)
     scores = model(features, LENGTHS)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_scores_are_logits(config: ModelConfig) -> None:
 
 
 def test_the_mean_classifier_by_hand() -> None:
-    """Standardise, average, multiply: the frame average with a linear layer is exactly that."""
+    """The frame average is standardisation, mean and linear layer, and nothing else."""
     model, features = make_classifier(ModelConfig(model="mean")), padded_batch(0.0)
     weight, bias = model.classifier.weight.detach().numpy(), model.classifier.bias.detach().numpy()
     mean, scale = model.feature_mean.numpy(), model.feature_scale.numpy()
@@ -157,8 +157,8 @@ def test_the_mean_classifier_by_hand() -> None:
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_standardisation_undoes_shift_and_scale_and_leaves_a_constant_feature_finite() -> None:
-    """Features in other units score the same once their statistics are known; one that never varies is only centred."""
+def test_standardisation_undoes_shift_and_scale() -> None:
+    """Features in other units score the same with their own statistics; a constant feature is only centred."""
     model = make_classifier(ModelConfig(model="np_rnn", hidden_size=6))
     model.set_feature_statistics(torch.zeros(FEATURE_DIM), torch.ones(FEATURE_DIM))
     features = padded_batch(0.0)
@@ -170,8 +170,8 @@ def test_standardisation_undoes_shift_and_scale_and_leaves_a_constant_feature_fi
     torch.testing.assert_close(model(features * factor + shift, LENGTHS), scores, rtol=1e-3, atol=1e-3)
 
 
-def test_statistics_travel_with_the_weights() -> None:
-    """A state dict alone gives the same scores: the training set is not needed to use a checkpoint."""
+def test_state_dict_contains_the_statistics() -> None:
+    """The state dict alone gives the same scores, so a checkpoint can be used without the training set."""
     config = ModelConfig(model="gru", hidden_size=6)
     model, features = make_classifier(config), padded_batch(0.0)
     fresh = SequenceClassifier(config, FEATURE_DIM, NUM_CLASSES).eval()
@@ -180,8 +180,8 @@ def test_statistics_travel_with_the_weights() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
-def test_dropout_is_that_of_pytorch(share: float) -> None:
-    """The share of zeros within five standard errors, the rest scaled so that the mean stays, values and gradients."""
+def test_dropout_equals_pytorchs(share: float) -> None:
+    """The share of zeros is right within five standard errors, and the rest is scaled to keep the mean."""
     values = torch.full((200, 500), 3.0, requires_grad=True)
     dropped = Dropout(share)(values)
     dropped.sum().backward()
@@ -194,16 +194,16 @@ def test_dropout_is_that_of_pytorch(share: float) -> None:
 
 
 @pytest.mark.parametrize("model_name", MODELS)
-def test_dropout_is_for_training_only(model_name: ModelName) -> None:
-    """Scores vary in training and are the same every time in evaluation."""
+def test_dropout_is_off_in_evaluation(model_name: ModelName) -> None:
+    """Scores vary in training mode and repeat exactly in evaluation mode."""
     model, features = make_classifier(ModelConfig(model=model_name, dropout=0.5)), padded_batch(0.0)
     assert torch.equal(model(features, LENGTHS), model(features, LENGTHS))
     model.train()
     assert not torch.equal(model(features, LENGTHS), model(features, LENGTHS))
 
 
-def test_every_name_is_a_network_of_its_own() -> None:
-    """Each name of the command line gives the network it says, with that network's start."""
+def test_every_name_builds_its_network() -> None:
+    """Each model name builds the right kind of network with the right initial weights."""
     assert {*STATE_NETWORKS, "mean"} == set(MODELS)
     torch.manual_seed(0)
     layers = {name: make(FEATURE_DIM, ModelConfig(hidden_size=32)) for name, make in STATE_NETWORKS.items()}
@@ -244,7 +244,7 @@ def test_every_name_is_a_network_of_its_own() -> None:
         {"identity_weight": -1.0},
     ],
 )
-def test_settings_that_make_no_classifier_are_refused(settings: dict[str, object]) -> None:
-    """An impossible setting is an error that names it, before anything is computed."""
+def test_invalid_settings_raise(settings: dict[str, object]) -> None:
+    """An invalid setting is an error that names it, before anything is computed."""
     with pytest.raises(ModelConfigError, match=next(iter(settings))):
         ModelConfig(**settings)  # type: ignore[arg-type]

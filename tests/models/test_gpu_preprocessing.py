@@ -1,4 +1,4 @@
-"""The resize as matrix products: Pillow's pixels, up to ties."""
+"""``resize_and_crop_tensor`` against ``resize_and_crop``, whose pixels it gives except for ties in the rounding."""
 
 from typing import Literal
 
@@ -23,10 +23,10 @@ def smooth_frames(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (500, 1000), (48, 64), (224, 224), (37, 211)])
 @pytest.mark.parametrize(("resize", "keep_aspect_ratio"), [(256, True), (160, True), (224, False)])
-def test_pixels_are_those_of_the_readers(
+def test_equals_resize_and_crop(
     interpolation: Literal["bilinear", "bicubic"], height: int, width: int, resize: int, keep_aspect_ratio: bool
 ) -> None:
-    """Every view of every size is what ``resize_and_crop`` gives, but for ties in the rounding; padding is black."""
+    """Every view of every size has the pixels of ``resize_and_crop``, padding included, except for rounding ties."""
     preprocessing = Preprocessing(resize, 224, interpolation, (0, 0, 0), (1, 1, 1), keep_aspect_ratio)
     frames = smooth_frames(height, width)
     expected = np.concatenate([resize_and_crop(frame, preprocessing, VIEWS) for frame in frames]).astype(int)
@@ -38,7 +38,7 @@ def test_pixels_are_those_of_the_readers(
 
 
 def test_views_are_the_ten_crops_of_torchvision() -> None:
-    """Centre and corners, plain and mirrored, cut as torchvision's ``TenCrop`` cuts them."""
+    """The views, plain and mirrored, are the crops of torchvision's ``TenCrop``."""
     from models.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()

@@ -1,6 +1,7 @@
-"""Initial weights: exact properties of each matrix, and the mistakes seen in public np-RNN code."""
+"""Initial weights: the exact properties of each matrix, and mistakes seen in public np-RNN code."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from models.initializers import (
     init_np_rnn_,
     init_nrnn_,
     init_orthogonal_rnn_,
-    irnn_,
     np_rnn_,
     np_rnn_input_,
     nrnn_,
@@ -38,7 +38,7 @@ def np_rnn_matrix(size: int, seed: int = 0, dtype: torch.dtype = torch.float32) 
 
 
 def assert_np_rnn(weight: Tensor) -> None:
-    """Symmetric, positive definite, largest eigenvalue 1."""
+    """Check for symmetry, positive definiteness and a largest eigenvalue of 1."""
     assert torch.equal(weight, weight.T)
     eigenvalues = torch.linalg.eigvalsh(weight.double())
     assert abs(eigenvalues[-1] - 1) < 1e-5
@@ -47,20 +47,20 @@ def assert_np_rnn(weight: Tensor) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_np_rnn_is_symmetric_positive_definite_with_spectral_radius_one(size: int) -> None:
-    """The definition, from one unit to 2048: without it the network explodes or forgets."""
+    """From one unit to 2048 the matrix fits the definition, without which the network explodes or forgets."""
     assert_np_rnn(np_rnn_matrix(size))
 
 
 @settings(deadline=None, max_examples=40)
 @given(size=st.integers(1, 160), seed=st.integers(0, 2**32 - 1))
 def test_np_rnn_holds_for_every_size_and_seed(size: int, seed: int) -> None:
-    """No lucky draw: the properties are exact, so they hold for any."""
+    """The properties are exact, so they hold for every random draw."""
     assert_np_rnn(np_rnn_matrix(size, seed))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_np_rnn_is_the_same_matrix_in_every_dtype(dtype: torch.dtype) -> None:
-    """float64 keeps the property to its own precision, and a half-precision network gets the same matrix, rounded."""
+    """In float64 the largest eigenvalue is 1 to full precision, and other dtypes get the same matrix, rounded."""
     weight, exact = np_rnn_matrix(64, dtype=dtype), np_rnn_matrix(64, dtype=torch.float64)
     assert weight.dtype == dtype
     assert torch.equal(weight, exact.to(dtype))
@@ -69,8 +69,8 @@ def test_np_rnn_is_the_same_matrix_in_every_dtype(dtype: torch.dtype) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(size=st.integers(2, 160), identity_weight=st.floats(0.01, 1e3))
-def test_more_identity_narrows_the_spectrum_below_one(size: int, identity_weight: float) -> None:
-    """Any share of identity keeps np-RNN's largest eigenvalue at 1; the others rise to it as the share grows."""
+def test_more_identity_raises_the_smaller_eigenvalues(size: int, identity_weight: float) -> None:
+    """The largest eigenvalue is 1 for every weight of the identity, and the others grow with that weight."""
     weight = np_rnn_(torch.empty(size, size, dtype=torch.float64), seeded(), identity_weight)
     eigenvalues = torch.linalg.eigvalsh(weight)
     assert abs(eigenvalues[-1] - 1) < 1e-12
@@ -80,8 +80,8 @@ def test_more_identity_narrows_the_spectrum_below_one(size: int, identity_weight
 
 
 @pytest.mark.parametrize("identity_weight", [1.0, 10.0, 100.0])
-def test_the_state_lasts_for_about_as_many_steps_as_the_identity_weighs(identity_weight: float) -> None:
-    """Behind the ReLU a state without input shrinks by (c + 2.9) / (c + 4) a step: what the docstring promises."""
+def test_identity_weight_sets_the_memory(identity_weight: float) -> None:
+    """Without input, each step with a ReLU multiplies the state by (c + 2.9) / (c + 4), as documented."""
     weight = np_rnn_(torch.empty(500, 500, dtype=torch.float64), seeded(), identity_weight)
     state = torch.rand(500, dtype=torch.float64, generator=seeded())
     for _ in range(3000):
@@ -90,14 +90,14 @@ def test_the_state_lasts_for_about_as_many_steps_as_the_identity_weighs(identity
     assert state.norm() == pytest.approx(expected, rel=0.025) and 0.3 < (previous > 0).double().mean() < 0.7
 
 
-def test_less_than_no_identity_is_refused() -> None:
-    """A negative share could make the matrix indefinite: an error that names the value."""
-    with pytest.raises(ValueError, match="identity_weight is at least 0: -1"):
+def test_negative_identity_weight_raises() -> None:
+    """A negative weight, which could make the matrix indefinite, is an error that names the value."""
+    with pytest.raises(ValueError, match="identity_weight.*-1"):
         np_rnn_(torch.empty(3, 3), identity_weight=-1)
 
 
 def spectrum_of_np_rnn(eigenvalues: Tensor) -> bool:
-    """What R^T R / N + I must look like at N = 512 after division by its largest eigenvalue (Marchenko-Pastur)."""
+    """Whether eigenvalues fit R^T R / N + I at N = 512, divided by its largest eigenvalue (Marchenko-Pastur)."""
     close_to_one = (eigenvalues > 0.9).sum().item()
     return (
         abs(eigenvalues[-1].item() - 1) < 1e-5
@@ -124,21 +124,21 @@ MISTAKES = ["divided by the first eigenvalue", "not divided", "1/N^2", "R is a v
 
 
 def test_np_rnn_spectrum() -> None:
-    """One slow direction, a few slow ones beside it, the rest decaying: eigenvalues spread over [0.2, 1], mean 0.4."""
+    """The eigenvalues are spread over [0.2, 1] with mean 0.4: few directions decay slowly, most decay fast."""
     assert spectrum_of_np_rnn(torch.linalg.eigvalsh(np_rnn_matrix(512).double()))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_np_rnn_spectrum_tells_the_mistakes_of_public_code(mistake: str) -> None:
-    """The spectrum test above would fail for each known wrong reading of the formula; the right one passes it."""
+def test_np_rnn_spectrum_detects_mistakes_of_public_code(mistake: str) -> None:
+    """The spectrum test above fails for each known misreading of the formula and passes for the right one."""
     assert not spectrum_of_np_rnn(torch.linalg.eigvalsh(mistaken_np_rnn(mistake)))
     right = mistaken_np_rnn("none")
     assert spectrum_of_np_rnn(torch.linalg.eigvalsh(right))
     torch.testing.assert_close(np_rnn_matrix(512, dtype=torch.float64), right, atol=1e-14, rtol=0)
 
 
-def test_alpha_is_that_of_sussillo_and_abbott() -> None:
-    """A parenthesis in the wrong place gives 0.132 instead of 1.460 at N = 40; below 6 units the gain stays put."""
+def test_alpha_equals_sussillo_and_abbott() -> None:
+    """Alpha is 1.460 at N = 40 (a misplaced parenthesis gives 0.132) and constant up to 6 units."""
     assert sussillo_abbott_alpha(40) == pytest.approx(1.4601, abs=1e-4)
     assert sussillo_abbott_alpha(1) == sussillo_abbott_alpha(6) == pytest.approx(math.sqrt(2) * math.exp(1 / 3))
     assert sussillo_abbott_alpha(10**9) == pytest.approx(math.sqrt(2))
@@ -149,7 +149,7 @@ DIVISORS = {"sqrt_hidden": math.sqrt(200), "hidden": 200, "fan_in": 90, "sqrt_fa
 
 @pytest.mark.parametrize("scale", DIVISORS)
 def test_np_rnn_input_weights_are_gaussian_with_the_named_deviation(scale: str) -> None:
-    """Kolmogorov-Smirnov accepts N(0, alpha / d) for the d that was asked for and rejects every other d."""
+    """A Kolmogorov-Smirnov test accepts N(0, alpha / d) for the selected d and rejects every other d."""
     weight = np_rnn_input_(torch.empty(200, 90), scale, seeded())  # type: ignore[arg-type]
     for name, divisor in DIVISORS.items():
         std = sussillo_abbott_alpha(200) / divisor
@@ -159,7 +159,7 @@ def test_np_rnn_input_weights_are_gaussian_with_the_named_deviation(scale: str) 
 
 @pytest.mark.parametrize("size", [20, 100, 512])
 def test_nrnn_is_symmetric_with_largest_eigenvalue_one_and_not_positive_definite(size: int) -> None:
-    """nRNN differs from np-RNN in nothing but definiteness: that is the comparison the paper makes."""
+    """nRNN shares np-RNN's symmetry and largest eigenvalue but is indefinite, as the paper's comparison needs."""
     weight = nrnn_(torch.empty(size, size), seeded())
     eigenvalues = torch.linalg.eigvalsh(weight.double())
     assert torch.equal(weight, weight.T)
@@ -169,29 +169,28 @@ def test_nrnn_is_symmetric_with_largest_eigenvalue_one_and_not_positive_definite
 
 @settings(deadline=None, max_examples=20)
 @given(size=st.integers(1, 100), seed=st.integers(0, 2**32 - 1))
-def test_orthogonal_matrix_keeps_every_length(size: int, seed: int) -> None:
-    """W W^T = I for every size."""
+def test_orthogonal_matrix(size: int, seed: int) -> None:
+    """W W^T = I for every size and seed."""
     weight = orthogonal_(torch.empty(size, size, dtype=torch.float64), seeded(seed))
     torch.testing.assert_close(weight @ weight.T, torch.eye(size, dtype=torch.float64))
 
 
 @given(size=st.integers(1, 50), scale=st.floats(-2, 2))
 def test_scaled_identity(size: int, scale: float) -> None:
-    """Exactly scale * I, whatever was there before; IRNN is scale 1."""
+    """The result is exactly scale * I, whatever the tensor contained before."""
     weight = torch.full((size, size), math.nan, dtype=torch.float64)
     assert torch.equal(scaled_identity_(weight, scale), torch.eye(size, dtype=torch.float64) * scale)
-    assert torch.equal(irnn_(weight), torch.eye(size, dtype=torch.float64))
 
 
 def test_gaussian_matrix_has_variance_one_over_n() -> None:
-    """Spectral radius about 1: the variance is 1/N, and not 1/N^2 or 1."""
+    """The variance is 1/N, which makes the spectral radius about 1."""
     weight = gaussian_(torch.empty(150, 150), seeded())
     assert stats.kstest(weight.flatten().numpy(), "norm", args=(0, 150**-0.5)).pvalue > 0.01
 
 
-@pytest.mark.parametrize("initializer", [np_rnn_, nrnn_, irnn_, gaussian_, orthogonal_])
+@pytest.mark.parametrize("initializer", [np_rnn_, nrnn_, partial(scaled_identity_, scale=1.0), gaussian_, orthogonal_])
 def test_recurrent_matrix_must_be_square(initializer) -> None:  # type: ignore[no-untyped-def]
-    """An LSTM's stacked gates or an input matrix are refused, with their shape."""
+    """A matrix that is not square, such as an LSTM's stacked gates, is an error that names its shape."""
     with pytest.raises(ValueError, match=r"square.*\[8, 4\]"):
         initializer(torch.empty(8, 4))
 
@@ -201,7 +200,7 @@ INITIALIZERS = [init_np_rnn_, init_nrnn_, init_gaussian_rnn_, init_orthogonal_rn
 
 @pytest.mark.parametrize("init", INITIALIZERS)
 def test_every_layer_and_direction_is_initialised(init) -> None:  # type: ignore[no-untyped-def]
-    """Stacked and bidirectional, batch first or not, with or without biases: no weight keeps PyTorch's default."""
+    """No weight of a stacked bidirectional network keeps PyTorch's default, whatever its other options are."""
     for batch_first in (False, True):
         for bias in (False, True):
             rnn = nn.RNN(3, 16, 3, "relu", bias, batch_first, bidirectional=True)
@@ -214,8 +213,8 @@ def test_every_layer_and_direction_is_initialised(init) -> None:  # type: ignore
                     assert not parameter.any()
 
 
-def test_init_np_rnn_fits_each_layer() -> None:
-    """Every recurrent matrix is an np-RNN's own draw, and deeper layers' input scale counts both directions."""
+def test_init_np_rnn_draws_each_layer_separately() -> None:
+    """Every recurrent matrix is a separate draw, and a deeper layer's fan-in counts both directions."""
     rnn = init_np_rnn_(nn.RNN(30, 200, 2, "relu", bidirectional=True), "fan_in", seeded())
     recurrent = [parameter for name, parameter in rnn.named_parameters() if "weight_hh" in name]
     assert len(recurrent) == 4
@@ -229,7 +228,7 @@ def test_init_np_rnn_fits_each_layer() -> None:
 
 
 def test_init_irnn() -> None:
-    """Identity and inputs of deviation 0.001, as Le et al. have it; iRNN scales the identity."""
+    """The recurrent matrix is the scaled identity and input weights have deviation 0.001, as in Le et al."""
     rnn = init_irnn_(nn.RNN(50, 100, nonlinearity="relu"), generator=seeded())
     assert torch.equal(rnn.weight_hh_l0, torch.eye(100))
     assert stats.kstest(rnn.weight_ih_l0.detach().flatten().numpy(), "norm", args=(0, 0.001)).pvalue > 0.01
@@ -237,16 +236,16 @@ def test_init_irnn() -> None:
 
 
 @pytest.mark.parametrize("init", [init_np_rnn_, init_nrnn_, init_irnn_])
-def test_relu_initialisations_refuse_other_networks(init) -> None:  # type: ignore[no-untyped-def]
-    """A tanh np-RNN would be a silent nonsense."""
+def test_relu_initialisations_need_a_relu_network(init) -> None:  # type: ignore[no-untyped-def]
+    """Initialising a network without a ReLU as np-RNN, nRNN or IRNN is an error."""
     for rnn in (nn.RNN(2, 4), nn.LSTM(2, 4), nn.GRU(2, 4)):
         with pytest.raises(ValueError, match='nonlinearity="relu"'):
             init(rnn)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_gated_baselines_start_as_they_do_best(kind: type[nn.RNNBase]) -> None:
-    """Each gate's recurrent matrix is orthogonal by itself; only an LSTM's forget gate has a bias, and it sums to 1."""
+def test_init_gated(kind: type[nn.RNNBase]) -> None:
+    """Each gate's recurrent matrix is orthogonal; biases are 0, except that an LSTM's forget gate sums to 1."""
     hidden, inputs = 40, 60
     rnn = init_gated_(kind(inputs, hidden, num_layers=2), seeded())
     for layer, fan_in in ((0, inputs), (1, hidden)):
@@ -262,8 +261,8 @@ def test_gated_baselines_start_as_they_do_best(kind: type[nn.RNNBase]) -> None:
 
 
 @pytest.mark.parametrize("init", [*INITIALIZERS, init_gated_])
-def test_a_generator_gives_the_same_weights_again(init) -> None:  # type: ignore[no-untyped-def]
-    """Same generator, same network, in any dtype; the global random state is neither used nor moved."""
+def test_same_generator_gives_same_weights(init) -> None:  # type: ignore[no-untyped-def]
+    """A generator's seed decides the weights in every dtype, and the global random state is not used."""
     make = nn.LSTM if init is init_gated_ else nn.RNN
     options = {} if init is init_gated_ else {"nonlinearity": "relu"}
     first, again, double, other = (make(5, 12, 2, **options) for _ in range(4))
@@ -280,7 +279,7 @@ def test_a_generator_gives_the_same_weights_again(init) -> None:  # type: ignore
 
 @pytest.mark.parametrize("init", [*INITIALIZERS, init_gated_])
 def test_weights_stay_on_their_device(init) -> None:  # type: ignore[no-untyped-def]
-    """A network built elsewhere than on the CPU can be initialised with a CPU generator."""
+    """A network on another device than the CPU can be initialised with a CPU generator."""
     make = nn.GRU if init is init_gated_ else nn.RNN
     options = {} if init is init_gated_ else {"nonlinearity": "relu"}
     device = "cuda" if torch.cuda.is_available() else "meta"

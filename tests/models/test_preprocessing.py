@@ -1,4 +1,4 @@
-"""The transform of models/preprocessing.py against torchvision's and timm's own."""
+"""models/preprocessing.py against the transforms of torchvision and timm."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ SIZES = [(240, 320), (320, 240), (241, 427), (37, 51), (256, 256), (20, 400)]
 
 
 def real_frame(height: int, width: int) -> Frame:
-    """A real photograph (scikit-learn ships it), resized so that every frame has real content."""
+    """A real photograph (from scikit-learn), resized so that the whole frame has real content."""
     return np.array(Image.fromarray(load_sample_image("china.jpg")).resize((width, height)))
 
 
@@ -35,7 +35,7 @@ def as_network_input(frame: Frame, preprocessing: Preprocessing) -> torch.Tensor
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("model", ["resnet50", "googlenet", "inception_v3", "vit_h_14", "efficientnet_b2", "swin_t"])
 def test_equals_torchvision(model: str, size: tuple[int, int]) -> None:
-    """Frames reach a torchvision model exactly as the transform that belongs to its weights would send them."""
+    """A torchvision model's input equals that of the transform of its weights."""
     declare_missing_ops()
     from torchvision import models
 
@@ -58,7 +58,7 @@ def test_equals_torchvision(model: str, size: tuple[int, int]) -> None:
     ],
 )
 def test_equals_timm(model: str, size: tuple[int, int]) -> None:
-    """Frames reach a timm model exactly as timm's evaluation transform would send them."""
+    """A timm model's input equals that of timm's evaluation transform."""
     declare_missing_ops()
     import timm
 
@@ -72,7 +72,7 @@ def test_equals_timm(model: str, size: tuple[int, int]) -> None:
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), crop=st.integers(1, 64), margin=st.integers(-9, 9))
 def test_any_size_equals_torchvision(height: int, width: int, crop: int, margin: int) -> None:
-    """Rounding and padding follow torchvision at every size, not only at the usual ones."""
+    """Rounding and padding equal torchvision's at every size, not only at common ones."""
     declare_missing_ops()
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
@@ -83,8 +83,8 @@ def test_any_size_equals_torchvision(height: int, width: int, crop: int, margin:
     np.testing.assert_array_equal(resize_and_crop(frame, ours)[0], np.array(theirs(Image.fromarray(frame))))
 
 
-def test_result_belongs_to_the_caller() -> None:
-    """The result is a writable copy, so that torch can wrap it and the decoder may reuse its buffer."""
+def test_result_is_a_writable_copy() -> None:
+    """The result does not share the frame's memory, so the decoder may reuse its buffer."""
     frame = real_frame(64, 64)
     before = frame.copy()
     result = resize_and_crop(frame, Preprocessing(64, 64, "bicubic", (0, 0, 0), (1, 1, 1)))[0]
@@ -102,14 +102,14 @@ def test_result_belongs_to_the_caller() -> None:
     ],
     ids=["float", "grey", "channels first", "empty"],
 )
-def test_rejects_what_is_no_frame(frame: Frame) -> None:
-    """A frame of another dtype or layout is refused by name instead of being turned into noise."""
+def test_invalid_frame_raises(frame: Frame) -> None:
+    """A frame of another dtype or layout is an error that names both, not noise."""
     with pytest.raises(ValueError, match=r"uint8 \[height, width, 3\]; got"):
         resize_and_crop(frame, Preprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1)))
 
 
 def test_normalize_keeps_rgb_order_and_layout() -> None:
-    """Channel 0 of the network's input is red, and the batch is laid out as convolutions like it."""
+    """Channel 0 of the network's input is red, and its memory order is channels_last."""
     preprocessing = Preprocessing(4, 4, "bilinear", mean=(0.25, 0.5, 0.75), std=(0.5, 0.25, 0.125))
     red = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
     red[..., 0] = 255
@@ -117,13 +117,13 @@ def test_normalize_keeps_rgb_order_and_layout() -> None:
     assert images.shape == (2, 3, 4, 4)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert images[0, :, 0, 0].tolist() == [1.5, -2.0, -6.0]
-    assert red[0, 0, 0].tolist() == [255, 0, 0], "the frames must stay as they were"
+    assert red[0, 0, 0].tolist() == [255, 0, 0], "the frames must not change"
     half = normalize(red, preprocessing, torch.float16)
     assert half.dtype == torch.float16 and half[0, :, 0, 0].tolist() == [1.5, -2.0, -6.0]
 
 
 def test_needs_no_torch() -> None:
-    """Decode workers import the module: it must not bring torch, torchvision or timm into each of them."""
+    """Importing the module must not import torch, torchvision or timm into every decoding worker."""
     code = "import sys, models.preprocessing; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

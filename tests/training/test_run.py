@@ -211,7 +211,7 @@ def test_damaged_curves_are_named(run: Run) -> None:
         ("hiden_size", 3, "unknown key 'hiden_size'. Did you mean 'hidden_size'?"),
         ("hidden_size", "many", r"config\.yaml: hidden_size can't be 'many'"),
         ("dataset", "ucf100", r"unknown dataset 'ucf100'\. Did you mean 'ucf101'\?"),
-        ("dropout", 2.0, "dropout lies in"),
+        ("dropout", 2.0, "dropout must be"),
     ],
 )
 def test_a_config_that_was_edited_wrongly_is_an_error_of_that_run(

@@ -8,9 +8,13 @@ _SECONDS_BETWEEN_CHECKS = 0.5
 
 
 def end_with_parent(parent_pid: int) -> None:
-    """Call it first in a worker process: the process ends as soon as its parent is gone, even a killed one.
+    """End this process as soon as its parent is gone, however the parent ended. Call this first in a worker process.
 
-    ``parent_pid`` is the parent's ``os.getpid()``, from the parent itself: it may be gone before the worker runs.
+    A thread checks twice a second. The process ends without clean-up, even while native code hangs.
+
+    Args:
+        parent_pid: the parent's ``os.getpid()``, which the parent must pass on: by the time the worker asks for
+            ``os.getppid()``, the parent may be gone and the worker adopted by another process.
     """
 
     def watch() -> None:

@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     if shard.count > 1:
         print(f"shard {shard}: {len(videos)} videos", file=sys.stderr)
     if config.job.frames is not None:
-        from pipeline.features.pictures import extract_frames
+        from pipeline.features.pictures import write_pictures
 
-        return extract_frames(videos, config.features, config.job.frames)
+        return write_pictures(videos, config.features, config.job.frames)
     cache = FeatureCache(config.features)
     make: Make = cache.make
     if config.job.engine == "ray":

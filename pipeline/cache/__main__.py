@@ -26,7 +26,7 @@ def chosen_videos(dataset: VideoDataset, split: str, shard: Shard) -> list[Video
     if split != "all":
         chosen = dataset.split(split)
         videos = chosen.train + chosen.validation + chosen.test
-    return [video for video in videos if shard.takes(video.video_id)]
+    return [video for video in videos if shard.contains(video.video_id)]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,9 +13,8 @@ from data.atomic import remove_abandoned
 from data.progress import Progress
 from data.records import VideoRecord
 from models.preprocessing import VIEWS
-from pipeline.cache.inventory import NETWORKS
 from pipeline.cache.packed import PackedFeatures, open_packed, pack
-from pipeline.cache.store import FeatureStore, NameTooLongError
+from pipeline.cache.store import NETWORKS, FeatureStore, NameTooLongError
 from pipeline.features.recipe import IMPORTED, Origin, imported_recipe
 from pipeline.features.sampling import FrameSampling
 from pipeline.settings.config import ConfigError, FeatureConfig

@@ -12,10 +12,12 @@ from typing import TypeVar
 from pebble import ProcessPool
 from tqdm import tqdm
 
+from data.processes import available_cores
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-NUM_CORES = len(os.sched_getaffinity(0))
+NUM_CORES = available_cores()
 
 
 def in_workers(

@@ -34,8 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(Arguments, arguments, prog="python -m pipeline.predict")
     from models.backbones import load_backbone
     from models.preprocessing import VIEWS
-    from pipeline.cache.inventory import NETWORKS
     from pipeline.cache.packed import PackedFeatures
+    from pipeline.cache.store import NETWORKS
     from pipeline.evaluation.predictions import video_probabilities
     from pipeline.evaluation.scoring import predict
     from pipeline.features.encoders import make_encoder

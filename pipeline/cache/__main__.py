@@ -1,9 +1,9 @@
-"""The feature caching job: extract what the store lacks.
+"""The feature caching job: extract the features that the store does not contain yet.
 
-python -m pipeline.cache --dataset ucf101                 fill the store; any number of such jobs may share it
+python -m pipeline.cache --dataset ucf101                 fill the store; several such jobs may share it
 python -m pipeline.cache --dataset ucf101 --engine ray    the same on all machines of a Ray cluster
-python -m pipeline.cache --dataset ucf101 --frames FOLDER JPEGs of the frames instead, to look at
-python -m pipeline.cache status|verify|gc|export|import ...     look after the store (each has --help)
+python -m pipeline.cache --dataset ucf101 --frames FOLDER write the sampled frames as JPEGs instead
+python -m pipeline.cache status|verify|gc|export|import   manage the store (each has --help)
 """
 
 import sys
@@ -14,29 +14,29 @@ from data.catalog import load_dataset
 from data.command import run_command
 from data.errors import did_you_mean
 from data.records import VideoDataset, VideoRecord
-from pipeline.cache.job import FeatureCache, Make
+from pipeline.cache.job import Extract, FeatureCache
 from pipeline.cache.shards import Shard
 from pipeline.settings.config import CacheConfig, ConfigError
 from pipeline.settings.parsing import parse_command_line
 
 
 def chosen_videos(dataset: VideoDataset, split: str, shard: Shard) -> list[VideoRecord]:
-    """The videos of a split (``all``: of the dataset) that belong to a shard. Raises ``DatasetError``."""
+    """The videos of a split (``all``: the whole dataset) that belong to a shard. Raises ``DatasetError``."""
     videos: Sequence[VideoRecord] = dataset.videos
     if split != "all":
         chosen = dataset.split(split)
         videos = chosen.train + chosen.validation + chosen.test
-    return [video for video in videos if shard.takes(video.video_id)]
+    return [video for video in videos if shard.contains(video.video_id)]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: every video has features; 1: some failed."""
+    """Returns 0 if every video has features, 1 if some failed."""
     if arguments and not arguments[0].startswith("-"):
         from pipeline.cache.manage import COMMANDS
 
         command = COMMANDS.get(arguments[0])
         if command is None:
-            raise ConfigError(f"no such command: {arguments[0]!r}.{did_you_mean(arguments[0], list(COMMANDS))}")
+            raise ConfigError(f"unknown command {arguments[0]!r}.{did_you_mean(arguments[0], list(COMMANDS))}")
         return command(arguments[1:])
     config = parse_command_line(CacheConfig, arguments, prog="python -m pipeline.cache")
     shard = Shard.parse(config.job.shard) if config.job.shard else Shard.from_environment()
@@ -45,16 +45,16 @@ def main(arguments: Sequence[str]) -> int:
     if shard.count > 1:
         print(f"shard {shard}: {len(videos)} videos", file=sys.stderr)
     if config.job.frames is not None:
-        from pipeline.features.pictures import extract_frames
+        from pipeline.features.pictures import write_pictures
 
-        return extract_frames(videos, config.features, config.job.frames)
+        return write_pictures(videos, config.features, config.job.frames)
     cache = FeatureCache(config.features)
-    make: Make = cache.make
+    extract: Extract = cache.extract
     if config.job.engine == "ray":
-        from pipeline.cache.cluster import make_on_cluster
+        from pipeline.cache.cluster import extract_on_cluster
 
-        make = partial(make_on_cluster, cache, config.job)
-    summary = cache.fill(dataset.store_name, videos, make)
+        extract = partial(extract_on_cluster, cache, config.job)
+    summary = cache.fill(dataset.store_name, videos, extract)
     print(summary.to_json())
     if summary.num_failed:
         print(f"{summary.num_failed} videos failed: {cache.store.errors_path(dataset.store_name)}", file=sys.stderr)

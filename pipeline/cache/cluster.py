@@ -1,21 +1,20 @@
-"""The caching job on a Ray cluster: workers on its nodes make what the driver hands out.
+"""The caching job on a Ray cluster: a driver cuts the videos into batches, and Ray runs one task per batch.
 
-The driver is the process that the user started. It keeps every worker some videos ahead of its work and hears what
-became of each; the features go straight from the worker into the store, which all nodes share. So a worker can be lost
-at any moment: what it has not reported is handed out again, and found in the store if it was finished.
+The driver is the process that the user started. A task reports the videos whose features it has stored; the features
+themselves go from the node straight into the store, which all nodes share. When a task is lost with its node, the
+videos that it had not reported go into another batch, and those that it had stored are skipped there.
 """
 
+import functools
 import logging
 import os
-import queue
 import socket
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,63 +22,63 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.records import VideoRecord
-from pipeline.cache.job import FeatureCache, Made
+from pipeline.cache.job import FeatureCache, VideoOutcome
 from pipeline.settings.config import ConfigError, FeatureConfig, JobConfig
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of its own next version
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about Ray's next version
 try:
     import ray
     from ray.exceptions import RayError
 except ImportError as missing:
     raise ConfigError("--engine ray needs Ray, which is not installed: pip install -e '.[cluster]'") from missing
 
-SECONDS_WITHOUT_WORKER = 300.0  # as long as a cloud may take to start a machine
+SECONDS_WITHOUT_WORKER = 300.0  # a cloud may take that long to start a machine
 LOSSES_BEFORE_ALONE = 2
+_LARGEST_BATCH = 1024
 _SECONDS_PER_ROUND = 0.1
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_REPORTS = 1.0
+_SECONDS_BETWEEN_NODE_COUNTS = 1.0
 _SECONDS_AFTER_FAILED_START = 5.0
 _FAILED_STARTS = 3
-_SECONDS_TO_ANSWER = 10.0
-_FIRST_VIDEOS_AHEAD = 16
-_MOST_VIDEOS_AHEAD = 1024
+_SECONDS_TO_CONNECT = 10.0
 
 
 class ClusterError(UserError):
-    """The cluster can't do the job. The message says what was asked for, what there is, and what to do."""
+    """The cluster can't do the job. The message says what was requested, what is available, and what to do."""
 
 
-def make_on_cluster(
+def extract_on_cluster(
     cache: FeatureCache, job: JobConfig, dataset: str, records: Iterable[VideoRecord]
-) -> Generator[Made, None, None]:
-    """Like ``FeatureCache.make``, by workers of ``job.ray_cpus`` and ``job.ray_gpus`` each, as many as have room.
+) -> Generator[VideoOutcome, None, None]:
+    """Like ``FeatureCache.extract``, in Ray tasks of ``job.ray_cpus`` and ``job.ray_gpus`` each.
 
-    Closing the generator ends the workers. A node that is lost costs nothing but what its workers were at; nodes that
-    join are used. A video that loses its worker again and again fails.
+    As many tasks run at a time as the cluster has room for, on nodes that join later too. A video whose task is lost
+    three times counts as failed. Closing the generator ends the tasks.
 
     Raises:
-        ClusterError: there is no cluster, no room in it for a worker, or a node that does not see the store and the
-            videos where this process sees them.
+        ClusterError: there is no cluster, it has no room for a task, or a node does not see the store and the videos
+            at the same paths as this process.
         ConfigError: the settings contradict each other.
-        StoreError: a worker can't write into the store.
+        StoreError: a task can't write into the store.
     """
     videos = [replace(record, path=record.path.absolute()) for record in records]
     features = worker_features(cache.config, job)
-    landmarks = Landmarks.seen_here(cache, videos)
+    shared_files = SharedFiles.of_job(cache, videos)
     with _connected(job.ray_address):
-        yield from _Driver(features, job, dataset, landmarks, videos).run()
+        yield from _Driver(features, job, dataset, shared_files, videos).run()
 
 
 def worker_features(features: FeatureConfig, job: JobConfig) -> FeatureConfig:
-    """The settings of one worker, wherever it runs: its share of a node, and paths that don't depend on a folder.
+    """The settings of one task: its share of a node, and absolute paths.
 
-    Raises ``ConfigError`` where ``--device`` says otherwise than ``--ray-gpus``.
+    Raises ``ConfigError`` if ``--device`` contradicts ``--ray-gpus``.
     """
     device = "cuda" if job.ray_gpus else "cpu"
     if features.device not in ("auto", device):
         raise ConfigError(
-            f"--device {features.device} with --ray-gpus {job.ray_gpus:g}: on a cluster --ray-gpus alone says whether "
-            "workers have a GPU (1, or less where several share one)"
+            f"--device {features.device} contradicts --ray-gpus {job.ray_gpus:g}: on a cluster --ray-gpus alone sets "
+            "the device (0: CPU; 1, or less where several workers share one: GPU). Leave out --device"
         )
     return replace(
         features,
@@ -95,15 +94,15 @@ def _connected(address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            _knock(address)
+            _check_port(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"at {address}" if address else "here"
+        where = f"at {address}" if address else "on this machine"
         raise ClusterError(
-            f"no Ray cluster {where} ({error}). Begin one with `ray start --head`, and give the address that it prints "
+            f"no Ray cluster {where} ({error}). Start one with `ray start --head`, and pass the address that it prints "
             "as --ray-address"
         ) from error
-    # Ray prints a lost node's log to standard output, where the summary is to stand alone.
+    # Ray prints a lost node's log to standard output, which must contain the summary only.
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         try:
             yield
@@ -111,19 +110,19 @@ def _connected(address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raises ``OSError`` where nobody listens; Ray itself would try for minutes."""
+def _check_port(address: str) -> None:
+    """Raise ``OSError`` if nothing listens at the address. Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
 
 
 @dataclass(frozen=True)
-class Landmarks:
-    """Files by which a node finds out whether it sees the same store and the same videos.
+class SharedFiles:
+    """Files that show whether a node sees the same store and the same videos as the driver.
 
-    A node without the store's file system would otherwise fill a folder of its own, and one without the videos would
-    fail them all, faster than the others can make them.
+    Without this check, a node that lacks the store's file system would fill a folder of its own, and one that lacks
+    the videos would fail them all, faster than the other nodes extract them.
     """
 
     recipe: Path
@@ -131,81 +130,62 @@ class Landmarks:
     video: Path | None
 
     @classmethod
-    def seen_here(cls, cache: FeatureCache, videos: Sequence[VideoRecord]) -> "Landmarks":
+    def of_job(cls, cache: FeatureCache, videos: Sequence[VideoRecord]) -> "SharedFiles":
         recipe = (cache.store.folder / "recipe.json").absolute()
         video = next((record.path for record in videos if record.path.exists()), None)
         return cls(recipe, recipe.stat().st_mtime_ns, video)
 
     def check(self) -> None:
-        """Raises ``ClusterError`` where this machine does not see them."""
+        """Raise ``ClusterError`` if this machine does not see them."""
         if not self.recipe.exists() or self.recipe.stat().st_mtime_ns != self.recipe_time_ns:
             raise ClusterError(
-                f"{socket.gethostname()} does not see the job's store {self.recipe.parent}: every node must see one "
-                "and the same folder there. Mount it on all nodes, or give another --cache"
+                f"{socket.gethostname()} does not see the job's store {self.recipe.parent}: all nodes must share that "
+                "folder. Mount it on every node, or choose another --cache"
             )
         if self.video is not None and not self.video.exists():
             raise ClusterError(
-                f"{socket.gethostname()} does not see {self.video}: every node must see the videos at the same place. "
-                "Mount them on all nodes, or give another --root"
+                f"{socket.gethostname()} does not see {self.video}: all nodes must see the videos at the same paths. "
+                "Mount them on every node, or choose another --root"
             )
 
 
-class ClusterWorker:
-    """What runs on a node: the caching job of one machine, on the videos that it is given."""
+def extract_batch(
+    features: FeatureConfig, dataset: str, shared_files: SharedFiles, videos: Sequence[VideoRecord]
+) -> Generator[str | list[VideoOutcome], None, None]:
+    """The Ray task. Yields the node's host name once the backbone is loaded, then outcomes, once a second.
 
-    def __init__(self, features: FeatureConfig, dataset: str, landmarks: Landmarks) -> None:
-        self._features, self._dataset, self._landmarks = features, dataset, landmarks
-        self._given: queue.SimpleQueue[VideoRecord] = queue.SimpleQueue()
-        self._made: queue.SimpleQueue[Made | BaseException] = queue.SimpleQueue()
+    Raises ``ClusterError`` if the node is set up for another job, and what ``FeatureCache`` raises.
+    """
+    cache = _open_cache(features, shared_files)
+    yield socket.gethostname()
+    outcomes, last_report = [], time.monotonic()
+    for outcome in cache.extract(dataset, videos):
+        outcomes.append(outcome)
+        if time.monotonic() - last_report >= _SECONDS_BETWEEN_REPORTS:
+            yield outcomes
+            outcomes, last_report = [], time.monotonic()
+    yield outcomes
 
-    def open(self) -> str:
-        """Load the backbone and begin to wait for videos; the name of the machine.
 
-        Raises ``ClusterError`` where it would not do the driver's job, and what ``FeatureCache`` raises.
-        """
-        self._landmarks.check()
-        cache = FeatureCache(self._features)
-        if cache.store.folder != self._landmarks.recipe.parent:
-            raise ClusterError(
-                f"{socket.gethostname()} would make features of another recipe ({cache.store.folder} instead of "
-                f"{self._landmarks.recipe.parent}): other weights, or another version of this project is there"
-            )
-        threading.Thread(target=self._work, args=(cache,), name="work", daemon=True).start()
-        return socket.gethostname()
-
-    def advance(self, videos: Sequence[VideoRecord]) -> list[Made]:
-        """Take more videos, and tell what became of those taken before: of one at least, so there must be one."""
-        for video in videos:
-            self._given.put(video)
-        answer: list[Made] = []
-        while not answer or not self._made.empty():
-            made = self._made.get()
-            if isinstance(made, BaseException):
-                raise made
-            answer.append(made)
-        return answer
-
-    def _work(self, cache: FeatureCache) -> None:
-        try:
-            while True:
-                for made in cache.make(self._dataset, self._all_given(self._given.get())):
-                    self._made.put(made)
-        except BaseException as error:  # raised again where the driver hears of it
-            self._made.put(error)
-
-    def _all_given(self, first: VideoRecord) -> Iterator[VideoRecord]:
-        """Ends when there is no more at hand: the last videos wait in a batch for those behind them, which may depend
-        on an answer about these."""
-        yield first
-        while not self._given.empty():
-            yield self._given.get()
+@functools.cache
+def _open_cache(features: FeatureConfig, shared_files: SharedFiles) -> FeatureCache:
+    """Load the backbone, once per worker process."""
+    shared_files.check()
+    cache = FeatureCache(features)
+    if cache.store.folder != shared_files.recipe.parent:
+        raise ClusterError(
+            f"{socket.gethostname()} would make features of another recipe ({cache.store.folder} instead of "
+            f"{shared_files.recipe.parent}): it has other weights or another version of this project. Install the same "
+            "on every node"
+        )
+    return cache
 
 
 class Backlog:
-    """The videos that no worker has.
+    """The videos that no task has.
 
-    Those of a worker that was lost come back. Which of them was to blame, if any, is not known; so what comes back
-    twice is given out alone from then on, and what is then lost once more is given up.
+    The videos of a lost task come back. Which of them is to blame is unknown, so a video that comes back twice runs
+    alone from then on, and is given up if that task is lost too.
     """
 
     def __init__(self, videos: Iterable[VideoRecord]) -> None:
@@ -216,35 +196,41 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._suspects)
 
-    def take(self, count: int, in_hand: Mapping[str, VideoRecord]) -> list[VideoRecord]:
-        """Up to ``count`` videos for a worker that has those ``in_hand``, by their ids."""
-        if any(self._num_losses[video_id] >= LOSSES_BEFORE_ALONE for video_id in in_hand):
-            return []
-        if self._suspects and not in_hand:
+    def take(self, count: int) -> list[VideoRecord]:
+        """The next batch, of up to ``count`` videos."""
+        if self._suspects:
             return [self._suspects.popleft()]
         return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
 
-    def give_back(self, videos: Iterable[VideoRecord]) -> list[VideoRecord]:
-        """What a lost worker had in hand. Returns those that are given up."""
+    def put_back(self, videos: Iterable[VideoRecord]) -> None:
+        """Return the videos of a task that never started."""
+        for video in videos:
+            self._queue_of(video).append(video)
+
+    def put_back_lost(self, videos: Iterable[VideoRecord]) -> list[VideoRecord]:
+        """Return the unreported videos of a lost task, except those that are given up, which it returns."""
         given_up = []
         for video in videos:
-            num_losses = self._num_losses[video.video_id] = self._num_losses[video.video_id] + 1
-            if num_losses > LOSSES_BEFORE_ALONE:
+            self._num_losses[video.video_id] += 1
+            if self._num_losses[video.video_id] > LOSSES_BEFORE_ALONE:
                 given_up.append(video)
-            elif num_losses == LOSSES_BEFORE_ALONE:
-                self._suspects.append(video)
             else:
-                self._waiting.append(video)
+                self._queue_of(video).append(video)
         return given_up
+
+    def _queue_of(self, video: VideoRecord) -> deque[VideoRecord]:
+        return self._suspects if self._num_losses[video.video_id] >= LOSSES_BEFORE_ALONE else self._waiting
 
 
 def num_workers_with_room(nodes: Sequence[Mapping[str, Any]], cpus: float, gpus: float) -> int:
-    """How many workers of a size fit on nodes (as ``ray.nodes()`` tells of them) that do nothing else."""
-    rooms = []
+    """How many tasks of a size fit on idle nodes; ``nodes`` as ``ray.nodes()`` returns them."""
+    num_workers = 0
     for resources in _resources(nodes):
-        room = int(resources.get("CPU", 0) / cpus)
-        rooms.append(min(room, int(resources.get("GPU", 0) / gpus)) if gpus else room)
-    return sum(rooms)
+        fitting = int(resources.get("CPU", 0) / cpus)
+        if gpus:
+            fitting = min(fitting, int(resources.get("GPU", 0) / gpus))
+        num_workers += fitting
+    return num_workers
 
 
 def _resources(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
@@ -252,14 +238,12 @@ def _resources(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
 
 
 @dataclass(eq=False)
-class _Worker:
-    """A worker as the driver sees it; ``call`` is what it was asked and has not answered."""
+class _Task:
+    """A submitted batch; ``host`` is ``None`` until it has started."""
 
-    actor: Any
-    call: Any
+    stream: Any
+    unreported: dict[str, VideoRecord]
     host: str | None = None
-    in_hand: dict[str, VideoRecord] = field(default_factory=dict)
-    videos_ahead: int = _FIRST_VIDEOS_AHEAD
 
 
 class _Driver:
@@ -268,136 +252,126 @@ class _Driver:
         features: FeatureConfig,
         job: JobConfig,
         dataset: str,
-        landmarks: Landmarks,
+        shared_files: SharedFiles,
         videos: Sequence[VideoRecord],
     ) -> None:
         self._job = job
         self._num_readers = features.workers
-        self._arguments = (features, dataset, landmarks)
-        self._remote: Any = ray.remote(ClusterWorker).options(
-            num_cpus=job.ray_cpus,
-            num_gpus=job.ray_gpus,
-            runtime_env={
-                "env_vars": {"OMP_NUM_THREADS": str(features.workers), "OMP_WAIT_POLICY": "PASSIVE"},
-            },
-        )
+        self._arguments = (features, dataset, shared_files)
+        options: dict[str, Any] = {
+            "num_cpus": job.ray_cpus,
+            "num_gpus": job.ray_gpus,
+            "num_returns": "streaming",
+            # The task waits until its report has arrived: if it crashes, the driver knows how far it came.
+            "_generator_backpressure_num_objects": 1,
+            "max_retries": 0,  # the backlog decides what to retry
+            "max_calls": 0,  # no limit, so that a process loads the backbone once
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(features.workers), "OMP_WAIT_POLICY": "PASSIVE"}},
+        }
+        self._remote: Any = ray.remote(**options)(extract_batch)
         self._backlog = Backlog(videos)
-        self._workers: list[_Worker] = []
-        self._next_look = 0.0
-        self._last_open = time.monotonic()
+        self._tasks: list[_Task] = []
+        self._room = 0
+        self._next_count = self._next_start = 0.0
+        self._last_worker = time.monotonic()
         self._num_failed_starts = 0
-        self._num_said = -1
         self._last_failure = ""
+        self._num_shown = -1
 
-    def run(self) -> Generator[Made, None, None]:
+    def run(self) -> Generator[VideoOutcome, None, None]:
         try:
-            while self._num_left:
-                self._look_after_workers()
-                self._hand_out()
-                asked = {worker.call: worker for worker in self._workers if worker.call is not None}
-                if not asked:
+            while self._backlog or self._tasks:
+                self._count_room()
+                self._submit()
+                if not self._tasks:
                     time.sleep(_SECONDS_PER_ROUND)
                     continue
-                # All that answer within a round together: with hundreds of workers, one by one is too slow.
-                answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_SECONDS_PER_ROUND)
-                for call in answered:
-                    yield from self._hear(asked[call])
+                tasks = {task.stream: task for task in self._tasks}
+                # All tasks that report within a round: with hundreds of them, one at a time is too slow.
+                ready, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=_SECONDS_PER_ROUND)
+                for stream in ready:
+                    yield from self._receive(tasks[stream])
         finally:
-            for worker in self._workers:
-                ray.kill(worker.actor)
+            for task in self._tasks:
+                ray.cancel(task.stream, force=True)
 
-    @property
-    def _num_left(self) -> int:
-        return len(self._backlog) + sum(len(worker.in_hand) for worker in self._workers)
-
-    @property
-    def _open(self) -> list[_Worker]:
-        return [worker for worker in self._workers if worker.host is not None]
-
-    def _look_after_workers(self) -> None:
-        """Start as many workers as have room, or one that waits for it. Raises ``ClusterError`` where none comes up."""
+    def _count_room(self) -> None:
+        """Count the tasks that fit on the cluster. Raises ``ClusterError`` if none has started for too long."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_count:
             return
-        self._next_look = now + _SECONDS_BETWEEN_LOOKS
+        self._next_count = now + _SECONDS_BETWEEN_NODE_COUNTS
         nodes = ray.nodes()
-        # One where there is no room: it tells a cluster that grows on demand that there is a demand.
-        wanted = max(1, num_workers_with_room(nodes, self._job.ray_cpus, self._job.ray_gpus))
-        for _ in range(min(wanted, self._num_left) - len(self._workers)):
-            actor = self._remote.remote(*self._arguments)
-            self._workers.append(_Worker(actor, actor.open.remote()))
-        if len(self._open) != self._num_said:
-            self._num_said = len(self._open)
-            self._say(f"workers: {self._num_said}, room for {wanted}")
-        if self._open:
-            self._last_open = now
+        room = num_workers_with_room(nodes, self._job.ray_cpus, self._job.ray_gpus)
+        # At least one task waits where there is no room: it makes a cluster that grows on demand start a node.
+        self._room = max(1, room)
+        num_started = sum(task.host is not None for task in self._tasks)
+        if num_started > self._num_shown:
+            self._num_shown = num_started
+            tqdm.write(f"workers: {num_started}, room for {room}", file=sys.stderr)
+        if num_started:
+            self._last_worker = now
             return
-        seconds = now - self._last_open
+        seconds = now - self._last_worker
         if seconds > SECONDS_WITHOUT_WORKER:
-            raise ClusterError(f"no worker has started for {seconds:.0f} s. {self._asked_and_there(nodes)}")
-        if self._num_failed_starts >= max(_FAILED_STARTS, wanted):
-            raise ClusterError(f"no worker can start. {self._asked_and_there(nodes)}")
+            raise ClusterError(f"no worker has started for {seconds:.0f} s. {self._describe_resources(nodes)}")
+        if self._num_failed_starts >= max(_FAILED_STARTS, self._room):
+            raise ClusterError(f"no worker can start. {self._describe_resources(nodes)}")
 
-    def _asked_and_there(self, nodes: Sequence[Mapping[str, Any]]) -> str:
+    def _describe_resources(self, nodes: Sequence[Mapping[str, Any]]) -> str:
         def size(resources: Mapping[str, float]) -> str:
             return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
 
-        kinds = Counter(map(size, _resources(nodes)))
-        there = ", ".join(f"{count} with {kind}" for kind, count in sorted(kinds.items()))
-        asked = size({"CPU": self._job.ray_cpus, "GPU": self._job.ray_gpus})
+        kinds = Counter(size(resources) for resources in _resources(nodes))
+        listed = ", ".join(f"{count} with {kind}" for kind, count in sorted(kinds.items()))
+        requested = size({"CPU": self._job.ray_cpus, "GPU": self._job.ray_gpus})
         failure = f" The last failure: {self._last_failure}" if self._last_failure else ""
         return (
-            f"Each asks for {asked} (--ray-cpus, --ray-gpus). Nodes there are: {there}; free now: "
-            f"{size(ray.available_resources())}. Ask for less, add nodes, or wait until others are done.{failure}"
+            f"Each needs {requested} (--ray-cpus, --ray-gpus). The cluster's nodes: {listed}; free now: "
+            f"{size(ray.available_resources())}. Request less, add nodes, or wait until other jobs end.{failure}"
         )
 
-    def _hand_out(self) -> None:
-        workers = self._open
-        for worker in workers:
-            if worker.call is not None:
-                continue
-            # Towards the end all get less, so that they end together.
-            fair_share = max(self._num_readers + 1, len(self._backlog) // len(workers))
-            count = min(worker.videos_ahead, fair_share) - len(worker.in_hand)
-            videos = self._backlog.take(count, worker.in_hand)
-            worker.in_hand |= {video.video_id: video for video in videos}
-            if worker.in_hand:
-                worker.call = worker.actor.advance.remote(videos)
+    def _submit(self) -> None:
+        while self._backlog and len(self._tasks) < self._room and time.monotonic() >= self._next_start:
+            # Batches shrink towards the end, so that all tasks end at about the same time.
+            share = len(self._backlog) // (2 * self._room)
+            videos = self._backlog.take(min(max(share, self._num_readers + 1), _LARGEST_BATCH))
+            stream = self._remote.remote(*self._arguments, videos)
+            self._tasks.append(_Task(stream, {video.video_id: video for video in videos}))
 
-    def _hear(self, worker: _Worker) -> Generator[Made, None, None]:
+    def _receive(self, task: _Task) -> Generator[VideoOutcome, None, None]:
+        """One report of a task, which has one ready."""
         try:
-            answer = ray.get(worker.call)
+            report = ray.get(next(task.stream))
+        except StopIteration:
+            self._tasks.remove(task)
         except RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, ValueError):  # the store's or the settings' fault: the next worker's too
-                raise cause from error
-            reason = f"{type(cause).__name__}: {cause}" if cause else " ".join(str(error).split())[:300]
-            yield from self._lose(worker, reason)
-            return
-        worker.call = None
-        if worker.host is None:
-            worker.host = answer
-            self._num_failed_starts = 0
-            return
-        for made in answer:
-            del worker.in_hand[made.record.video_id]
-            yield made
-        if not worker.in_hand and self._backlog:  # it is faster than we thought
-            worker.videos_ahead = min(2 * worker.videos_ahead, _MOST_VIDEOS_AHEAD)
+            self._tasks.remove(task)
+            yield from self._handle_loss(task, error)
+        else:
+            if isinstance(report, str):
+                task.host = report
+                self._num_failed_starts = 0
+                return
+            for outcome in report:
+                del task.unreported[outcome.record.video_id]
+                yield outcome
 
-    def _lose(self, worker: _Worker, reason: str) -> Generator[Made, None, None]:
-        self._workers.remove(worker)
-        ray.kill(worker.actor)  # it may live on somewhere out of reach
+    def _handle_loss(self, task: _Task, error: RayError) -> Generator[VideoOutcome, None, None]:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, UserError):  # the store or the settings are wrong: the next task would fail as well
+            raise cause from error
+        reason = f"{type(cause).__name__}: {cause}" if cause else " ".join(str(error).split())[:300]
         self._last_failure = reason
-        if worker.host is None:
+        if task.host is None:
             self._num_failed_starts += 1
-            self._next_look = time.monotonic() + _SECONDS_AFTER_FAILED_START
-            self._say(f"a worker could not start: {reason}")
+            self._next_start = time.monotonic() + _SECONDS_AFTER_FAILED_START
+            self._backlog.put_back(task.unreported.values())
+            tqdm.write(f"a worker could not start: {reason}", file=sys.stderr)
             return
-        self._say(f"a worker on {worker.host} is lost, its {len(worker.in_hand)} videos go to others: {reason}")
-        for video in self._backlog.give_back(worker.in_hand.values()):
+        self._num_shown = 0
+        num_videos = len(task.unreported)
+        tqdm.write(f"a worker on {task.host} is lost, its {num_videos} videos go to others: {reason}", file=sys.stderr)
+        for video in self._backlog.put_back_lost(task.unreported.values()):
             losses = LOSSES_BEFORE_ALONE + 1
-            yield Made(video, failure=f"{video.path} was given up: {losses} workers were lost over it ({reason})")
-
-    def _say(self, text: str) -> None:
-        tqdm.write(text, file=sys.stderr)
+            yield VideoOutcome(video, failure=f"{video.path} was given up: {losses} workers were lost on it ({reason})")

@@ -1,4 +1,4 @@
-"""Features as ``<video>.npy`` ``[T, D]``: ours for use elsewhere, and other tools' to be trained on.
+"""Features as ``.npy`` files: export ours for other tools, import other tools' for training.
 
 python -m pipeline.cache export --dataset ucf101 --to DIR
 python -m pipeline.cache import --dataset ucf101 --from DIR --name dino
@@ -24,43 +24,51 @@ from data.errors import UserError
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
 from models.preprocessing import CENTER
-from pipeline.cache.inventory import dataset_folders, find_stores, list_entries, open_store, select_stores
-from pipeline.cache.store import DamagedEntry, FeatureStore
+from pipeline.cache.store import (
+    RECIPE,
+    DamagedEntry,
+    FeatureStore,
+    dataset_folders,
+    find_stores,
+    list_entries,
+    open_store,
+    select_stores,
+)
 from pipeline.features.recipe import Origin, VideoFeatures, imported_recipe
 
-FEW = 3
+EXAMPLES = 3
 
 
 class ExchangeError(UserError):
-    """Features can't be exported or imported as asked. The message says which, where and what to do."""
+    """Features can't be exported or imported. The message says which, where and what to do."""
 
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Write the features of a dataset's videos as DIR/<video_id>.npy, float16 [frames, features]."""
+    """Export the features of a dataset's videos to DIR/<video_id>.npy, float16 [frames, features]."""
 
     to: Path
-    """folder to write into"""
+    """folder to write to"""
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     cache: Path = Path("cache")
     """the feature store"""
     fingerprint: str = ""
-    """which features, where several kinds are cached: how their fingerprint begins (see status)"""
+    """if several kinds of features are cached: the start of the fingerprint to export (see status)"""
 
 
 @dataclass(frozen=True)
 class ImportArguments:
-    """Store features that another tool made, to train on them with --backbone imported:NAME.
+    """Import features that another tool made, to train on them with --backbone imported:NAME.
 
-    For each video of the dataset DIR/<video_id>.npy is taken; or DIR/<video_id without its ending>.npy, or
-    DIR/<the file's name without its ending>.npy, where no other video could mean the same file. It holds [frames,
-    features] of any float type, or [features]; finite, and within float16.
+    The file of a video is DIR/<video_id>.npy. If no other video matches the same file, DIR/<video_id without
+    extension>.npy or DIR/<file name without extension>.npy is accepted too. It contains an array [frames, features],
+    or [features] for one frame, of any float type, with finite values in the range of float16.
     """
 
     source: Annotated[Path, tyro.conf.arg(name="from")]
     """folder with the .npy files"""
     name: str
-    """what to call these features; they are trained on with --backbone imported:NAME"""
+    """name of these features, for --backbone imported:NAME"""
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     cache: Path = Path("cache")
     """the feature store"""
@@ -68,7 +76,7 @@ class ImportArguments:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export did. ``missing`` videos have no features; ``damaged`` ones an entry that is, and why."""
+    """The result of an export: videos without features, and the reason for each damaged entry."""
 
     num_exported: int
     missing: tuple[str, ...]
@@ -77,7 +85,7 @@ class ExportSummary:
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import did. ``missing`` videos have no file; ``refused`` ones have one that won't do, and why."""
+    """The result of an import: videos without a file, and the reason for each unusable file."""
 
     num_imported: int
     feature_dim: int
@@ -87,44 +95,41 @@ class ImportSummary:
 
 
 def export_command(arguments: Sequence[str]) -> int:
-    """0: all are written; 1: some videos have no features, or damaged ones, and are named."""
-    asked = tyro.cli(ExportArguments, args=list(arguments), prog="python -m pipeline.cache export")
-    dataset = load_dataset(asked.data)
-    store = find_store(asked.cache, dataset, asked.fingerprint)
-    summary = export_features(store, dataset, asked.to)
-    _name("damaged", summary.damaged)
+    """Returns 0, or 1 if some videos have no features or damaged ones. These are named on standard error."""
+    options = tyro.cli(ExportArguments, args=list(arguments), prog="python -m pipeline.cache export")
+    dataset = load_dataset(options.data)
+    store = find_store(options.cache, dataset, options.fingerprint)
+    summary = export_features(store, dataset, options.to)
+    _print_problems("damaged", summary.damaged)
     if summary.missing:
-        print(f"{_few(summary.missing)}: no features in {store.folder}: cache them first", file=sys.stderr)
+        print(f"{_examples(summary.missing)}: no features in {store.folder}. Cache them first", file=sys.stderr)
     counts = {"num_missing": len(summary.missing), "num_damaged": len(summary.damaged), "store": str(store.folder)}
     print(json.dumps({"num_exported": summary.num_exported} | counts))
     return 1 if summary.missing or summary.damaged else 0
 
 
 def find_store(cache: Path, dataset: VideoDataset, fingerprint: str = "") -> FeatureStore:
-    """The one store whose fingerprint begins so and that holds features of the dataset.
+    """The only store that contains features of the dataset and whose fingerprint starts with ``fingerprint``.
 
     Raises:
-        ExchangeError: there is none, or more than one.
-        StoreError: ``cache`` is no folder, or no fingerprint begins so.
+        ExchangeError: there is no such store, or more than one.
+        StoreError: ``cache`` is not a folder, or no fingerprint starts like this.
     """
     candidates = select_stores(find_stores(cache)[0], (fingerprint,) if fingerprint else ())
-    holding = [store for store in candidates if _holds(store, dataset.store_name)]
-    if not holding:
+    found = [open_store(folder) for folder in candidates if _contains(folder, dataset.store_name)]
+    if not found:
         where = f"{cache} under {fingerprint}" if fingerprint else str(cache)
         raise ExchangeError(
-            f"no features of {dataset.store_name} in {where}. Cache them first, with python -m pipeline.cache; what "
-            "there is: python -m pipeline.cache status."
+            f"no features of {dataset.store_name} in {where}. Cache them first with python -m pipeline.cache, or see "
+            "what is cached with python -m pipeline.cache status."
         )
-    if len(holding) > 1:
-        recipes = ((store.name, open_store(store).recipe) for store in holding)
-        listed = ", ".join(f"{name} ({recipe.backbone} {recipe.sampling})" for name, recipe in recipes)
-        raise ExchangeError(
-            f"several kinds of features of {dataset.store_name}: choose by --fingerprint one of {listed}"
-        )
-    return open_store(holding[0])
+    if len(found) > 1:
+        listed = ", ".join(f"{store.folder.name} ({store.recipe.backbone} {store.recipe.sampling})" for store in found)
+        raise ExchangeError(f"several kinds of features of {dataset.store_name}: set --fingerprint to one of {listed}")
+    return found[0]
 
 
-def _holds(store: Path, dataset: str) -> bool:
+def _contains(store: Path, dataset: str) -> bool:
     folders = [f for f in dataset_folders(store) if (f.dataset, f.view) == (dataset, CENTER)]
     return any(True for folder in folders for _ in list_entries(folder))
 
@@ -133,15 +138,15 @@ def export_features(store: FeatureStore, dataset: VideoDataset, folder: Path) ->
     """Write ``folder/<video_id>.npy``, float16 ``[num_frames, feature_dim]`` of the centre view, and ``recipe.json``.
 
     Raises:
-        ExchangeError: the folder holds the features of another recipe.
-        OSError: it can't be written.
+        ExchangeError: the folder contains features of another recipe.
+        OSError: the folder can't be written.
     """
-    description = folder / "recipe.json"
+    recipe_path = folder / RECIPE
     recipe = store.recipe.to_json()
-    if description.exists() and description.read_bytes() != recipe.encode():
-        raise ExchangeError(f"{folder} holds features made otherwise ({description}). Name another folder with --to.")
+    if recipe_path.exists() and recipe_path.read_bytes() != recipe.encode():
+        raise ExchangeError(f"{folder} contains features of another recipe ({recipe_path}). Choose another --to.")
     remove_abandoned(folder)
-    write_text_atomically(description, recipe)
+    write_text_atomically(recipe_path, recipe)
     missing: list[str] = []
     damaged: dict[str, str] = {}
     with closing(Progress(total=len(dataset.videos), unit="video", what="exporting")) as progress:
@@ -161,21 +166,23 @@ def export_features(store: FeatureStore, dataset: VideoDataset, folder: Path) ->
 
 def _write_npy(path: Path, features: npt.NDArray[np.float16]) -> None:
     def save(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # np.save gives a path without it the ending .npy
+        with temporary.open("wb") as file:  # given a path, np.save would append .npy to its name
             np.save(file, features, allow_pickle=False)
 
     write_atomically(path, save)
 
 
 def import_command(arguments: Sequence[str]) -> int:
-    """0: every video has features now; 1: some have none, or unusable ones, and are named."""
-    asked = tyro.cli(ImportArguments, args=list(arguments), prog="python -m pipeline.cache import")
-    dataset = load_dataset(asked.data)
-    summary = import_features(asked.source, dataset, asked.name, asked.cache)
-    _name("refused", summary.refused)
+    """Returns 0, or 1 if some videos have no file or an unusable one. These are named on standard error."""
+    options = tyro.cli(ImportArguments, args=list(arguments), prog="python -m pipeline.cache import")
+    dataset = load_dataset(options.data)
+    summary = import_features(options.source, dataset, options.name, options.cache)
+    _print_problems("refused", summary.refused)
     if summary.missing:
         looked_for = _looked_for(summary.missing[0])
-        print(f"{_few(summary.missing)}: no file in {asked.source}. Looked for {looked_for} ...", file=sys.stderr)
+        print(
+            f"{_examples(summary.missing)}: no file in {options.source}. Looked for {looked_for}, ...", file=sys.stderr
+        )
     counts = {"num_missing": len(summary.missing), "num_refused": len(summary.refused)}
     facts = {"feature_dim": summary.feature_dim, "store": summary.store}
     print(json.dumps({"num_imported": summary.num_imported} | counts | facts))
@@ -183,20 +190,20 @@ def import_command(arguments: Sequence[str]) -> int:
 
 
 def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path) -> ImportSummary:
-    """Store the features in ``source``'s ``.npy`` files as those of the dataset's videos, called ``name``.
+    """Store the features in the ``.npy`` files of ``source`` under ``name``.
 
-    A video's earlier features of that name are replaced; where its new file is refused, they are removed. Of the
-    videos without a file they stay.
+    They replace a video's earlier features of that name, which are also removed if the new file is refused. Earlier
+    features of videos without a file are kept.
 
     Raises:
-        ExchangeError: no file, an array of another shape or type, or not the same feature_dim in all. Nothing is
-            stored then.
+        ExchangeError: there is no file, an array has the wrong shape or type, or the files differ in feature_dim. Then
+            nothing is stored.
         StoreError: the store can't be written.
     """
     files = match_files(source, dataset.videos)
     if not files:
         looked_for = _looked_for(dataset.videos[0].video_id)
-        raise ExchangeError(f"no file of any video of {dataset.name} in {source}. Looked for {looked_for} ...")
+        raise ExchangeError(f"no file of any video of {dataset.name} in {source}. Looked for {looked_for}, ...")
     recipe = imported_recipe(name)
     feature_dim = _common_feature_dim(files)
     store = FeatureStore(cache, recipe)
@@ -227,17 +234,17 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
 
 
 def match_files(source: Path, videos: Sequence[VideoRecord]) -> dict[str, Path]:
-    """The file of each video that has one, by ``video_id``. A short name is taken where only one video could mean it.
+    """The files by ``video_id``, for the videos that have one. A short name must match one video only.
 
-    Raises ``ExchangeError`` where ``source`` is no folder.
+    Raises ``ExchangeError`` if ``source`` is not a folder.
     """
     if not source.is_dir():
-        raise ExchangeError(f"{source} is not a folder. Name the one with the .npy files with --from.")
+        raise ExchangeError(f"{source} is not a folder. Pass the folder with the .npy files as --from.")
     names = {video.video_id: _names_for(video.video_id) for video in videos}
-    meant_by = Counter(name for of_one in names.values() for name in of_one)
+    num_matches = Counter(name for candidates in names.values() for name in candidates)
     files = {}
-    for video_id, of_one in names.items():
-        usable = [name for name in of_one if name == video_id or meant_by[name] == 1]
+    for video_id, candidates in names.items():
+        usable = [name for name in candidates if name == video_id or num_matches[name] == 1]
         paths = [path for path in (source / f"{name}.npy" for name in usable) if path.is_file()]
         if paths:
             files[video_id] = paths[0]
@@ -245,9 +252,9 @@ def match_files(source: Path, videos: Sequence[VideoRecord]) -> dict[str, Path]:
 
 
 def _names_for(video_id: str) -> list[str]:
-    """What a video's file may be called, without .npy, the surest first."""
-    without_ending = PurePosixPath(video_id).with_suffix("")
-    return list(dict.fromkeys([video_id, str(without_ending), without_ending.name]))
+    """Accepted names of a video's file, without .npy, best first."""
+    stem = PurePosixPath(video_id).with_suffix("")
+    return list(dict.fromkeys([video_id, str(stem), stem.name]))
 
 
 def _looked_for(video_id: str) -> str:
@@ -255,46 +262,47 @@ def _looked_for(video_id: str) -> str:
 
 
 def _common_feature_dim(files: Mapping[str, Path]) -> int:
-    """The size of all files' features, by their headers. Raises ``ExchangeError`` unless there is one."""
-    of_dim: dict[int, list[Path]] = {}
+    """The feature_dim of all files, from their headers. Raises ``ExchangeError`` if they differ."""
+    paths_by_dim: dict[int, list[Path]] = {}
     for path in files.values():
-        of_dim.setdefault(_open_npy(path).shape[-1], []).append(path)
-    if len(of_dim) > 1:
-        listed = ", ".join(f"{dim} (in {len(paths)}, e.g. {paths[0]})" for dim, paths in of_dim.items())
-        raise ExchangeError(f"the features of all videos must have one size; here they have {listed}")
-    return next(iter(of_dim))
+        paths_by_dim.setdefault(_open_npy(path).shape[-1], []).append(path)
+    if len(paths_by_dim) > 1:
+        listed = ", ".join(f"{dim} (in {len(paths)}, e.g. {paths[0]})" for dim, paths in paths_by_dim.items())
+        raise ExchangeError(f"the features of all videos must have the same size, but these have {listed}")
+    return next(iter(paths_by_dim))
 
 
 def _open_npy(path: Path) -> npt.NDArray[np.floating]:
-    """The array, memory-mapped and of the right kind; raises ``ExchangeError``."""
+    """Memory-map an array. Raises ``ExchangeError`` if its type or shape is wrong."""
     try:
         array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise ExchangeError(f"{path} can't be read as .npy: {error}") from error
     if not np.issubdtype(array.dtype, np.floating):
         raise ExchangeError(
-            f"{path} holds {array.dtype}; features are floating point: save them as float16 or float32."
+            f"{path} contains {array.dtype}, but features are floating point: save them as float16 or float32."
         )
     if array.ndim not in (1, 2) or array.size == 0:
         raise ExchangeError(
-            f"{path} holds {list(array.shape)}; features are [frames, features], at least one of each, or [features]. "
-            "Average or flatten other axes first."
+            f"{path} has shape {list(array.shape)}, but features are [frames, features], at least one of each, or "
+            "[features]. Average or flatten other axes first."
         )
     return array
 
 
 def read_npy(path: Path) -> npt.NDArray[np.float16]:
-    """The features in one file, float16 ``[num_frames, feature_dim]``; ``[feature_dim]`` is one frame.
+    """Read the features in one file, float16 ``[num_frames, feature_dim]``; ``[feature_dim]`` is one frame.
 
-    Raises ``ExchangeError`` where it is no such array, or holds a number that is not finite in float16.
+    Raises ``ExchangeError`` if the type or shape is wrong, or a value is not finite in float16.
     """
     array = np.atleast_2d(_open_npy(path))
     with np.errstate(over="ignore"):
         features = np.ascontiguousarray(array, dtype=np.float16)
     if not np.isfinite(features).all():
         largest = np.abs(array).max()
-        what = f"{largest:g}, beyond float16 (65504): scale them" if np.isfinite(largest) else "NaN or infinity"
-        raise ExchangeError(f"{path} holds {what}")
+        if np.isfinite(largest):
+            raise ExchangeError(f"{path} contains {largest:g}, beyond float16 (65504): scale the features")
+        raise ExchangeError(f"{path} contains NaN or infinity")
     return features
 
 
@@ -306,7 +314,7 @@ def _imported(features: npt.NDArray[np.float16], video: Path) -> VideoFeatures:
 
 
 def _check_earlier(store: FeatureStore, dataset: str, videos: Sequence[VideoRecord], feature_dim: int) -> None:
-    """Raises ``ExchangeError`` where features of another size would stay beside the new ones."""
+    """Raise ``ExchangeError`` if these videos have features of another size, which would be mixed with the new ones."""
     for video in videos:
         try:
             earlier = store.read(dataset, video.video_id)
@@ -315,14 +323,15 @@ def _check_earlier(store: FeatureStore, dataset: str, videos: Sequence[VideoReco
         if earlier is not None and earlier.features.shape[1] != feature_dim:
             raise ExchangeError(
                 f"{video.video_id} has features of size {earlier.features.shape[1]} from an earlier import under this "
-                f"name and no file among these, which have {feature_dim}. Give another --name."
+                f"name, but no file now; the new files have size {feature_dim}. Choose another --name."
             )
 
 
-def _name(what: str, problems: Mapping[str, str]) -> None:
+def _print_problems(what: str, problems: Mapping[str, str]) -> None:
     for video_id, reason in problems.items():
         print(f"{what}: {video_id}: {reason}", file=sys.stderr)
 
 
-def _few(video_ids: Sequence[str]) -> str:
-    return f"{len(video_ids)} videos ({', '.join(video_ids[:FEW])}{' ...' if len(video_ids) > FEW else ''})"
+def _examples(video_ids: Sequence[str]) -> str:
+    more = ", ..." if len(video_ids) > EXAMPLES else ""
+    return f"{len(video_ids)} videos ({', '.join(video_ids[:EXAMPLES])}{more})"

@@ -1,4 +1,4 @@
-"""What nothing in a cache needs any more. Finds it; what removes each piece comes with it."""
+"""Find files in a cache that nothing needs any more, each with the function that removes it."""
 
 import shutil
 import time
@@ -8,29 +8,35 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from data.atomic import find_abandoned, write_text_atomically
+from data.catalog import SEQUENCE_TASKS
 from data.records import VideoDataset
 from models.preprocessing import CENTER
-from pipeline.cache.inventory import (
+from pipeline.cache.packed import stale_files
+from pipeline.cache.store import (
     NETWORKS,
+    RECIPE,
     DatasetFolder,
+    StoreError,
     dataset_folders,
-    failure_log,
-    files_below,
+    errors_path,
+    file_statuses,
     find_stores,
     list_entries,
     open_store,
     read_failures,
 )
-from pipeline.cache.packed import stale_files
-from pipeline.cache.store import StoreError
+from pipeline.features.recipe import FeatureRecipe
+from pipeline.settings.config import ConfigError
 
 SECONDS_PER_DAY = 24 * 3600
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that can go, ``num_bytes`` large; ``remove`` raises ``OSError``."""
+    """A file or folder that can be deleted; ``remove`` raises ``OSError``."""
 
     kind: str
     path: Path
@@ -40,26 +46,26 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Findings:
-    """What can go; and ``notes`` on what looks as if it could but is left alone, and why."""
+    """The garbage; and ``notes`` on files that may be garbage but are kept, with the reason."""
 
     garbage: list[Garbage]
     notes: list[str]
 
 
 def find_garbage(cache: Path, runs: Sequence[Path], keep_days: float, dataset: VideoDataset | None) -> Findings:
-    """All that nothing needs any more; changes nothing.
+    """Find everything that nothing needs any more. Changes nothing.
 
     Args:
-        runs: folders of runs, whose stores are needed.
-        keep_days: stores written to, and networks used, within so many days are needed.
-        dataset: of this one, entries of videos that it does not have are not needed.
+        runs: folders of runs. The stores that these runs use are kept.
+        keep_days: stores written to and networks used within this many days are kept.
+        dataset: if given, its entries for videos that it no longer contains are garbage.
 
     Raises:
-        StoreError: ``cache`` is no folder, or ``keep_days`` is negative.
+        StoreError: ``cache`` is not a folder, or ``keep_days`` is negative.
     """
     if not keep_days >= 0:
-        raise StoreError(f"--keep-days is at least 0, not {keep_days:g}")
-    begin_of_use = time.time() - keep_days * SECONDS_PER_DAY
+        raise StoreError(f"--keep-days must be at least 0, not {keep_days:g}")
+    oldest_in_use = time.time() - keep_days * SECONDS_PER_DAY
     stores, others = find_stores(cache)
     notes = [f"{path}: not a store" for path in others]
     try:
@@ -74,55 +80,67 @@ def find_garbage(cache: Path, runs: Sequence[Path], keep_days: float, dataset: V
         except StoreError as error:
             notes.append(str(error))
             continue
-        files = files_below(folder)
-        if used is not None and folder.name not in used and max(file.st_mtime for file in files) < begin_of_use:
-            kind = f"store out of use: {store.recipe.backbone} {store.recipe.sampling}"
+        files = file_statuses(folder)
+        if used is not None and folder.name not in used and max(file.st_mtime for file in files) < oldest_in_use:
+            kind = f"unused store: {store.recipe.backbone} {store.recipe.sampling}"
             garbage.append(Garbage(kind, folder, sum(file.st_size for file in files), partial(remove_store, folder)))
             continue
         garbage += _abandoned(folder)
-        in_datasets = dataset_folders(folder)
+        parts = dataset_folders(folder)
         if dataset is not None:
-            garbage += _orphans([part for part in in_datasets if part.dataset == dataset.store_name], dataset)
+            garbage += _orphans([part for part in parts if part.dataset == dataset.store_name], dataset)
         garbage += [_file("stale packed copy", path, path.stat().st_size) for path in stale_files(store)]
-        garbage += [log for part in in_datasets if part.view == CENTER for log in _untrue_lines(folder, part)]
+        garbage += [log for part in parts if part.view == CENTER for log in _outdated_lines(folder, part)]
     garbage += _abandoned(cache / NETWORKS)
     for network in sorted((cache / NETWORKS).glob("*.onnx")):
         status = network.stat()
-        if max(status.st_atime, status.st_mtime) < begin_of_use:
-            garbage.append(_file("network out of use", network, status.st_size))
+        if max(status.st_atime, status.st_mtime) < oldest_in_use:
+            garbage.append(_file("unused network", network, status.st_size))
     return Findings(garbage, notes)
 
 
 def stores_used_by(runs: Sequence[Path]) -> set[str]:
-    """The names of the stores whose features the runs below ``runs`` were trained on.
+    """Names of the stores whose features the runs under the folders ``runs`` were trained on.
 
-    Raises ``StoreError`` where that can't be known: a folder is not there, or what made a run's features can't be read.
+    A run is a folder with a ``config.yaml``. One without a ``recipe.json`` beside it uses no store if its config names
+    a task without video.
+
+    Raises ``StoreError`` if the stores can't be determined: a folder does not exist, or a recipe can't be read.
     """
-    from pipeline.training.run import RunError, find_runs
-
     used = set()
     for folder in runs:
         if not folder.is_dir():
-            raise StoreError(f"which of them runs use is not known, for {folder} is no folder; name it with --runs")
-        try:
-            found = find_runs([folder])
-        except RunError:  # there is no run in it
-            continue
-        try:
-            used |= {run.recipe().fingerprint[:16] for run in found if run.has_features}
-        except RunError as error:
-            raise StoreError(f"which of them runs use is not known: {error}") from error
+            raise StoreError(f"can't tell which of them runs use, because {folder} is not a folder. Set --runs")
+        for config in folder.rglob("config.yaml"):
+            recipe = config.with_name(RECIPE)
+            if not recipe.exists() and _is_sequence_task(config):
+                continue
+            try:
+                used.add(FeatureRecipe.read(recipe).folder_name)
+            except ConfigError as error:
+                raise StoreError(f"can't tell which of them runs use: {error}. Train that run again") from error
     return used
 
 
+def _is_sequence_task(config: Path) -> bool:
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(settings, dict) and settings.get("dataset") in SEQUENCE_TASKS
+
+
 def remove_store(store: Path) -> None:
-    """Remove a store; killed half-way it is still one, and the rest goes next time. Raises ``OSError``."""
+    """Remove a store, its recipe last: if interrupted, it is still a store, and the next gc removes the rest.
+
+    Raises ``OSError``.
+    """
     for path in store.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != "recipe.json":
+        elif path.name != RECIPE:
             path.unlink()
-    (store / "recipe.json").unlink()
+    (store / RECIPE).unlink()
     store.rmdir()
 
 
@@ -132,34 +150,34 @@ def _file(kind: str, path: Path, num_bytes: int) -> Garbage:
 
 def _abandoned(folder: Path) -> Iterator[Garbage]:
     for path in find_abandoned(folder):
-        with suppress(FileNotFoundError):  # a job that starts clears them too
+        with suppress(FileNotFoundError):  # a job that starts removes them too
             yield _file("left by a killed job", path, path.stat().st_size)
 
 
 def _orphans(folders: Sequence[DatasetFolder], dataset: VideoDataset) -> Iterator[Garbage]:
-    wanted = {video.video_id for video in dataset.videos}
+    video_ids = {video.video_id for video in dataset.videos}
     for folder in folders:
         for entry in list_entries(folder):
-            if entry.video_id not in wanted:
+            if entry.video_id not in video_ids:
                 yield _file("video no longer in the dataset", entry.path, entry.num_bytes)
 
 
-def _untrue_lines(store: Path, folder: DatasetFolder) -> Iterator[Garbage]:
-    """The log of a dataset, where it has lines of videos that have features since, or that failed once more since."""
-    log = failure_log(store, folder.dataset)
-    failures = {failure.video_id: failure for failure in read_failures(log)}  # the last one of each video
+def _outdated_lines(store: Path, folder: DatasetFolder) -> Iterator[Garbage]:
+    """The dataset's ``errors.jsonl``, if it has lines of videos that were stored or failed again since."""
+    log = errors_path(store, folder.dataset)
+    last_failures = {failure.video_id: failure for failure in read_failures(log)}
     if not log.exists():
         return
     size = log.stat().st_size
     written = {entry.video_id: entry.written for entry in list_entries(folder)}
-    true = [failure for failure in failures.values() if written.get(failure.video_id, 0.0) <= failure.time]
-    text = "".join(failure.line + "\n" for failure in sorted(true, key=lambda failure: failure.time))
-    if len(text.encode()) < size:
-        num_bytes = size - len(text.encode())
-        yield Garbage("failures since mended or repeated", log, num_bytes, partial(_rewrite, log, text, size))
+    kept = [failure for failure in last_failures.values() if written.get(failure.video_id, 0.0) <= failure.time]
+    text = "".join(failure.line + "\n" for failure in sorted(kept, key=lambda failure: failure.time))
+    num_bytes = size - len(text.encode())
+    if num_bytes > 0:
+        yield Garbage("failures since fixed or repeated", log, num_bytes, partial(_rewrite, log, text, size))
 
 
 def _rewrite(log: Path, text: str, size: int) -> None:
-    # A job that has added to it meanwhile keeps its lines: the next gc sees to them.
+    # If a job has appended lines meanwhile, leave the log to the next gc.
     if log.stat().st_size == size:
         write_text_atomically(log, text)

@@ -1,4 +1,4 @@
-"""The feature caching job: extract what the store lacks."""
+"""The feature caching job: extract the features that the store does not contain yet."""
 
 import json
 import random
@@ -13,9 +13,8 @@ from data.atomic import remove_abandoned
 from data.progress import Progress
 from data.records import VideoRecord
 from models.preprocessing import VIEWS
-from pipeline.cache.inventory import NETWORKS
 from pipeline.cache.packed import PackedFeatures, open_packed, pack
-from pipeline.cache.store import FeatureStore, NameTooLongError
+from pipeline.cache.store import NETWORKS, FeatureStore, NameTooLongError
 from pipeline.features.recipe import IMPORTED, Origin, imported_recipe
 from pipeline.features.sampling import FrameSampling
 from pipeline.settings.config import ConfigError, FeatureConfig
@@ -39,14 +38,14 @@ class CacheSummary:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What became of one video.
+class VideoOutcome:
+    """The result of the job for one video.
 
     Attributes:
-        num_frames: that its features are of.
-        failure: why it has none.
-        made_elsewhere: another job had stored it meanwhile.
-        shortfall: what is to be said of a file that ends early and was kept.
+        num_frames: frames whose features were stored.
+        failure: why the video has no features; ``None`` if it has.
+        made_elsewhere: another job stored its features in the meantime.
+        shortfall: a note on a file that ends early and was kept.
     """
 
     record: VideoRecord
@@ -56,25 +55,28 @@ class Made:
     shortfall: str | None = None
 
 
-Make = Callable[[str, Iterable[VideoRecord]], Generator[Made, None, None]]
-"""Extracts and stores the features of a dataset's videos, and says what became of each."""
+Extract = Callable[[str, Iterable[VideoRecord]], Generator[VideoOutcome, None, None]]
+"""Extracts and stores the features of a dataset's videos, and yields the outcome of each."""
 
 
 class FeatureCache:
-    """A store, and what fills it: the backbone and the settings of one recipe."""
+    """A feature store, with the backbone and the settings that fill it."""
 
     def __init__(self, config: FeatureConfig) -> None:
-        """Loads the backbone (its weights are part of the recipe) and opens the store.
+        """Load the backbone (its weights are part of the recipe) and open the store.
 
-        Raises ``BackboneError``, ``SamplingError``, ``StoreError``.
+        Raises ``BackboneError``, ``SamplingError``, ``StoreError``, ``ConfigError``.
         """
         self.config = config
         self.views = VIEWS[: config.views]
         self.sampling = FrameSampling.parse(config.sampling)
         if config.backbone.startswith(IMPORTED):
-            self.backbone = None  # other tools made the features
+            self.backbone = None
             if config.views > 1:
-                raise ConfigError(f"--views {config.views}: of {config.backbone} there is one view. Leave --views out")
+                raise ConfigError(
+                    f"--views {config.views}: imported features ({config.backbone}) have one view only. Leave out "
+                    "--views"
+                )
             recipe = imported_recipe(config.backbone.removeprefix(IMPORTED))
         else:
             from models.backbones import load_backbone
@@ -84,78 +86,79 @@ class FeatureCache:
             recipe = make_recipe(self.backbone, self.sampling)
         self.store = FeatureStore(config.cache, recipe)
 
-    def fill(self, dataset: str, records: Sequence[VideoRecord], make: Make | None = None) -> CacheSummary:
-        """Extract the features of those videos that the store lacks; each is published as soon as it is whole.
+    def fill(self, dataset: str, records: Sequence[VideoRecord], extract: Extract | None = None) -> CacheSummary:
+        """Extract the features that the store does not contain; each video is published as soon as it is complete.
+
+        A video that fails is recorded in the store's ``errors.jsonl`` with the reason, and the job continues.
 
         Args:
-            make: what extracts and stores them, instead of ``self.make``.
+            extract: extracts and stores the features (default: ``self.extract``).
 
-        A video that fails is named in the store's ``errors.jsonl`` with the reason, and the others go on. Raises
-        ``StoreError`` where the store can't be written.
+        Raises ``StoreError`` if the store can't be written.
         """
         for folder in (self.store.folder, self._networks):
             remove_abandoned(folder)
-        lacking = self.lacking(dataset, records)
-        if not lacking:
-            return self._nothing_lacking(len(records))
-        # Jobs that share a store meet seldom if each goes its own way.
-        random.Random().shuffle(lacking)
-        made = (make or self.make)(dataset, lacking)
-        return self.summarize(dataset, made, len(lacking), len(records))
+        missing = self._missing(dataset, records)
+        if not missing:
+            return self._nothing_to_do(len(records))
+        # Jobs that share a store rarely extract the same video if each takes its own order.
+        random.Random().shuffle(missing)
+        outcomes = (extract or self.extract)(dataset, missing)
+        return self._summarize(dataset, outcomes, len(missing), len(records))
 
     def load(self, dataset: str, records: Sequence[VideoRecord]) -> tuple[PackedFeatures, CacheSummary]:
-        """The features of the videos, extracted where the store lacks them or holds a damaged entry.
+        """The features of the videos. Missing and damaged ones are extracted first.
 
         Returns:
-            the features of all videos but those that failed; and what was done.
+            the features of all videos except those that failed; and a summary of the extraction.
         """
         packed = open_packed(self.store, dataset, [record.video_id for record in records], self.views)
         if packed is not None and all(
-            self._usable(record, packed.videos[record.video_id].origin) for record in records
+            self._is_usable(record, packed.videos[record.video_id].origin) for record in records
         ):
-            return packed, self._nothing_lacking(len(records))
+            return packed, self._nothing_to_do(len(records))
         summary = self.fill(dataset, records)
         packed, damaged = self._pack(dataset, records)
         if damaged:
-            again = self.fill(dataset, [record for record in records if record.video_id in damaged])
+            second = self.fill(dataset, [record for record in records if record.video_id in damaged])
             summary = replace(
                 summary,
                 num_cached_before=summary.num_cached_before - len(damaged),
-                num_extracted=summary.num_extracted + again.num_extracted,
-                num_made_elsewhere=summary.num_made_elsewhere + again.num_made_elsewhere,
-                num_failed=summary.num_failed + again.num_failed,
-                num_frames=summary.num_frames + again.num_frames,
-                seconds=summary.seconds + again.seconds,
+                num_extracted=summary.num_extracted + second.num_extracted,
+                num_made_elsewhere=summary.num_made_elsewhere + second.num_made_elsewhere,
+                num_failed=summary.num_failed + second.num_failed,
+                num_frames=summary.num_frames + second.num_frames,
+                seconds=summary.seconds + second.seconds,
             )
             packed, _ = self._pack(dataset, records)
         return packed, summary
 
-    def _nothing_lacking(self, num_videos: int) -> CacheSummary:
+    def _nothing_to_do(self, num_videos: int) -> CacheSummary:
         return CacheSummary(num_videos, num_videos, store=str(self.store.folder))
 
     def _pack(self, dataset: str, records: Sequence[VideoRecord]) -> tuple[PackedFeatures, set[str]]:
-        """What is there, packed; and which entries were found damaged."""
-        lacking = {record.video_id for record in self.lacking(dataset, records)}
-        there = [record.video_id for record in records if record.video_id not in lacking]
-        packed = open_packed(self.store, dataset, there, self.views)
+        """The features that the store contains, packed; and the ids of videos with damaged entries."""
+        missing = {record.video_id for record in self._missing(dataset, records)}
+        stored = [record.video_id for record in records if record.video_id not in missing]
+        packed = open_packed(self.store, dataset, stored, self.views)
         if packed is not None:
             return packed, set()
-        packed, damaged = pack(self.store, dataset, there, self.views)
+        packed, damaged = pack(self.store, dataset, stored, self.views)
         return packed, set(damaged)
 
-    def lacking(self, dataset: str, records: Sequence[VideoRecord]) -> list[VideoRecord]:
-        """Those videos of which the store lacks a view."""
-        return [record for record in records if not self._has(dataset, record)]
+    def _missing(self, dataset: str, records: Sequence[VideoRecord]) -> list[VideoRecord]:
+        """The videos of which the store lacks a view."""
+        return [record for record in records if not self._is_stored(dataset, record)]
 
-    def _has(self, dataset: str, record: VideoRecord) -> bool:
-        return all(self._has_view(dataset, record, view) for view in self.views)
+    def _is_stored(self, dataset: str, record: VideoRecord) -> bool:
+        return all(self._is_view_stored(dataset, record, view) for view in self.views)
 
-    def _has_view(self, dataset: str, record: VideoRecord, view: str) -> bool:
+    def _is_view_stored(self, dataset: str, record: VideoRecord, view: str) -> bool:
         origin = self.store.origin(dataset, record.video_id, view)
-        return origin is not None and self._usable(record, origin)
+        return origin is not None and self._is_usable(record, origin)
 
-    def _usable(self, record: VideoRecord, origin: Origin) -> bool:
-        """Whether features made from ``origin`` will do: the file is still that one, and not shorter than allowed."""
+    def _is_usable(self, record: VideoRecord, origin: Origin) -> bool:
+        """Whether features are usable: the video file has not changed since, and ``on_short`` allows its length."""
         if origin.is_short and self.config.on_short == "fail":
             return False
         return not origin.source_bytes or not record.path.exists() or record.path.stat().st_size == origin.source_bytes
@@ -164,30 +167,30 @@ class FeatureCache:
     def _networks(self) -> Path:
         return self.config.cache / NETWORKS
 
-    def make(self, dataset: str, records: Iterable[VideoRecord]) -> Generator[Made, None, None]:
-        """Extract and store the features of videos, in the order in which they come to be whole.
+    def extract(self, dataset: str, records: Iterable[VideoRecord]) -> Generator[VideoOutcome, None, None]:
+        """Extract and store the features of videos, and yield their outcomes in order of completion.
 
         Args:
-            records: read lazily, a few videos ahead; one that the store has by the time it is its turn is left alone.
+            records: read lazily, a few videos ahead. A video that is in the store by its turn is skipped.
         """
         if self.backbone is None:
-            what = f"there are no features of it in {self.config.backbone}: python -m pipeline.cache import --help"
-            yield from (Made(record, failure=what) for record in records)
+            reason = f"{self.config.backbone} has no features of it: see python -m pipeline.cache import --help"
+            yield from (VideoOutcome(record, failure=reason) for record in records)
             return
         from pipeline.features.encoders import make_encoder
         from pipeline.features.extract import ExtractionFailure, extract
         from pipeline.settings.device import choose_device
 
-        under_way: dict[int, VideoRecord] = {}
+        in_progress: dict[int, VideoRecord] = {}
         made_elsewhere: deque[VideoRecord] = deque()
 
         def paths() -> Iterator[Path]:
             number = 0
             for record in records:
-                if self._has(dataset, record):
+                if self._is_stored(dataset, record):
                     made_elsewhere.append(record)
                 else:
-                    under_way[number] = record
+                    in_progress[number] = record
                     number += 1
                     yield record.path
 
@@ -206,51 +209,49 @@ class FeatureCache:
         with closing(results):
             for number, result in results:
                 while made_elsewhere:
-                    yield Made(made_elsewhere.popleft(), made_elsewhere=True)
-                record = under_way.pop(number)
+                    yield VideoOutcome(made_elsewhere.popleft(), made_elsewhere=True)
+                record = in_progress.pop(number)
                 if isinstance(result, ExtractionFailure):
-                    yield Made(record, failure=result.reason)
+                    yield VideoOutcome(record, failure=result.reason)
                     continue
                 try:
                     for view, features in zip(self.views, result, strict=True):
-                        if not self._has_view(dataset, record, view):
+                        if not self._is_view_stored(dataset, record, view):
                             self.store.write(dataset, record.video_id, features, view)
                 except NameTooLongError as error:
-                    yield Made(record, failure=str(error))
+                    yield VideoOutcome(record, failure=str(error))
                     continue
                 origin = result[0].origin
-                yield Made(
-                    record,
-                    num_frames=len(result[0].features),
-                    shortfall=f"{origin.decoded_frames} of {origin.header_frames} frames decode" * origin.is_short
-                    or None,
-                )
-        yield from (Made(record, made_elsewhere=True) for record in made_elsewhere)
+                shortfall = None
+                if origin.is_short:
+                    shortfall = f"{origin.decoded_frames} of {origin.header_frames} frames decode"
+                yield VideoOutcome(record, num_frames=len(result[0].features), shortfall=shortfall)
+        yield from (VideoOutcome(record, made_elsewhere=True) for record in made_elsewhere)
 
-    def summarize(
-        self, dataset: str, made: Generator[Made, None, None], num_lacking: int, num_wanted: int
+    def _summarize(
+        self, dataset: str, outcomes: Generator[VideoOutcome, None, None], num_missing: int, num_videos: int
     ) -> CacheSummary:
-        """Take what is made as it comes: show it, write failures down, count."""
+        """Consume the outcomes: show progress, record failures, count."""
         started = time.perf_counter()
         num_elsewhere = num_failed = num_frames = 0
-        progress = Progress(total=num_lacking, unit="video", what="caching features")
-        with closing(made), closing(progress):
-            for video in made:
-                name = video.record.video_id
-                if video.failure is not None:
+        progress = Progress(total=num_missing, unit="video", what="caching features")
+        with closing(outcomes), closing(progress):
+            for outcome in outcomes:
+                video_id = outcome.record.video_id
+                if outcome.failure is not None:
                     num_failed += 1
-                    self.store.note_failure(dataset, name, video.record.path, video.failure)
-                    progress.note(f"failed: {name}: {video.failure}")
-                elif video.shortfall is not None:
-                    progress.note(f"short: {name}: {video.shortfall}; kept (--on-short fail would not)")
-                num_elsewhere += video.made_elsewhere
-                num_frames += video.num_frames
+                    self.store.note_failure(dataset, video_id, outcome.record.path, outcome.failure)
+                    progress.note(f"failed: {video_id}: {outcome.failure}")
+                elif outcome.shortfall is not None:
+                    progress.note(f"short: {video_id}: {outcome.shortfall}; kept (--on-short fail rejects such videos)")
+                num_elsewhere += outcome.made_elsewhere
+                num_frames += outcome.num_frames
                 rate = num_frames / (time.perf_counter() - started)
                 progress.advance(frames_per_s=f"{rate:.0f}", failed=num_failed)
         return CacheSummary(
-            num_videos=num_wanted,
-            num_cached_before=num_wanted - num_lacking,
-            num_extracted=num_lacking - num_elsewhere - num_failed,
+            num_videos=num_videos,
+            num_cached_before=num_videos - num_missing,
+            num_extracted=num_missing - num_elsewhere - num_failed,
             num_made_elsewhere=num_elsewhere,
             num_failed=num_failed,
             num_frames=num_frames,

@@ -1,10 +1,10 @@
-"""All features of a dataset in one memory-mapped file, for training: a copy of the store that may be thrown away.
+"""All features of a dataset in one memory-mapped file, for training: a copy of the store's entries.
 
-<cache>/<fingerprint>/packed/<dataset>-<key>.npy       features of all videos and views, one behind the other
-<cache>/<fingerprint>/packed/<dataset>.index           which rows are whose, and which entries they were copied from
+<cache>/<fingerprint>/packed/<dataset>-<key>.npy       features of all videos and views, one after another
+<cache>/<fingerprint>/packed/<dataset>.index           the rows of each video, and the entries they were copied from
 
-A copy is used for as long as every entry asked for has the size and modification time that it was copied at. The index
-is written last and names its features, so that a reader sees the old pair or the new one.
+A copy is valid while every requested entry has the size and modification time it had when it was copied. The index is
+written last and names the file of features, so that a reader sees either the old pair or the new one.
 """
 
 import json
@@ -26,23 +26,22 @@ from safetensors.numpy import load_file, save
 from data.atomic import write_atomically
 from data.progress import Progress
 from models.preprocessing import CENTER
-from pipeline.cache.inventory import PACKED
-from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError
+from pipeline.cache.store import PACKED, DamagedEntry, FeatureStore, StoreError
 from pipeline.features.recipe import Origin, VideoFeatures
 
-_HEADER_BYTES = 128  # of a .npy file with a matrix; numpy leaves room in it for any number of rows
+_HEADER_BYTES = 128  # of a .npy file with a matrix; numpy pads it for any number of rows
 _NO_ENTRY = (-1, -1)
-_INDEX = ".index"  # a safetensors file, but of another name than the entries have
+_INDEX = ".index"  # a safetensors file, but not named like an entry
 
 
 @dataclass(frozen=True)
 class PackedVideo:
-    """Where a video's features lie.
+    """The rows of a video.
 
     Attributes:
-        start: row of its first frame; those of view ``v`` lie from ``start + v * num_frames``, ``num_frames`` of them.
-        num_frames: stored frames of each view, at least 1.
-        origin: where the features come from.
+        start: first row. View ``v`` has ``num_frames`` rows from ``start + v * num_frames``.
+        num_frames: stored frames per view, at least 1.
+        origin: the video file, and the programs that extracted the features.
     """
 
     start: int
@@ -55,10 +54,10 @@ class PackedFeatures:
     """Features of many videos in one array, in memory or mapped from a file.
 
     Attributes:
-        features: float16 ``[rows, feature_dim]``; where mapped, what is written to it never reaches the file.
-        frame_indices: of each row, int32 ``[rows]``: which frame of its video.
-        views: the views there are of every video.
-        videos: by video id.
+        features: float16 ``[num_rows, feature_dim]``. If mapped, the mapping is private: writes never reach the file.
+        frame_indices: int32 ``[num_rows]``, the frame of the video that each row belongs to.
+        views: the views of every video.
+        videos: the rows of each video, by video id.
     """
 
     features: npt.NDArray[np.float16]
@@ -70,11 +69,11 @@ class PackedFeatures:
     def in_memory(
         cls, videos: Mapping[str, Sequence[VideoFeatures]], views: tuple[str, ...] = (CENTER,)
     ) -> "PackedFeatures":
-        """From the features of each video, one ``VideoFeatures`` per view. Raises ``StoreError`` as ``pack`` does."""
+        """Pack the features of each video, one ``VideoFeatures`` per view. Raises ``StoreError`` as ``pack`` does."""
         layout = _Layout(len(views))
-        for video_id, of_views in videos.items():
-            layout.add(video_id, of_views)
-        blocks = [video.features for of_views in videos.values() for video in of_views]
+        for video_id, video_views in videos.items():
+            layout.add(video_id, video_views)
+        blocks = [view.features for video_views in videos.values() for view in video_views]
         features = np.concatenate(blocks or [np.empty((0, 0), np.float16)])
         return cls(features, layout.frame_indices(), views, layout.videos)
 
@@ -82,13 +81,10 @@ class PackedFeatures:
 def open_packed(
     store: FeatureStore, dataset: str, video_ids: Sequence[str], views: tuple[str, ...]
 ) -> PackedFeatures | None:
-    """The packed copy, memory-mapped, if it is intact and holds the videos as they are in the store now.
+    """The packed copy of these videos, memory-mapped; ``None`` if there is none or it is out of date.
 
-    A copy of more videos or views will do; what is returned tells of those asked for alone.
-
-    Returns:
-        ``None`` where there is no copy, a video or view is not in it, an entry was written or removed since, or the
-        copy is damaged (checked by its checksum).
+    A copy with more videos or views is acceptable; the result contains the requested ones only. A copy is out of date
+    if it lacks a video or view, if an entry was written or removed since, or if its checksum is wrong.
     """
     path = _index_path(store, dataset)
     index = _read_index(path)
@@ -98,18 +94,18 @@ def open_packed(
     numbers = {video_id: number for number, video_id in enumerate(about["video_ids"])}
     if tuple(about["views"][: len(views)]) != views or not all(video_id in numbers for video_id in video_ids):
         return None
-    wanted = [numbers[video_id] for video_id in video_ids]
-    now = np.array([_signatures(store, dataset, video_id, views) for video_id in video_ids], dtype=np.int64)
-    if (index["entries"][wanted, : len(views)] != now.reshape(len(wanted), len(views), 2)).any():
+    rows = [numbers[video_id] for video_id in video_ids]
+    current = np.array([_signatures(store, dataset, video_id, views) for video_id in video_ids], dtype=np.int64)
+    if (index["entries"][rows, : len(views)] != current.reshape(len(rows), len(views), 2)).any():
         return None
     try:
         features = _map(path.with_name(about["features"]), about["shape"])
-    except (OSError, ValueError):  # removed by another process that packs, or cut off
+    except (OSError, ValueError):  # removed by another process that packs, or truncated
         return None
     if zlib.crc32(features.data) != about["crc32"]:
         return None
     videos = {}
-    for video_id, number, (start, num_frames) in zip(video_ids, wanted, index["extents"][wanted].tolist(), strict=True):
+    for video_id, number, (start, num_frames) in zip(video_ids, rows, index["extents"][rows].tolist(), strict=True):
         videos[video_id] = PackedVideo(start, num_frames, Origin(*about["origins"][number]))
     return PackedFeatures(features, index["frame_indices"], views, videos)
 
@@ -117,31 +113,30 @@ def open_packed(
 def pack(
     store: FeatureStore, dataset: str, video_ids: Sequence[str], views: tuple[str, ...]
 ) -> tuple[PackedFeatures, list[str]]:
-    """Copy the entries of the videos into one file, which ``open_packed`` finds from then on.
+    """Copy the entries of the videos into one file, which ``open_packed`` then finds.
 
-    Every entry's checksum is verified; the features pass through memory one video at a time. Where the file can't be
-    written they stay in memory instead, which is said on stderr.
+    Every entry's checksum is verified. Only one video at a time is in memory. If the file can't be written, a message
+    on standard error says so and the features are kept in memory instead.
 
     Returns:
-        the packed features; and the videos that are not among them, for lack of an entry in one of the views or
-        because it was damaged. Damaged entries are named on stderr and removed.
+        the packed features; and the ids of the videos that are left out because an entry is missing or damaged.
+        Damaged entries are named on standard error and removed.
 
     Raises:
-        StoreError: not all features have the same dimension.
+        StoreError: the features differ in dimension.
     """
     try:
         packed = _pack_into_file(store, dataset, video_ids, views)
     except OSError as error:
-        print(f"no packed copy of {dataset}, its features are held in memory: {error}", file=sys.stderr)
+        print(f"no packed copy of {dataset}, its features are kept in memory: {error}", file=sys.stderr)
         found = {video_id: _read(store, dataset, video_id, views) for video_id in video_ids}
-        whole = {video_id: of_views for video_id, of_views in found.items() if of_views is not None}
-        packed = PackedFeatures.in_memory(whole, views)
+        intact = {video_id: video_views for video_id, video_views in found.items() if video_views is not None}
+        packed = PackedFeatures.in_memory(intact, views)
     return packed, [video_id for video_id in video_ids if video_id not in packed.videos]
 
 
 def stale_files(store: FeatureStore) -> list[Path]:
-    """Packed copies, and files of theirs, that are of no use any more: an entry was written or removed since they were
-    made, they are damaged, or no index names them. What is being written is left out."""
+    """Files of packed copies that are out of date or damaged, or that no index names; not those being written."""
     in_use: set[Path] = set()
     files = [path for path in (store.folder / PACKED).glob("*") if not path.name.startswith(".")]
     for path in files:
@@ -154,7 +149,7 @@ def stale_files(store: FeatureStore) -> list[Path]:
 
 
 class _Layout:
-    """Which rows are whose, while videos are laid one behind the other."""
+    """Assigns rows to videos, one after another."""
 
     def __init__(self, num_views: int) -> None:
         self.videos: dict[str, PackedVideo] = {}
@@ -163,19 +158,20 @@ class _Layout:
         self._num_views = num_views
         self._frame_indices: list[npt.NDArray[np.int32]] = [np.empty(0, np.int32)]
 
-    def add(self, video_id: str, of_views: Sequence[VideoFeatures]) -> None:
-        first = of_views[0]
+    def add(self, video_id: str, views: Sequence[VideoFeatures]) -> None:
+        first = views[0]
         num_frames, feature_dim = first.features.shape
-        assert [video.features.shape for video in of_views] == [first.features.shape] * self._num_views, video_id
+        assert len(views) == self._num_views, video_id
+        assert all(view.features.shape == first.features.shape for view in views), video_id
         if self.videos and feature_dim != self.feature_dim:
             raise StoreError(
-                f"the features of {video_id} have {feature_dim} dimensions, those before them {self.feature_dim}: one "
-                "of them was put into the store by something else. Remove it, run again."
+                f"the features of {video_id} have {feature_dim} dimensions, earlier ones {self.feature_dim}: another "
+                "program wrote one of them into the store. Remove it and run again."
             )
         self.videos[video_id] = PackedVideo(self.num_rows, num_frames, first.origin)
         self.num_rows += num_frames * self._num_views
         self.feature_dim = feature_dim
-        self._frame_indices += [video.frame_indices for video in of_views]
+        self._frame_indices += [view.frame_indices for view in views]
 
     def frame_indices(self) -> npt.NDArray[np.int32]:
         return np.concatenate(self._frame_indices)
@@ -183,7 +179,7 @@ class _Layout:
 
 @dataclass(frozen=True, eq=False)
 class _Copied:
-    """What went into a file of features: the rows of ``layout``, from ``entries`` of that size and time."""
+    """A written file of features: its rows, and the sizes and times of the entries that they were copied from."""
 
     features: npt.NDArray[np.float16]
     crc32: int
@@ -194,9 +190,9 @@ class _Copied:
 def _pack_into_file(
     store: FeatureStore, dataset: str, video_ids: Sequence[str], views: tuple[str, ...]
 ) -> PackedFeatures:
-    """Raises ``OSError`` where that can't be written; nothing is left of it then."""
+    """Raises ``OSError`` if the files can't be written. Then none is left behind."""
     index_path = _index_path(store, dataset)
-    # A name of its own for each copy: a process that maps an older one keeps it, and two that pack don't mix theirs.
+    # Every copy has a unique name: processes can keep an older one mapped, and two that pack at once don't conflict.
     features_path = index_path.with_name(f"{dataset}-{uuid.uuid4().hex[:16]}.npy")
     done: list[_Copied] = []
     write_atomically(
@@ -216,19 +212,19 @@ def _pack_into_file(
 def _copy_entries(
     path: Path, store: FeatureStore, dataset: str, video_ids: Sequence[str], views: tuple[str, ...]
 ) -> _Copied:
-    """The features of all videos that have them, into the file ``path``."""
+    """Copy the features of all videos that have them into the file ``path``."""
     layout, entries, checksum = _Layout(len(views)), [], 0
     with path.open("wb") as file, closing(Progress(len(video_ids), "video", what="packing features")) as progress:
         file.seek(_HEADER_BYTES)
         for video_id in video_ids:
-            # Looked at before it is read: an entry that is replaced meanwhile is found to be newer than the copy.
+            # Taken before reading, so that an entry that is replaced meanwhile is newer than the copy.
             signatures = _signatures(store, dataset, video_id, views)
-            of_views = _read(store, dataset, video_id, views)
-            if of_views is not None:
-                layout.add(video_id, of_views)
+            video_views = _read(store, dataset, video_id, views)
+            if video_views is not None:
+                layout.add(video_id, video_views)
                 entries.append(signatures)
-                for video in of_views:
-                    content = np.ascontiguousarray(video.features).data
+                for view in video_views:
+                    content = np.ascontiguousarray(view.features).data
                     checksum = zlib.crc32(content, checksum)
                     file.write(content)
             progress.advance()
@@ -236,12 +232,12 @@ def _copy_entries(
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
         assert file.tell() == _HEADER_BYTES
-    # Mapped before the file has its final name, for under that another process may remove it.
+    # Map the file before it gets its final name, under which another process may remove it.
     return _Copied(_map(path, shape), checksum, layout, entries)
 
 
 def _make_index(copied: _Copied, features_name: str, views: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-    """What ``_read_index`` reads."""
+    """The arrays that ``_read_index`` returns, with their checksum."""
     videos = copied.layout.videos
     about = {
         "features": features_name,
@@ -253,7 +249,7 @@ def _make_index(copied: _Copied, features_name: str, views: tuple[str, ...]) -> 
     }
     extents = [(video.start, video.num_frames) for video in videos.values()]
     index: dict[str, npt.NDArray[Any]] = {
-        # Not in the file's header, which may hold 100 MB at most: about half a million videos.
+        # Not in the file's header, which is limited to 100 MB: about half a million videos.
         "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
         "entries": np.array(copied.entries, dtype=np.int64).reshape(len(videos), len(views), 2),
         "extents": np.array(extents, dtype=np.int64).reshape(len(videos), 2),
@@ -263,8 +259,11 @@ def _make_index(copied: _Copied, features_name: str, views: tuple[str, ...]) -> 
 
 
 def _read_index(path: Path) -> dict[str, npt.NDArray[Any]] | None:
-    """Arrays by name: ``about`` (JSON), and for each video ``entries`` (size and time of each view's) and ``extents``
-    (start and number of frames), for each row ``frame_indices``. ``None`` where there is no index or it is damaged."""
+    """The index as arrays by name; ``None`` if it is missing or damaged.
+
+    ``about``: JSON; ``entries``: size and time per video and view; ``extents``: first row and number of frames per
+    video; ``frame_indices``: per row.
+    """
     try:
         index = load_file(path)
         return index if int(index.pop("crc32")[0]) == _checksum(index) else None
@@ -273,42 +272,42 @@ def _read_index(path: Path) -> dict[str, npt.NDArray[Any]] | None:
 
 
 def _map(path: Path, shape: Sequence[int]) -> npt.NDArray[np.float16]:
-    """The features in a file; written to, they differ from it (PyTorch warns of arrays that can't be written to).
+    """Map the features in a file, copy-on-write, because PyTorch warns about read-only arrays.
 
-    Raises ``OSError`` where there is no such file, ``ValueError`` where it is too short.
+    Raises ``OSError`` if the file can't be opened, ``ValueError`` if it is too short.
     """
     return np.memmap(path, dtype="<f2", mode="c", offset=_HEADER_BYTES, shape=tuple(shape))
 
 
 def _read(store: FeatureStore, dataset: str, video_id: str, views: tuple[str, ...]) -> tuple[VideoFeatures, ...] | None:
-    """All views of a video; ``None`` where one is missing or damaged, which is then removed."""
+    """All views of a video; ``None`` if one is missing or damaged. Damaged ones are removed."""
     found = []
     for view in views:
         try:
             found.append(store.read(dataset, video_id, view))
         except DamagedEntry as error:
-            print(f"damaged entry, made again: {error}", file=sys.stderr)
+            print(f"damaged entry, extracted again: {error}", file=sys.stderr)
             _discard(store, dataset, video_id, view)
             found.append(None)
-    of_views = tuple(video for video in found if video is not None)
-    if len(of_views) < len(views):
+    intact = tuple(video for video in found if video is not None)
+    if len(intact) < len(views):
         return None
-    if any(not np.array_equal(video.frame_indices, of_views[0].frame_indices) for video in of_views):
-        # Made at different times, and the decoders did not agree on what is in the file.
-        print(f"damaged entry, made again: the views of {video_id} are of different frames", file=sys.stderr)
+    if any(not np.array_equal(video.frame_indices, intact[0].frame_indices) for video in intact):
+        # Extracted at different times, by decoders that disagree about the file.
+        print(f"damaged entry, extracted again: the views of {video_id} have different frames", file=sys.stderr)
         for view in views:
             _discard(store, dataset, video_id, view)
         return None
-    return of_views
+    return intact
 
 
 def _discard(store: FeatureStore, dataset: str, video_id: str, view: str) -> None:
-    with suppress(OSError):  # from a store that can only be read; making the entry again will say so
+    with suppress(OSError):  # in a read-only store; extracting the entry again will report it
         store.remove(dataset, video_id, view)
 
 
 def _signatures(store: FeatureStore, dataset: str, video_id: str, views: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Size and modification time (nanoseconds) of a video's entries, by which one that was written anew is known."""
+    """Size and modification time (nanoseconds) of a video's entries, which show whether one was rewritten."""
     signatures = []
     for view in views:
         try:
@@ -320,7 +319,7 @@ def _signatures(store: FeatureStore, dataset: str, video_id: str, views: tuple[s
 
 
 def _checksum(index: Mapping[str, npt.NDArray[Any]]) -> int:
-    """Of arrays with their names, types and shapes."""
+    """Checksum of arrays with their names, types and shapes."""
     checksum = 0
     for name, array in sorted(index.items()):
         checksum = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), checksum)
@@ -333,7 +332,7 @@ def _index_path(store: FeatureStore, dataset: str) -> Path:
 
 
 def _remove_older(features_path: Path, dataset: str) -> None:
-    """Remove the dataset's features that were packed before these; a process that maps some keeps them."""
+    """Remove the dataset's earlier copies. A process that has one mapped keeps it."""
     for path in features_path.parent.glob("*.npy"):
         name, _, _ = path.stem.rpartition("-")
         with suppress(OSError):

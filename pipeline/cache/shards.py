@@ -1,4 +1,4 @@
-"""A job in several parts: which videos are whose, the same on every machine and whatever else is in the dataset."""
+"""Shards of a caching job: which videos belong to which, the same on every machine."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from pipeline.settings.config import ConfigError
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``index`` of ``count``, from 0. Raises ``ConfigError`` where there is no such part."""
+    """Part ``index`` of ``count``, from 0. Raises ``ConfigError`` if the index is out of range."""
 
     index: int = 0
     count: int = 1
@@ -29,14 +29,15 @@ class Shard:
         """The shard written as ``2/16``. Raises ``ConfigError``."""
         numbers = re.fullmatch(r"(\d+)/(\d+)", text)
         if numbers is None:
-            raise ConfigError(f"a shard is I/N with I from 0 to N - 1 (0/4, 1/4, 2/4, 3/4), not {text!r}")
+            raise ConfigError(f"--shard {text!r}: write I/N with I from 0 to N - 1 (0/4, 1/4, 2/4, 3/4)")
         return cls(int(numbers[1]), int(numbers[2]))
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """What a launcher says: ``RANK`` of ``WORLD_SIZE`` (torchrun, MPI), or a SLURM array's task; else everything.
+        """The shard that a launcher sets: ``RANK`` of ``WORLD_SIZE`` (torchrun, MPI), or the task of a SLURM array.
 
-        A SLURM array may begin at another number than 0 and go in steps. Raises ``ConfigError`` for senseless numbers.
+        Without a launcher, the only shard of one. A SLURM array may start at another number than 0 and have a step.
+        Raises ``ConfigError`` if the numbers are not those of a shard.
         """
         for index, count, first, step in (
             ("RANK", "WORLD_SIZE", "", ""),
@@ -48,12 +49,12 @@ class Shard:
                     return cls(number // int(environment.get(step, "1")), int(environment[count]))
                 except ValueError as error:
                     raise ConfigError(
-                        f"{index}={environment[index]} {count}={environment[count]} in the environment name no shard "
-                        f"({error}). Unset them, or say --shard I/N"
+                        f"{index}={environment[index]} {count}={environment[count]} in the environment is not a shard "
+                        f"({error}). Unset them, or pass --shard I/N"
                     ) from error
         return cls()
 
-    def takes(self, video_id: str) -> bool:
-        """Whether a video belongs to this part: by a hash of its id, so that other videos change nothing."""
+    def contains(self, video_id: str) -> bool:
+        """Whether a video belongs to this shard, by a hash of its id: other videos make no difference."""
         digest = hashlib.sha256(video_id.encode(errors="surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index

@@ -1,17 +1,23 @@
-"""The feature store: one file per video, complete or not there, in a folder named by what made the numbers.
+"""The feature store on disk: one file per video, complete or absent, in a folder named after the recipe.
 
-<cache>/<fingerprint>/recipe.json                         everything that can change a number, in clear
+<cache>/<fingerprint>/recipe.json                         everything that can change a number, as readable JSON
 <cache>/<fingerprint>/<dataset>/<video_id>.safetensors    the features of one video
-<cache>/<fingerprint>/<dataset>@<view>/...                the same of its mirrored or cropped views, where asked for
+<cache>/<fingerprint>/<dataset>@<view>/...                the same for its mirrored or cropped views
 <cache>/<fingerprint>/<dataset>/errors.jsonl              videos that failed, with the reason
+<cache>/<fingerprint>/packed/...                          copies for training (``packed.py``)
+<cache>/onnx/...                                          exported networks
 """
 
 import errno
 import json
 import os
+import re
 import time
 import zlib
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,57 +28,63 @@ from safetensors.numpy import save
 
 from data.atomic import write_atomically, write_text_atomically
 from data.errors import UserError
-from models.preprocessing import CENTER
+from models.preprocessing import CENTER, VIEWS
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
+from pipeline.settings.config import ConfigError
+
+NETWORKS = "onnx"
+PACKED = "packed"
+RECIPE = "recipe.json"
+_ENTRY_SUFFIX = ".safetensors"
+_ERRORS = "errors.jsonl"
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
 
 class StoreError(UserError):
-    """The store can't be used as asked. The message says which folder and what to do."""
+    """The store can't be used. The message says which folder and what to do."""
 
 
 class NameTooLongError(StoreError):
-    """No file can be named after this video; the store itself is well."""
+    """The video's id is too long for a file name; other videos can be stored."""
 
 
 class DamagedEntry(Exception):
-    """An entry is there but is not what was written: to be made again."""
+    """An entry's content is not what was written. Its features must be extracted again."""
 
 
 class FeatureStore:
     """The features that one recipe makes, by dataset and video."""
 
     def __init__(self, cache: Path, recipe: FeatureRecipe) -> None:
-        """Open ``<cache>/<fingerprint>`` or make it.
+        """Open ``<cache>/<fingerprint>``, or create it.
 
-        Raises ``StoreError`` where it holds another recipe's features or can't be read or made.
+        Raises ``StoreError`` if the folder contains another recipe's features, or can't be read or created.
         """
         self.recipe = recipe
-        self.folder = cache / recipe.fingerprint[:16]
-        description = self.folder / "recipe.json"
-        try:
-            found = FeatureRecipe.from_json(description.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        self.folder = cache / recipe.folder_name
+        path = self.folder / RECIPE
+        if not path.exists():
             try:
-                write_text_atomically(description, recipe.to_json())
+                write_text_atomically(path, recipe.to_json())
             except OSError as error:
-                raise _not_written(error) from error
+                raise _not_writable(error) from error
             return
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{description} can't be read ({error}): move {self.folder} away, run again.") from error
+        found = _read_recipe(self.folder)
         if found != recipe:
-            differing = "; ".join(recipe.differences(found))
+            differences = "; ".join(recipe.differences(found))
             raise StoreError(
-                f"{self.folder} holds features of another recipe. Differing (wanted / found): {differing}. "
-                "Move the folder away, or give another --cache."
+                f"{self.folder} contains features of another recipe. Differences (expected / found): {differences}. "
+                "Move the folder away, or choose another --cache."
             )
 
     def path(self, dataset: str, video_id: str, view: str = CENTER) -> Path:
-        return self.folder / (dataset if view == CENTER else f"{dataset}@{view}") / f"{video_id}.safetensors"
+        folder = dataset if view == CENTER else f"{dataset}@{view}"
+        return self.folder / folder / f"{video_id}{_ENTRY_SUFFIX}"
 
     def write(self, dataset: str, video_id: str, video: VideoFeatures, view: str = CENTER) -> None:
         """Publish the features of one video, atomically.
 
-        Raises ``StoreError`` (full disk, read-only store), of which ``NameTooLongError`` concerns this video only.
+        Raises ``StoreError`` (full disk, read-only store); its subclass ``NameTooLongError`` concerns this video only.
         """
         tensors = {"features": video.features, "frame_indices": video.frame_indices}
         metadata = {
@@ -84,35 +96,34 @@ class FeatureStore:
         path = self.path(dataset, video_id, view)
         metadata["crc32"] = str(_checksum(metadata, video.features, video.frame_indices))
 
-        # Not save_file: that makes a temporary file of its own, whose name says nothing, readable by its owner alone.
+        # Not save_file: its temporary file doesn't name this process, and only its owner could read the result.
         content = save(tensors, metadata)
         try:
             write_atomically(path, lambda temporary: temporary.write_bytes(content))
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 raise NameTooLongError(
-                    f"the name of {video_id} is too long: a file name ends at 255 bytes, and .safetensors has to fit "
-                    "behind it. Rename the video."
+                    f"the name of {video_id} is too long: a file name has at most 255 bytes, including "
+                    f"{_ENTRY_SUFFIX}. Rename the video."
                 ) from error
-            raise _not_written(error) from error
+            raise _not_writable(error) from error
 
     def origin(self, dataset: str, video_id: str, view: str = CENTER) -> Origin | None:
-        """Where a video's features come from, without reading them.
+        """The origin of a video's features, from the header alone.
 
-        ``None`` where there are none, the file is cut off, or it is another recipe's or another video's.
+        ``None`` if there are no features, the file is cut off, or it belongs to another recipe or video.
         """
         try:
             with safe_open(self.path(dataset, video_id, view), framework="numpy") as file:
                 header = file.metadata()
-            return Origin(**json.loads(header["origin"])) if self._is_of(video_id, view, header) else None
+            return Origin(**json.loads(header["origin"])) if self._matches(video_id, view, header) else None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
     def read(self, dataset: str, video_id: str, view: str = CENTER) -> VideoFeatures | None:
-        """The features of one video; ``None`` where there are none.
+        """The features of one video; ``None`` if there are none.
 
-        Raises:
-            DamagedEntry: the entry is not what was written for this video (checked by length and checksum).
+        Raises ``DamagedEntry`` if the length, the checksum, the recipe or the video is not the expected one.
         """
         path = self.path(dataset, video_id, view)
         try:
@@ -125,39 +136,39 @@ class FeatureStore:
             return None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DamagedEntry(f"{path}: {error}") from error
-        if not intact or not self._is_of(video_id, view, header):
-            raise DamagedEntry(f"{path}: what is in the file is not what was written for this video")
+        if not intact or not self._matches(video_id, view, header):
+            raise DamagedEntry(f"{path}: the content is not what was written for this video")
         return VideoFeatures(features, frame_indices, origin)
 
-    def _is_of(self, video_id: str, view: str, header: dict[str, str]) -> bool:
-        wanted = (self.recipe.fingerprint, video_id, view)
-        return (header.get("fingerprint"), header.get("video_id"), header.get("view", CENTER)) == wanted
+    def _matches(self, video_id: str, view: str, header: dict[str, str]) -> bool:
+        expected = (self.recipe.fingerprint, video_id, view)
+        return (header.get("fingerprint"), header.get("video_id"), header.get("view", CENTER)) == expected
 
     def remove(self, dataset: str, video_id: str, view: str = CENTER) -> None:
         self.path(dataset, video_id, view).unlink(missing_ok=True)
 
     def note_failure(self, dataset: str, video_id: str, path: Path, reason: str) -> None:
-        """Add a line to the dataset's ``errors.jsonl``. Raises ``StoreError``."""
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "video_id": video_id, "path": str(path), "reason": reason}
+        """Append a line to the dataset's ``errors.jsonl``. Raises ``StoreError``."""
+        line = {"time": time.strftime(_TIME_FORMAT), "video_id": video_id, "path": str(path), "reason": reason}
         log = self.errors_path(dataset)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a+b") as file:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":  # a full disk tore the last line, which is not to take this one with it
+                    if file.read(1) != b"\n":  # a full disk cut off the last line; keep this one readable
                         file.write(b"\n")
                 file.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
             error.filename = str(log)
-            raise _not_written(error) from error
+            raise _not_writable(error) from error
 
     def errors_path(self, dataset: str) -> Path:
-        return self.folder / dataset / "errors.jsonl"
+        return errors_path(self.folder, dataset)
 
 
 def _checksum(metadata: dict[str, str], features: npt.NDArray[np.float16], frame_indices: npt.NDArray[np.int32]) -> int:
-    """Of all that an entry says: what and whose it is, and the arrays with their types and shapes."""
+    """Checksum of an entry: its metadata, and the arrays with their types and shapes."""
     arrays: list[npt.NDArray[Any]] = [np.ascontiguousarray(features), np.ascontiguousarray(frame_indices)]
     described = json.dumps([metadata, *([array.dtype.str, array.shape] for array in arrays)], sort_keys=True)
     checksum = zlib.crc32(described.encode())
@@ -166,8 +177,145 @@ def _checksum(metadata: dict[str, str], features: npt.NDArray[np.float16], frame
     return checksum
 
 
-def _not_written(error: OSError) -> StoreError:
+def _not_writable(error: OSError) -> StoreError:
     return StoreError(
-        f"the feature store can't be written: {error}. What was finished is kept: make room or mend the permissions "
-        "(or give another --cache), then run the same command again."
+        f"the feature store can't be written: {error}. Finished work is kept: make room or fix the permissions (or "
+        "choose another --cache), then run the same command again."
     )
+
+
+# Listing a cache. No entry is opened, so that 100,000 of them take about a second.
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """The folder with the entries of one dataset in one view, in one store."""
+
+    dataset: str
+    view: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of features, which may be damaged; ``written`` in seconds since the epoch."""
+
+    video_id: str
+    path: Path
+    num_bytes: int
+    written: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One line of an ``errors.jsonl``; ``time`` in seconds since the epoch."""
+
+    video_id: str
+    time: float
+    line: str
+
+
+def find_stores(cache: Path) -> tuple[list[Path], list[Path]]:
+    """The folders of a cache that are stores, and the other folders, both sorted by name.
+
+    Raises ``StoreError`` if ``cache`` is not a folder.
+    """
+    if not cache.is_dir():
+        raise StoreError(f"{cache} is not a folder. Pass the folder with the cached features as --cache.")
+    stores: list[Path] = []
+    others: list[Path] = []
+    for folder in sorted(path for path in cache.iterdir() if path.is_dir() and path.name != NETWORKS):
+        # The name counts too: a run's folder also contains a recipe.json, and must not be deleted as a store.
+        is_store = re.fullmatch("[0-9a-f]{16}", folder.name) and (folder / RECIPE).exists()
+        (stores if is_store else others).append(folder)
+    return stores, others
+
+
+def open_store(folder: Path) -> FeatureStore:
+    """The existing store in this folder.
+
+    Raises ``StoreError`` if its recipe can't be read, or is not the one that the folder is named after.
+    """
+    recipe = _read_recipe(folder)
+    if recipe.folder_name != folder.name:
+        raise StoreError(
+            f"{folder / RECIPE} is not the recipe that its folder is named after (that would be {recipe.folder_name}). "
+            f"Move {folder} away and cache its videos again."
+        )
+    return FeatureStore(folder.parent, recipe)
+
+
+def _read_recipe(folder: Path) -> FeatureRecipe:
+    try:
+        return FeatureRecipe.read(folder / RECIPE)
+    except ConfigError as error:
+        raise StoreError(f"{error}. Move {folder} away and cache its videos again.") from error
+
+
+def select_stores(stores: Sequence[Path], prefixes: Sequence[str]) -> list[Path]:
+    """The stores whose fingerprints start with one of ``prefixes``; all stores if there is no prefix.
+
+    Raises ``StoreError`` if a prefix matches no store.
+    """
+    for prefix in prefixes:
+        if not any(store.name.startswith(prefix[:16]) for store in stores):
+            listed = ", ".join(store.name for store in stores) or "none"
+            raise StoreError(f"no store's fingerprint starts with {prefix!r}. Existing stores: {listed}.")
+    if not prefixes:
+        return list(stores)
+    return [store for store in stores if store.name.startswith(tuple(prefix[:16] for prefix in prefixes))]
+
+
+def dataset_folders(store: Path) -> list[DatasetFolder]:
+    """The store's folders by dataset and view, sorted by name."""
+    found = []
+    for path in sorted(child for child in store.iterdir() if child.is_dir() and child.name != PACKED):
+        dataset, _, view = path.name.rpartition("@")
+        if dataset and view in VIEWS and view != CENTER:
+            found.append(DatasetFolder(dataset, view, path))
+        else:
+            found.append(DatasetFolder(path.name, CENTER, path))
+    return found
+
+
+def list_entries(folder: DatasetFolder) -> Iterator[Entry]:
+    """The entries of a dataset, in no order. Those that another process removes meanwhile are left out."""
+    return _walk(str(folder.path), "")
+
+
+def _walk(folder: str, prefix: str) -> Iterator[Entry]:
+    with suppress(FileNotFoundError), os.scandir(folder) as children:
+        for child in children:
+            if child.is_dir():
+                yield from _walk(child.path, f"{prefix}{child.name}/")
+            elif child.name.endswith(_ENTRY_SUFFIX):
+                with suppress(FileNotFoundError):
+                    status = child.stat()
+                    video_id = prefix + child.name.removesuffix(_ENTRY_SUFFIX)
+                    yield Entry(video_id, Path(child.path), status.st_size, status.st_mtime)
+
+
+def file_statuses(folder: Path) -> list[os.stat_result]:
+    """Sizes and times of all files under a folder; empty if there is no folder."""
+    files = []
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a running job publishes and removes files
+                files.append(os.stat(os.path.join(path, name)))
+    return files
+
+
+def errors_path(store: Path, dataset: str) -> Path:
+    return store / dataset / _ERRORS
+
+
+def read_failures(log: Path) -> list[Failure]:
+    """The lines of an ``errors.jsonl``, oldest first, without damaged ones; empty if there is no file."""
+    failures = []
+    with suppress(FileNotFoundError):
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(KeyError, TypeError, ValueError):
+                values = json.loads(line)
+                written = datetime.strptime(values["time"], _TIME_FORMAT)
+                failures.append(Failure(str(values["video_id"]), written.timestamp(), line))
+    return failures

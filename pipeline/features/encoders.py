@@ -1,10 +1,10 @@
-"""The CNN as a function from frames to features: ONNX Runtime on a CPU, PyTorch on a GPU or where asked for.
+"""The backbone as a function from frames to features: ONNX Runtime on a CPU, PyTorch on a GPU or on request.
 
-On a CPU the two agree to 1e-3 relative (tested), so the runtime is noted with the features but is no part of their
-fingerprint. How near a GPU comes, in float16, is not measured yet.
+On a CPU the two agree to 1e-3 relative (tested). So the runtime is recorded with the features, but is not part of their
+fingerprint. How closely a GPU in float16 agrees is not measured yet.
 
-On a GPU the frames arrive whole and are resized there: the cores that decode have nothing else to do. A thread uploads
-and resizes the next frames on a stream of its own while the network works on the last ones.
+A GPU receives whole frames and resizes them itself, so that the CPU cores only decode. A thread uploads and resizes the
+next frames on a separate CUDA stream while the network computes.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.atomic import write_atomically
+from data.processes import available_cores
 from models.backbones import Backbone, normalize
 from models.gpu_preprocessing import resize_and_crop_tensor
 from models.preprocessing import VIEWS, Preprocessing
@@ -32,16 +33,16 @@ from pipeline.settings.config import ConfigError
 
 Runtime = Literal["auto", "onnx", "torch"]
 
-# On a CPU small batches keep the activations in the caches (and off mmap, whose page faults halved the speed of 64).
+# Small batches keep the activations in the CPU's caches. With 64 frames, page faults of mmap halved the speed.
 CPU_BATCH_FRAMES = 8
 GPU_BATCH_FRAMES = 256
 
 
 Pixels = NDArray[np.uint8] | Tensor
-"""uint8 ``[N, crop, crop, 3]``, RGB, where the network wants them."""
+"""RGB uint8 ``[N, crop, crop, 3]``, on the network's device."""
 
 
-def _as_they_are(pixels: NDArray[np.uint8]) -> Pixels:
+def _unchanged(pixels: NDArray[np.uint8]) -> Pixels:
     return pixels
 
 
@@ -50,19 +51,18 @@ class Encoder:
     """A backbone, ready to run.
 
     Attributes:
-        encode: ``Pixels`` of N frames -> float16 ``[N, feature_dim]``; any N, quickest at ``batch_frames``.
-        batch_frames: frames to give at once.
-        runtime: what runs it, with its version; for the record.
-        takes_whole_frames: whether ``stage`` wants frames as they were decoded, and makes the views itself.
-        stage: turns what the readers hand out into ``Pixels``. Called by another thread than ``encode``, so that the
-            two overlap.
+        encode: ``Pixels`` of N frames -> float16 ``[N, feature_dim]``; any N, fastest at ``batch_frames``.
+        batch_frames: recommended number of frames per call.
+        runtime: name and version of the library that runs it, for the record.
+        takes_whole_frames: whether ``stage`` needs whole frames, as decoded, and cuts the views itself.
+        stage: turns the readers' frames into ``Pixels``. Runs in another thread than ``encode``.
     """
 
     encode: Callable[[Pixels], NDArray[np.float16]]
     batch_frames: int
     runtime: str
     takes_whole_frames: bool = False
-    stage: Callable[[NDArray[np.uint8]], Pixels] = _as_they_are
+    stage: Callable[[NDArray[np.uint8]], Pixels] = _unchanged
 
 
 def make_encoder(
@@ -72,10 +72,10 @@ def make_encoder(
 
     Args:
         runtime: ``auto`` is ``torch`` on a GPU, and ``onnx`` on a CPU unless the network can't be exported.
-        folder: where the exported network is kept, so that it is exported once.
-        views: what is to be made of each frame.
+        folder: where to keep the exported network, so that it is exported only once.
+        views: the views to cut from each frame.
 
-    Raises ``ConfigError`` where ``onnx`` is asked for and the network can't be exported.
+    Raises ``ConfigError`` if ``runtime`` is ``onnx`` and the network can't be exported.
     """
     if runtime == "torch" or (runtime == "auto" and device.type == "cuda"):
         if device.type == "cuda":
@@ -85,7 +85,7 @@ def make_encoder(
         return _onnx_encoder(backbone, _exported(backbone, folder))
     except OSError:
         raise
-    except Exception as error:  # an exporter meets any operator of any model: there is no list of what it can raise
+    except Exception as error:  # depending on the model's operators, the exporter can raise anything
         reason = " ".join(str(error).split())[:200]
         if runtime == "onnx":
             raise ConfigError(f"{backbone.name} can't run on ONNX Runtime ({reason}). Use --runtime torch.") from error
@@ -114,26 +114,26 @@ def _torch_encoder(backbone: Backbone, device: torch.device) -> Encoder:
 
 
 def whole_frames_encoder(backbone: Backbone, device: torch.device, views: Sequence[str]) -> Encoder:
-    """PyTorch, with the resize on the device too. Made for a GPU; runs on a CPU as well, but slower than without."""
+    """A PyTorch encoder that also resizes on the device. Meant for GPUs; works on a CPU, but slowly."""
     on_gpu = device.type == "cuda"
     stream = torch.cuda.Stream(device) if on_gpu else None
 
     @torch.inference_mode()
     def stage(frames: NDArray[np.uint8]) -> Pixels:
-        with torch.cuda.stream(stream):  # does nothing without one
+        with torch.cuda.stream(stream):  # no effect if None
             whole = torch.from_numpy(frames)
             if on_gpu:
                 whole = whole.pin_memory().to(device, non_blocking=True)
             pixels = resize_and_crop_tensor(whole, backbone.preprocessing, views)
         if stream is not None:
-            stream.synchronize()  # this thread alone waits; the network's stream may use the pixels from now on
+            stream.synchronize()  # blocks this thread only; afterwards the network's stream may use the pixels
         return pixels
 
     return replace(_torch_encoder(backbone, device), takes_whole_frames=True, stage=stage)
 
 
 class _FromPixels(nn.Module):
-    """uint8 frames in, features out: normalisation as the first layer of the network."""
+    """The network with normalisation as its first layer: uint8 frames in, features out."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -150,12 +150,12 @@ class _FromPixels(nn.Module):
 
 
 def _exported(backbone: Backbone, folder: Path) -> Path:
-    """The network as an ONNX file: BatchNorm folded, any batch size. Exported where it is not there, or damaged.
+    """Path of the network as an ONNX file, for any batch size. Exported if the file is missing or damaged.
 
-    Its name ends with its checksum: a bit that flips in a weight would change features, and nobody would know.
+    The file's name ends with its checksum: a flipped bit in a weight would change features unnoticed.
     """
-    made_of = f"{backbone.weights_sha256} {backbone.preprocessing} torch {torch.__version__}"
-    digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    contents = f"{backbone.weights_sha256} {backbone.preprocessing} torch {torch.__version__}"
+    digest = hashlib.sha256(contents.encode()).hexdigest()[:16]
     name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', backbone.name)}-{digest}"
     for path in folder.glob(f"{name}-*.onnx"):
         with suppress(FileNotFoundError):  # removed by another job that found it damaged
@@ -167,7 +167,7 @@ def _exported(backbone: Backbone, folder: Path) -> Path:
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
 
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's hints are for those who write the model
+        warnings.simplefilter("ignore")  # the exporter's hints are for authors of models
         exported = Path(scratch) / "network.onnx"
         torch.onnx.export(
             module,
@@ -192,11 +192,11 @@ def _onnx_encoder(backbone: Backbone, path: Path) -> Encoder:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # A cluster's worker may use some of the machine's cores only, and is told so as OpenMP is.
+    # On a cluster, OMP_NUM_THREADS limits a worker to its share of the machine's cores.
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    options.intra_op_num_threads = int(threads) if threads.isdecimal() else len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else available_cores()
     options.log_severity_level = 3
-    # A thread that spins while it waits takes the core from the readers.
+    # A spinning thread would take a core from the readers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 

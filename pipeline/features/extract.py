@@ -1,7 +1,7 @@
-"""Decode -> CNN: videos in, the features of each out, in one pass over all of them.
+"""Feature extraction: decode videos and run the backbone on their frames.
 
-Reader processes decode while the CNN computes. A batch for the CNN is filled from whatever frames are there, of one
-video or of several, so short videos cost no half-empty batches.
+Reader processes decode while the backbone computes. A batch contains the frames that are ready, of one video or of
+several, so short videos cause no half-empty batches.
 """
 
 import queue
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.backbones import Backbone
 from models.preprocessing import VIEWS
 from pipeline.features.encoders import Encoder, Pixels
-from pipeline.features.readers import Failed, Finished, Frames, read_videos
+from pipeline.features.readers import Event, Failed, Finished, Frames, read_videos
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
 from pipeline.features.sampling import FrameSampling
 
@@ -31,13 +31,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ExtractionFailure:
-    """A video that gave no features, and why."""
+    """The reason why a video has no features."""
 
     reason: str
 
 
 def make_recipe(backbone: Backbone, sampling: FrameSampling) -> FeatureRecipe:
-    """What makes the features, for their fingerprint."""
+    """The recipe of the features that a backbone makes with a sampling."""
     preprocessing = backbone.preprocessing
     return FeatureRecipe(
         backbone=backbone.name,
@@ -63,21 +63,21 @@ def extract(
     timeout: float,
     on_short: Literal["keep", "fail"] = "keep",
 ) -> Generator[tuple[int, tuple[VideoFeatures, ...] | ExtractionFailure], None, None]:
-    """Features of videos, each as soon as it is whole; videos may overtake one another.
+    """Extract the features of videos, and yield each as soon as it is complete, not necessarily in order.
 
     Args:
-        paths: of the videos; read lazily, by another thread, a few videos ahead.
-        encoder: the backbone, ready to run, made for the same views.
-        views: which of ``models.preprocessing.VIEWS`` are wanted of each video.
-        workers: processes that decode.
+        paths: the videos; read lazily, in another thread, a few videos ahead.
+        encoder: the backbone, made ready to run for the same views.
+        views: the views to extract, of ``models.preprocessing.VIEWS``.
+        workers: number of processes that decode.
         timeout: seconds without a new frame after which a video is given up.
-        on_short: what becomes of a file that holds fewer frames than its header promises.
+        on_short: keep or fail a video with fewer frames than its header says.
 
     Yields:
-        a video's position in ``paths`` with its features, one for each view, or with why there are none.
+        a video's position in ``paths``, with its features (one item per view) or the reason why it has none.
     """
     videos: dict[int, _Video] = {}
-    waiting = _WaitingPixels()
+    pending = _PendingPixels()
     stop = threading.Event()
     read = read_videos(
         paths,
@@ -89,65 +89,54 @@ def extract(
         stop=stop,
     )
 
-    def staged() -> Generator[_Staged | Finished | Failed, None, None]:
+    def staged() -> Generator[tuple[Event, Pixels | None], None, None]:
         with closing(read):
             for event in read:
-                if isinstance(event, Frames):
-                    yield _Staged(event.job, event.indices, encoder.stage(event.pixels))
-                else:
-                    yield event
+                yield event, encoder.stage(event.pixels) if isinstance(event, Frames) else None
 
-    def encode(count: int) -> None:
-        blocks = waiting.take(count)
-        features = encoder.encode(_joined([pixels for _, pixels in blocks]))
+    def encode(num_rows: int) -> None:
+        blocks = pending.take(num_rows)
+        features = encoder.encode(_concatenate([pixels for _, pixels in blocks]))
         start = 0
         for job, pixels in blocks:
             videos[job].features.append(features[start : start + len(pixels)])
             start += len(pixels)
 
-    with closing(_ahead(staged(), stop)) as events:
-        for event in events:
+    with closing(_prefetch(staged(), stop)) as events:
+        for event, pixels in events:
             if isinstance(event, Failed):
                 videos.pop(event.job, None)
-                waiting.drop(event.job)
+                pending.drop(event.job)
                 yield event.job, ExtractionFailure(event.reason)
                 continue
             video = videos.setdefault(event.job, _Video())
             if isinstance(event, Finished):
                 video.finished = event
             else:
+                assert pixels is not None
                 video.indices.append(event.indices)
-                waiting.add(event.job, event.pixels)
-            while waiting.num_rows >= encoder.batch_frames:
+                pending.add(event.job, pixels)
+            while pending.num_rows >= encoder.batch_frames:
                 encode(encoder.batch_frames)
-            for job in [job for job, video in videos.items() if video.finished and not waiting.holds(job)]:
+            for job in [job for job, video in videos.items() if video.finished and not pending.contains(job)]:
                 yield job, _result(videos.pop(job), len(views), encoder.runtime, on_short)
-    if waiting.num_rows:
-        encode(waiting.num_rows)
+    if pending.num_rows:
+        encode(pending.num_rows)
     for job, video in videos.items():
         yield job, _result(video, len(views), encoder.runtime, on_short)
 
 
-@dataclass(frozen=True)
-class _Staged:
-    """``Frames`` where the network wants them."""
-
-    job: int
-    indices: NDArray[np.int32]
-    pixels: Pixels
-
-
 @dataclass
 class _Video:
-    """A video whose features are coming in, in order."""
+    """A video in progress: the indices and features of its blocks so far, in order."""
 
     indices: list[NDArray[np.int32]] = field(default_factory=list)
     features: list[NDArray[np.float16]] = field(default_factory=list)
     finished: Finished | None = None
 
 
-class _WaitingPixels:
-    """Rows for the network, of any videos, first in first out."""
+class _PendingPixels:
+    """The rows that the backbone has not encoded yet, of all videos, first in first out."""
 
     def __init__(self) -> None:
         self._blocks: deque[tuple[int, Pixels]] = deque()
@@ -162,22 +151,23 @@ class _WaitingPixels:
     def drop(self, job: int) -> None:
         self._blocks = deque(block for block in self._blocks if block[0] != job)
 
-    def holds(self, job: int) -> bool:
+    def contains(self, job: int) -> bool:
         return any(block[0] == job for block in self._blocks)
 
-    def take(self, count: int) -> list[tuple[int, Pixels]]:
-        """The first ``count`` rows, as (job, pixels)."""
+    def take(self, num_rows: int) -> list[tuple[int, Pixels]]:
+        """Remove and return the first rows, as (job, pixels)."""
         taken = []
-        while count:
+        while num_rows:
             job, pixels = self._blocks.popleft()
-            if len(pixels) > count:
-                self._blocks.appendleft((job, pixels[count:]))
-            taken.append((job, pixels[:count]))
-            count -= len(taken[-1][1])
+            if len(pixels) > num_rows:
+                self._blocks.appendleft((job, pixels[num_rows:]))
+                pixels = pixels[:num_rows]
+            taken.append((job, pixels))
+            num_rows -= len(pixels)
         return taken
 
 
-def _joined(blocks: list[Pixels]) -> Pixels:
+def _concatenate(blocks: list[Pixels]) -> Pixels:
     if isinstance(blocks[0], torch.Tensor):
         return torch.cat(cast(list[torch.Tensor], blocks))
     return np.concatenate(cast(list[NDArray[np.uint8]], blocks))
@@ -189,13 +179,13 @@ def _result(
     assert video.finished is not None
     path, count = video.finished.path, video.finished.count
     if (count.is_short and on_short == "fail") or not video.features:
-        reason = "is short" if video.features else "ends before the first frame wanted"
+        reason = "is short" if video.features else "ends before the first sampled frame"
         return ExtractionFailure(f"{path} {reason}: {count.decoded_frames} of {count.header_frames} frames decode")
     features = np.concatenate(video.features)
     if not np.isfinite(features).all():
         return ExtractionFailure(
-            f"the features of {path} are not finite: float16 ends at 65504 and this backbone goes beyond. "
-            "Choose another --backbone or other --weights"
+            f"the features of {path} are not finite: this backbone exceeds the range of float16 (65504). Choose "
+            "another --backbone or other --weights"
         )
     frame_indices = np.concatenate(video.indices)
     origin = Origin(
@@ -212,10 +202,10 @@ def _result(
     )
 
 
-def _ahead(events: Generator[Item, None, None], stop: threading.Event) -> Generator[Item, None, None]:
-    """The same items, fetched by a thread of its own while the caller computes; at most ``_EVENTS_AHEAD`` in store.
+def _prefetch(events: Generator[Item, None, None], stop: threading.Event) -> Generator[Item, None, None]:
+    """Yield the same items, fetched by a thread, at most ``_EVENTS_AHEAD`` ahead.
 
-    Closing it sets ``stop``, which ends ``events`` too.
+    Closing this generator sets ``stop``, which must end ``events``.
     """
     ready: queue.Queue[Item | BaseException | None] = queue.Queue(_EVENTS_AHEAD)
 
@@ -231,7 +221,7 @@ def _ahead(events: Generator[Item, None, None], stop: threading.Event) -> Genera
                 for event in events:
                     put(event)
             put(None)
-        except BaseException as error:  # raised again in the caller's thread
+        except BaseException as error:  # re-raised in the caller's thread
             put(error)
 
     thread = threading.Thread(target=fetch, name="readers", daemon=True)

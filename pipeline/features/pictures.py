@@ -1,4 +1,4 @@
-"""The sampled frames as pictures, for those who want to look: DIR/<video_id>/000012.jpg is frame 12 of the video."""
+"""Write the sampled frames of videos as pictures: DIR/<video_id>/000012.jpg is frame 12 of the video."""
 
 import json
 import os
@@ -12,25 +12,25 @@ import cv2
 from data.atomic import remove_abandoned, temporary_name
 from data.progress import Progress
 from data.records import VideoRecord
-from pipeline.features.readers import Finished, Frames, read_videos
+from pipeline.features.readers import Failed, Frames, read_videos
 from pipeline.features.sampling import FrameSampling
 from pipeline.settings.config import FeatureConfig
 
 
-def extract_frames(videos: Sequence[VideoRecord], config: FeatureConfig, folder: Path) -> int:
-    """Write the sampled frames of videos, as large as they are, upright, as JPEGs.
+def write_pictures(videos: Sequence[VideoRecord], config: FeatureConfig, folder: Path) -> int:
+    """Write the sampled frames as JPEGs, upright and in their original size.
 
-    A video's folder has its name only when it is whole; videos that have one are not read again.
+    A video's folder gets its final name when it is complete. Videos that have such a folder are skipped.
 
     Returns:
-        the exit code: 1 where videos failed; each is named with its reason.
+        the exit code: 1 if videos failed. Each is named on standard error with its reason.
     """
     remove_abandoned(folder)
-    lacking = [video for video in videos if not (folder / video.video_id).is_dir()]
-    progress = Progress(total=len(lacking), unit="video", what="writing frames")
-    failed = 0
+    missing = [video for video in videos if not (folder / video.video_id).is_dir()]
+    progress = Progress(total=len(missing), unit="video", what="writing frames")
+    num_failed = 0
     events = read_videos(
-        [video.path for video in lacking],
+        [video.path for video in missing],
         FrameSampling.parse(config.sampling),
         None,
         workers=config.workers,
@@ -38,7 +38,7 @@ def extract_frames(videos: Sequence[VideoRecord], config: FeatureConfig, folder:
     )
     with closing(events), closing(progress):
         for event in events:
-            video = lacking[event.job]
+            video = missing[event.job]
             target = folder / video.video_id
             unfinished = temporary_name(target)
             unfinished.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def extract_frames(videos: Sequence[VideoRecord], config: FeatureConfig, folder:
                         raise OSError(f"{picture} can't be written: is the disk full?")
                 continue
             reason = None
-            if not isinstance(event, Finished):
+            if isinstance(event, Failed):
                 reason = event.reason
             elif event.count.is_short and config.on_short == "fail":
                 reason = f"is short: {event.count.decoded_frames} of {event.count.header_frames} frames decode"
@@ -57,17 +57,17 @@ def extract_frames(videos: Sequence[VideoRecord], config: FeatureConfig, folder:
                 _publish(unfinished, target)
             else:
                 shutil.rmtree(unfinished)
-                failed += 1
+                num_failed += 1
                 progress.note(f"failed: {video.video_id}: {reason}")
-            progress.advance(failed=failed)
-    written = len(lacking) - failed
-    before = len(videos) - len(lacking)
-    print(
-        json.dumps(
-            {"num_videos": len(videos), "num_written_before": before, "num_written": written, "num_failed": failed}
-        )
-    )
-    return 1 if failed else 0
+            progress.advance(failed=num_failed)
+    summary = {
+        "num_videos": len(videos),
+        "num_written_before": len(videos) - len(missing),
+        "num_written": len(missing) - num_failed,
+        "num_failed": num_failed,
+    }
+    print(json.dumps(summary))
+    return 1 if num_failed else 0
 
 
 def _publish(unfinished: Path, target: Path) -> None:
@@ -76,4 +76,4 @@ def _publish(unfinished: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():
             raise
-        shutil.rmtree(unfinished)  # another job has made the same pictures meanwhile
+        shutil.rmtree(unfinished)  # another job has published the same pictures meanwhile

@@ -1,11 +1,11 @@
-"""Processes that decode: videos go in, blocks of network-ready frames come out, and a reader that hangs is replaced.
+"""Reader processes: videos go in, blocks of preprocessed frames come out, and a reader that hangs is replaced.
 
-A decoder is native code that may spin or crash on a damaged file, so it runs in a process of its own that can be
-killed. Each process has a pipe and answers one video at a time; a pipe that nobody reads makes its process wait, so
-memory stays bounded however many and however long the videos are.
+A decoder is native code that may loop forever or crash on a damaged file, so it runs in a process that can be killed.
+Each process reads one video at a time and sends its frames through a pipe. It blocks while nobody reads from the pipe,
+so memory stays bounded however many and however long the videos are.
 
-The processes are plain ones, not ``multiprocessing``'s: those would import the caller's script a second time, and could
-not be started from a worker of somebody else's pool.
+The processes are started with ``subprocess``, not ``multiprocessing``, whose processes would import the caller's script
+a second time and can't be started from a daemonic pool worker.
 """
 
 import os
@@ -24,24 +24,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.processes import end_with_parent
 from data.video import FrameCount, VideoError, read_frames
 from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
 from pipeline.features.sampling import FrameSampling
 
 FRAMES_PER_BLOCK = 32
-BYTES_PER_BLOCK = 8 * 2**20  # whole frames can be large; a block holds one at least
+BYTES_PER_BLOCK = 8 * 2**20  # for whole frames, which can be large; a block has at least one frame
 _HEARTBEAT_SECONDS = 0.2
 _POLL_SECONDS = 0.5
-_STARTUP_SECONDS = 60.0  # a new process first loads the decoders, which a busy machine may be slow at
+_STARTUP_SECONDS = 60.0  # added to the first timeout of a process, which has to import the decoders
 _SOURCES = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Some frames of video number ``job``, RGB, and their int32 ``[n]`` indices.
+    """Consecutive sampled frames of video number ``job``.
 
-    ``pixels``: uint8 ``[n * views, crop, crop, 3]``, the views of a frame one behind the other; or whole frames,
-    uint8 ``[n, height, width, 3]``.
+    Attributes:
+        indices: int32 ``[n]``.
+        pixels: RGB uint8 ``[n * views, crop, crop, 3]``, all views of a frame before the next frame; or whole frames,
+            ``[n, height, width, 3]``.
     """
 
     job: int
@@ -51,7 +54,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Finished:
-    """Video number ``job`` is read to its end."""
+    """Video number ``job`` has been read to its end."""
 
     job: int
     path: Path
@@ -62,7 +65,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """Video number ``job`` gave up; frames of it that were handed out are to be dropped."""
+    """Video number ``job`` can't be read. Discard its earlier frames."""
 
     job: int
     reason: str
@@ -73,7 +76,7 @@ Event = Frames | Finished | Failed
 
 @dataclass(frozen=True)
 class _Heartbeat:
-    """A reader is up, or goes on decoding though no wanted frame has come up."""
+    """Sent by a reader that has started, or that is decoding without having reached the next sampled frame."""
 
 
 _Message = Event | _Heartbeat
@@ -89,18 +92,19 @@ def read_videos(
     timeout: float,
     stop: threading.Event | None = None,
 ) -> Generator[Event, None, None]:
-    """Decode, sample, resize and crop videos on ``workers`` processes.
+    """Decode, sample, resize and crop videos in reader processes.
 
     Args:
-        paths: read lazily, one whenever a process is free; the n-th is job n.
-        preprocessing: ``None`` hands out whole frames, as they were decoded.
-        views: which of ``models.preprocessing.VIEWS`` are cut from each frame.
+        paths: read lazily, one when a process becomes free; the n-th path is job n.
+        preprocessing: ``None`` yields whole frames, as decoded.
+        views: the views to cut from each frame, of ``models.preprocessing.VIEWS``.
+        workers: number of processes.
         timeout: seconds without a newly decoded frame after which a reader is killed and its video has ``Failed``.
-        stop: once another thread has set it, nothing more comes, even while the readers are silent.
+        stop: another thread may set it to end the generator, even while no reader sends anything.
 
     Yields:
-        For each video any number of ``Frames`` in order and then one ``Finished`` or ``Failed``; videos interleave.
-        Closing the generator ends the processes.
+        for each video any number of ``Frames`` in order, then one ``Finished`` or ``Failed``. Events of different
+        videos interleave. Closing the generator ends the processes.
     """
     jobs = enumerate(paths)
     readers = [_Reader(_Task(sampling, preprocessing, tuple(views))) for _ in range(workers)]
@@ -112,7 +116,7 @@ def read_videos(
             for reader in busy:
                 if stop is not None and stop.is_set():
                     return
-                # Asked anew for each: this generator may have stood still since, and a reader that lives has spoken.
+                # Not the result of wait(): a reader may have sent something since, while the caller held the generator.
                 if reader.connection.poll():
                     event = reader.receive()
                 elif reader.seconds_of_silence() > timeout:
@@ -130,7 +134,7 @@ def read_videos(
 
 @dataclass(frozen=True)
 class _Task:
-    """What a reader does with every video."""
+    """The settings for all videos of a reader."""
 
     sampling: FrameSampling
     preprocessing: Preprocessing | None
@@ -138,7 +142,7 @@ class _Task:
 
 
 class _Reader:
-    """One process, launched when there is something to read, and what it is doing."""
+    """The parent's side of one reader process, which is launched with its first video."""
 
     connection: Connection
     process: "subprocess.Popen[bytes] | None" = None
@@ -146,22 +150,22 @@ class _Reader:
 
     def __init__(self, task: _Task) -> None:
         self._task = task
-        self._silence = self._asked = 0.0
+        self._silence = self._last_check = 0.0
 
     def _launch(self) -> None:
         self.stop()
         self.connection, theirs = Pipe()
-        # -P: a folder called "pipeline" where the user happens to stand is not ours.
-        program = f"from pipeline.features.readers import serve; serve({theirs.fileno()})"
+        # -P: the working directory may contain an unrelated folder "pipeline".
+        program = f"from pipeline.features.readers import serve; serve({theirs.fileno()}, {os.getpid()})"
         command = [sys.executable, "-P", "-c", program]
         search_path = os.pathsep.join(filter(None, [str(_SOURCES), os.environ.get("PYTHONPATH")]))
-        # Ctrl-C, which the terminal sends to every process, is the parent's to answer: the new process begins with
-        # the signal blocked.
+        # The terminal sends Ctrl-C to every process, but only the parent handles it: the reader starts with the signal
+        # blocked.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # nothing is written: its end tells the process that its parent is gone
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=os.environ | {"PYTHONPATH": search_path},
@@ -177,17 +181,17 @@ class _Reader:
         if job is None:
             return
         self.job, path = job
-        self._silence, self._asked = 0.0, time.monotonic()
+        self._silence, self._last_check = 0.0, time.monotonic()
         if self.process is None or self.process.poll() is not None:
             self._launch()
-        with suppress(BrokenPipeError):  # died this moment: ``receive`` will find out
+        with suppress(BrokenPipeError):  # the process has just died; ``receive`` handles it
             self.connection.send((self.job, path))
 
     def seconds_of_silence(self) -> float:
-        """Since the last message. However long nobody asked (suspended by Ctrl-Z, say) counts as one turn."""
+        """Seconds since the last message. A long gap between two calls (after Ctrl-Z, say) counts as one poll."""
         now = time.monotonic()
-        self._silence += min(now - self._asked, 2 * _POLL_SECONDS)
-        self._asked = now
+        self._silence += min(now - self._last_check, 2 * _POLL_SECONDS)
+        self._last_check = now
         return self._silence
 
     def receive(self) -> Event | None:
@@ -195,7 +199,7 @@ class _Reader:
             event: _Message = self.connection.recv()
         except (EOFError, OSError):
             return self.give_up(f"the decoder crashed ({self._cause_of_death()})")
-        self._silence, self._asked = 0.0, time.monotonic()
+        self._silence, self._last_check = 0.0, time.monotonic()
         if isinstance(event, _Heartbeat):
             return None
         if not isinstance(event, Frames):
@@ -217,18 +221,16 @@ class _Reader:
 
     def stop(self) -> None:
         if self.process is not None:
-            assert self.process.stdin is not None
             self.process.kill()
-            with suppress(subprocess.TimeoutExpired):  # one that waits for a dead network disk can't even be killed
+            with suppress(subprocess.TimeoutExpired):  # a process that waits for a dead network disk can't be killed
                 self.process.wait(timeout=5)
-            self.process.stdin.close()
             self.connection.close()
             self.process = None
 
 
-def serve(file_descriptor: int) -> None:
-    """The process: one video after the other, until the other end of the pipe is gone."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def serve(file_descriptor: int, parent_pid: int) -> None:
+    """Main function of a reader process: read one video after another until the pipe is closed."""
+    end_with_parent(parent_pid)
     connection = Connection(file_descriptor)
     last_sent = 0.0
 
@@ -252,12 +254,6 @@ def serve(file_descriptor: int) -> None:
         return
 
 
-def _end_with_parent() -> None:
-    """Ends this process when its parent is gone, even while a decoder hangs."""
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(1)
-
-
 def _read(job: int, path: Path, task: _Task, on_frame: Callable[[], None]) -> Iterator[Event]:
     block: list[tuple[int, NDArray[np.uint8]]] = []
     try:
@@ -276,12 +272,12 @@ def _read(job: int, path: Path, task: _Task, on_frame: Callable[[], None]) -> It
         yield Finished(job, path, frames.count, frames.header.fps, source_bytes)
     except VideoError as error:
         yield Failed(job, str(error))
-    except Exception as error:  # whatever a damaged file brings about in the decoders costs this video only
+    except Exception as error:  # a damaged file can raise anything in the decoders, and must cost this video only
         yield Failed(job, f"{path} could not be read: {type(error).__name__}: {error}")
 
 
 def _fits(pixels: NDArray[np.uint8], block: list[tuple[int, NDArray[np.uint8]]]) -> bool:
-    """Whether one more frame goes into the block. A stream may change its size on the way."""
+    """Whether one more frame fits into the block. A video's frame size may change half-way."""
     (_, first), length = block[0], len(block) + 1
     return pixels.shape == first.shape and length <= FRAMES_PER_BLOCK and length * pixels.nbytes <= BYTES_PER_BLOCK
 

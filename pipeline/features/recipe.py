@@ -1,8 +1,9 @@
-"""What one video's features are, and the recipe that made them."""
+"""The features of one video, and the recipe that made them."""
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ FORMAT_VERSION = 1
 
 
 IMPORTED = "imported:"
-"""What the backbone's name begins with where other tools made the features."""
+"""Prefix of the backbone's name if another tool made the features."""
 
 
 @dataclass(frozen=True)
 class FeatureRecipe:
-    """All that can change a number in the features; never a label, a split or a path."""
+    """Everything that can change a number in the features; never a label, a split or a path."""
 
     backbone: str
     weights_sha256: str
@@ -42,6 +43,11 @@ class FeatureRecipe:
         canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def folder_name(self) -> str:
+        """Name of the store's folder: the first 16 digits of the fingerprint."""
+        return self.fingerprint[:16]
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
@@ -49,6 +55,14 @@ class FeatureRecipe:
     def from_json(cls, text: str) -> "FeatureRecipe":
         values: dict[str, Any] = json.loads(text)
         return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
+
+    @classmethod
+    def read(cls, path: Path) -> "FeatureRecipe":
+        """Read a ``recipe.json``. Raises ``ConfigError`` if it is missing or damaged."""
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path} can't be read ({error})") from error
 
     def differences(self, other: "FeatureRecipe") -> list[str]:
         """The fields in which two recipes differ, as ``name: ours / theirs``."""
@@ -60,9 +74,9 @@ class FeatureRecipe:
 
 
 def imported_recipe(name: str) -> FeatureRecipe:
-    """What stands for the making of features that were imported as ``name``: they are told apart by that alone.
+    """The recipe of features that were imported under ``name``, which alone identifies them.
 
-    Raises ``ConfigError`` for an empty name.
+    Raises ``ConfigError`` if the name is empty.
     """
     if not name.strip():
         raise ConfigError("imported features need a name: import them with --name NAME, train with imported:NAME.")
@@ -83,15 +97,15 @@ def imported_recipe(name: str) -> FeatureRecipe:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the features of a video come from.
+    """The video file that features were extracted from, and the programs that did it.
 
     Attributes:
-        fps: of the video, frames per second.
-        header_frames: how many frames the file's header promised.
-        decoded_frames: how many there were; fewer than promised where the file is short.
-        source_bytes: size of the video file; another size means another video under the same name.
-        decoder: what read it.
-        runtime: what ran the CNN.
+        fps: the video's frame rate, frames per second.
+        header_frames: number of frames according to the file's header.
+        decoded_frames: number of frames that decode; fewer if the file is cut off.
+        source_bytes: size of the video file. Another size means that the file was replaced.
+        decoder: the library that decoded it.
+        runtime: the library that ran the backbone.
     """
 
     fps: float
@@ -108,7 +122,12 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class VideoFeatures:
-    """Features of one video: float16 ``[num_frames, feature_dim]``, of the frames int32 ``[num_frames]``, ascending."""
+    """The features of one video.
+
+    Attributes:
+        features: float16 ``[num_frames, feature_dim]``.
+        frame_indices: int32 ``[num_frames]``, ascending; the frame of the video that each row belongs to.
+    """
 
     features: npt.NDArray[np.float16]
     frame_indices: npt.NDArray[np.int32]

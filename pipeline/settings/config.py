@@ -1,7 +1,6 @@
 """All settings, as dataclasses. The attribute docstrings are the help texts of the command line."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import tyro
 
 from data.catalog import DataConfig
 from data.errors import UserError
+from data.processes import available_cores
 from models.config import ModelConfig
 from models.preprocessing import VIEWS
 
@@ -49,7 +49,7 @@ class FeatureConfig:
     """seconds without a new frame after which a video fails; this includes the time to open it"""
     runtime: Literal["auto", "onnx", "torch"] = "auto"
     """what runs the backbone: auto picks ONNX Runtime on a CPU and PyTorch on a GPU"""
-    workers: int = len(os.sched_getaffinity(0))
+    workers: int = available_cores()
     """number of decoding processes; one per available CPU core is a good choice"""
     device: str = "auto"
     """auto (a GPU if there is one), cpu or cuda; CUDA_VISIBLE_DEVICES selects the GPU"""

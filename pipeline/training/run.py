@@ -127,9 +127,9 @@ class Run:
         """What made the run's features. Raises ``RunError`` where ``recipe.json`` is missing or damaged."""
         path = self.folder / "recipe.json"
         try:
-            return FeatureRecipe.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{path} can't be read ({error}). Train the run again with --overwrite.") from error
+            return FeatureRecipe.read(path)
+        except ConfigError as error:
+            raise RunError(f"{error}. Train the run again with --overwrite.") from error
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
         """Publish a checkpoint, complete or not at all. Raises ``OSError`` (full disk)."""

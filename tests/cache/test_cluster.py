@@ -1,4 +1,4 @@
-"""The caching job on a Ray cluster: lost nodes cost nothing, and what can't work says so."""
+"""The caching job on a Ray cluster: lost nodes lose no work, and a cluster that can't do the job gives clear errors."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data.records import VideoRecord
 from pipeline.cache.__main__ import main
-from pipeline.cache.job import FeatureCache, Made
+from pipeline.cache.job import FeatureCache, VideoOutcome
 from pipeline.cache.store import StoreError
 from pipeline.settings.config import ConfigError, FeatureConfig, JobConfig
 from tests.cache.test_job import Job, two_classes
@@ -33,9 +33,9 @@ from pipeline.cache import cluster as cluster_module  # noqa: E402
 from pipeline.cache.cluster import (  # noqa: E402
     Backlog,
     ClusterError,
-    ClusterWorker,
-    Landmarks,
-    make_on_cluster,
+    SharedFiles,
+    extract_batch,
+    extract_on_cluster,
     num_workers_with_room,
     worker_features,
 )
@@ -46,7 +46,7 @@ NUM_VIDEOS = 40
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head that computes nothing, and two nodes of one CPU each."""
+    """A head node without CPUs, and two nodes of one CPU each."""
     head = {"num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     running = Cluster(initialize_head=True, head_node_args=head)
     try:
@@ -59,17 +59,17 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def job(tmp_path: Path, tiny_backbone: tuple[str, Path], cluster: Cluster) -> Job:
-    """The command on ``NUM_VIDEOS`` clips, not made yet, each of which takes a worker some tenths of a second."""
+    """The command on a folder of clips that the test has yet to make."""
     flags = ["--sampling", "every:1", "--engine", "ray", "--ray-address", cluster.address]
     return Job(tmp_path / "videos", tiny_backbone, *flags)
 
 
 class Running:
-    """The command at work; what it says is read while it runs."""
+    """A running command, whose standard error can be read."""
 
     def __init__(self, job: Job, folder: Path) -> None:
-        self._said = folder / "stderr"
-        with self._said.open("w") as stderr:
+        self._stderr = folder / "stderr"
+        with self._stderr.open("w") as stderr:
             self.process = subprocess.Popen(job.command, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
     def __enter__(self) -> "Running":
@@ -80,37 +80,37 @@ class Running:
         self.process.communicate()
 
     @property
-    def said(self) -> str:
-        return self._said.read_text()
+    def errors(self) -> str:
+        return self._stderr.read_text()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 200
         while not condition():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.said
+            assert self.process.poll() is None and time.monotonic() < deadline, self.errors
             time.sleep(0.05)
 
     def finish(self) -> str:
-        """Its standard output, once it has ended."""
+        """Wait for its end; returns its standard output."""
         return self.process.communicate(timeout=120)[0]
 
 
 def test_a_node_is_lost(job: Job, cluster: Cluster, tmp_path: Path) -> None:
-    """Of two nodes one dies in the middle of the job: in the end every video is stored, once, and intact."""
+    """One of two nodes dies in the middle of the job: every video is stored once and intact in the end."""
     two_classes(tmp_path / "videos", NUM_VIDEOS, num_frames=24)
     with Running(job, tmp_path) as running:
-        running.wait_until(lambda: "workers: 2" in running.said and len(job.entries()) >= 4)
+        running.wait_until(lambda: "workers: 2" in running.errors and len(job.entries()) >= 4)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-        assert len(job.entries()) < NUM_VIDEOS, "it was over before the node was lost: the test shows nothing"
+        assert len(job.entries()) < NUM_VIDEOS, "the job ended before the node was lost: the test shows nothing"
         summary = json.loads(running.finish())
-        assert running.process.returncode == 0, running.said
+        assert running.process.returncode == 0, running.errors
     cluster.add_node(**NODE)
-    assert "is lost, its" in running.said and "Traceback" not in running.said
+    assert "is lost, its" in running.errors and "Traceback" not in running.errors
     assert assert_all_intact(job.cache) == len(job.entries()) == NUM_VIDEOS
     assert (summary["num_failed"], summary["num_extracted"] + summary["num_made_elsewhere"]) == (0, NUM_VIDEOS)
 
 
 def test_a_bad_video_is_named(job: Job, tmp_path: Path) -> None:
-    """On a cluster too a bad video costs only itself: exit code 1, a line in errors.jsonl, a summary on stdout."""
+    """A bad video affects no other video: exit code 1, a line in errors.jsonl, a summary on standard output."""
     two_classes(tmp_path / "videos", 4)
     (tmp_path / "videos" / "run" / "bad.avi").write_text("no video")
     done = job.run()
@@ -125,33 +125,37 @@ def test_a_bad_video_is_named(job: Job, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_interrupted(job: Job, tmp_path: Path) -> None:
-    """Ctrl-C ends the command and the workers, with code 130; the same command goes on where it was."""
+    """Ctrl-C ends the command and its workers, with exit code 130; the same command then resumes the job."""
     two_classes(tmp_path / "videos", NUM_VIDEOS, num_frames=60)
     with Running(job, tmp_path) as running:
         running.wait_until(lambda: bool(job.entries()))
         running.process.send_signal(signal.SIGINT)
         running.finish()
-    assert running.process.returncode == 130, running.said
-    assert "interrupted" in running.said and "Traceback" not in running.said
+    assert running.process.returncode == 130, running.errors
+    assert "interrupted" in running.errors and "Traceback" not in running.errors
     time.sleep(1)
     kept = len(job.entries())
     time.sleep(2)
-    assert len(job.entries()) == kept < NUM_VIDEOS, "the workers go on"
+    assert len(job.entries()) == kept < NUM_VIDEOS, "the workers are still running"
     summary = json.loads(job.run().stdout)
     assert (summary["num_cached_before"], summary["num_extracted"]) == (kept, NUM_VIDEOS - kept)
     assert assert_all_intact(job.cache) == NUM_VIDEOS
 
 
-class ShamWorker(ClusterWorker):
-    """Makes nothing, but dies of a video called ``poison``."""
-
-    def open(self) -> str:
-        return "sham"
-
-    def advance(self, videos: Sequence[VideoRecord]) -> list[Made]:
-        if any(video.video_id == "poison" for video in videos):
+def extract_or_die(
+    features: FeatureConfig, dataset: str, shared_files: SharedFiles, videos: Sequence[VideoRecord]
+) -> Iterator[str | list[VideoOutcome]]:
+    """Stands in for ``extract_batch``: extracts nothing, and kills its process on a video called ``poison``."""
+    yield "host"
+    for video in videos:
+        if video.video_id == "poison":
             os._exit(1)
-        return [Made(video, num_frames=1) for video in videos]
+        yield [VideoOutcome(video, num_frames=1)]
+
+
+def find_disk_full(*_: Any) -> Iterator[str | list[VideoOutcome]]:
+    yield "host"
+    raise StoreError("full")
 
 
 @pytest.fixture
@@ -163,34 +167,45 @@ def cache(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> FeatureCache:
 def test_a_video_that_kills_its_workers_is_given_up(
     cache: FeatureCache, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails, with the reason, after the third worker; the videos that were with it are made."""
-    monkeypatch.setattr(cluster_module, "ClusterWorker", ShamWorker)
+    """After the third lost worker the video fails with the reason; the other videos of its batches succeed."""
+    monkeypatch.setattr(cluster_module, "extract_batch", extract_or_die)
     records = [make_record(name) for name in ["a", "b", "poison", *"cdefghi"]]
-    made = list(make_on_cluster(cache, JobConfig(engine="ray", ray_address=cluster.address), "set", records))
-    assert sorted(video.record.video_id for video in made) == sorted(record.video_id for record in records)
-    (failed,) = [video for video in made if video.failure is not None]
-    assert failed.record.video_id == "poison" and "3 workers were lost over it" in str(failed.failure)
+    job = JobConfig(engine="ray", ray_address=cluster.address)
+    outcomes = list(extract_on_cluster(cache, job, "set", records))
+    assert sorted(outcome.record.video_id for outcome in outcomes) == sorted(record.video_id for record in records)
+    (failed,) = [outcome for outcome in outcomes if outcome.failure is not None]
+    assert failed.record.video_id == "poison" and "3 workers were lost" in str(failed.failure)
 
 
-def test_no_room_for_a_worker_is_told(cache: FeatureCache, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no worker fits, the error says what was asked for and what the cluster has, instead of waiting forever."""
+def test_a_store_that_a_worker_cannot_write_ends_the_job(
+    cache: FeatureCache, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that every other worker would meet too reaches the user as it is, instead of being retried."""
+    monkeypatch.setattr(cluster_module, "extract_batch", find_disk_full)
+    job = JobConfig(engine="ray", ray_address=cluster.address)
+    with pytest.raises(StoreError, match="full"):
+        list(extract_on_cluster(cache, job, "set", [make_record("a")]))
+
+
+def test_no_room_for_a_worker(cache: FeatureCache, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no worker fits, the error says what was requested and what the cluster has, instead of waiting forever."""
     monkeypatch.setattr(cluster_module, "SECONDS_WITHOUT_WORKER", 0.5)
     job = JobConfig(engine="ray", ray_address=cluster.address, ray_cpus=64, ray_gpus=0.5)
-    with pytest.raises(ClusterError, match=r"64 CPUs and 0.5 GPUs .* 2 with 1 CPUs and 0 GPUs; .* Ask for less"):
-        list(make_on_cluster(cache, job, "set", [make_record("a")]))
+    with pytest.raises(ClusterError, match=r"64 CPUs and 0.5 GPUs .* 2 with 1 CPUs and 0 GPUs; .* Request less"):
+        list(extract_on_cluster(cache, job, "set", [make_record("a")]))
 
 
-def test_no_cluster_is_told(cache: FeatureCache) -> None:
-    """An address at which nothing answers is told, with how to begin a cluster."""
+def test_no_cluster(cache: FeatureCache) -> None:
+    """If nothing answers at the address, the error says how to start a cluster."""
     job = JobConfig(engine="ray", ray_address="127.0.0.1:1")
     with pytest.raises(ClusterError, match=r"no Ray cluster at 127.0.0.1:1 .*ray start --head"):
-        list(make_on_cluster(cache, job, "set", [make_record("a")]))
+        list(extract_on_cluster(cache, job, "set", [make_record("a")]))
 
 
 def test_without_ray_the_error_says_what_to_install(
     tmp_path: Path, tiny_backbone: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray is an extra: whoever asks for the engine without it is told how to get it."""
+    """Ray is an optional extra: without it, --engine ray fails with the command that installs it."""
     two_classes(tmp_path / "videos", 8)
     monkeypatch.delitem(sys.modules, "pipeline.cache.cluster")
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -198,58 +213,43 @@ def test_without_ray_the_error_says_what_to_install(
         main(Job(tmp_path / "videos", tiny_backbone, "--engine", "ray").command[3:])
 
 
-def test_a_node_without_the_store_or_the_videos_is_found_out(cache: FeatureCache, tmp_path: Path) -> None:
-    """A node that sees another folder, or no videos, must not begin: it would fill or fail what nobody looks at."""
+def test_a_node_without_the_store_or_the_videos_is_named(cache: FeatureCache, tmp_path: Path) -> None:
+    """A node that lacks the store or the videos must not start: it would fill another folder or fail all videos."""
     video = tmp_path / "a.avi"
     video.write_bytes(b"")
-    landmarks = Landmarks.seen_here(cache, [make_record("gone"), replace(make_record("a"), path=video)])
-    landmarks.check()
+    shared_files = SharedFiles.of_job(cache, [make_record("gone"), replace(make_record("a"), path=video)])
+    shared_files.check()
     video.unlink()
     with pytest.raises(ClusterError, match="does not see .*a.avi"):
-        landmarks.check()
-    os.utime(landmarks.recipe, ns=(1, 1))
+        shared_files.check()
+    os.utime(shared_files.recipe, ns=(1, 1))
     with pytest.raises(ClusterError, match="does not see the job's store"):
-        landmarks.check()
+        shared_files.check()
 
 
-def test_a_worker_of_another_recipe_is_found_out(cache: FeatureCache) -> None:
-    """A node with other weights under the same name would make features that the job does not ask for."""
-    worker = ClusterWorker(replace(cache.config, sampling="uniform:3"), "set", Landmarks.seen_here(cache, []))
+def test_a_worker_with_another_recipe_is_rejected(cache: FeatureCache) -> None:
+    """A node with other weights under the same name would make features that the job does not need."""
+    features = replace(cache.config, sampling="uniform:3")
     with pytest.raises(ClusterError, match="features of another recipe"):
-        worker.open()
+        next(extract_batch(features, "set", SharedFiles.of_job(cache, []), []))
 
 
-def test_a_worker_makes_all_it_is_given_though_nothing_follows(cache: FeatureCache, tmp_path: Path) -> None:
-    """The last videos are not held back for others to fill a batch with; and it goes on when more come."""
+def test_a_worker_reports_every_video_of_its_batches(cache: FeatureCache, tmp_path: Path) -> None:
+    """A task reports its host, then each of its videos; the next one in the same process uses the loaded backbone."""
     two_classes(tmp_path / "videos", 5)
     paths = sorted((tmp_path / "videos").rglob("*.avi"))
     videos = [VideoRecord(path.name, path, 0, "g") for path in paths]
-    worker = ClusterWorker(replace(cache.config, workers=1), "set", Landmarks.seen_here(cache, videos))
-    worker.open()
-    for some in (videos[:3], videos[3:]):
-        made = worker.advance(some)
-        while len(made) < len(some):
-            made += worker.advance([])
-        assert {video.record for video in made} == set(some)
+    features, shared_files = replace(cache.config, workers=1), SharedFiles.of_job(cache, videos)
+    for batch in (videos[:3], videos[3:]):
+        host, *reports = extract_batch(features, "set", shared_files, batch)
+        assert isinstance(host, str)
+        outcomes = [outcome for report in reports for outcome in report]
+        assert [outcome.record for outcome in outcomes if isinstance(outcome, VideoOutcome)] == batch
     assert assert_all_intact(cache.config.cache) == 5
 
 
-def test_what_a_worker_fails_of_is_raised(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that can't be written, say, must end the job and not leave the driver waiting."""
-
-    def make(*_: Any) -> Iterator[Made]:
-        raise StoreError("full")
-        yield
-
-    monkeypatch.setattr(FeatureCache, "make", make)
-    worker = ClusterWorker(cache.config, "set", Landmarks.seen_here(cache, []))
-    worker.open()
-    with pytest.raises(StoreError, match="full"):
-        worker.advance([make_record("a")])
-
-
 def test_settings_of_a_worker(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A worker takes its share of a node and no more, and finds its files wherever it starts."""
+    """A worker uses its share of a node only, and absolute paths."""
     monkeypatch.chdir(tmp_path)
     features = FeatureConfig(cache=Path("cache"), weights=Path("w.pt"))
     small = worker_features(features, JobConfig(engine="ray", ray_cpus=0.5))
@@ -257,7 +257,7 @@ def test_settings_of_a_worker(cache: FeatureCache, monkeypatch: pytest.MonkeyPat
     assert (small.cache, small.weights) == (tmp_path / "cache", tmp_path / "w.pt")
     large = worker_features(features, JobConfig(engine="ray", ray_cpus=12, ray_gpus=1))
     assert (large.workers, large.device) == (12, "cuda")
-    with pytest.raises(ConfigError, match="--ray-gpus alone"):
+    with pytest.raises(ConfigError, match="contradicts --ray-gpus"):
         worker_features(replace(features, device="cuda"), JobConfig(engine="ray"))
 
 
@@ -270,14 +270,14 @@ def test_settings_of_a_worker(cache: FeatureCache, monkeypatch: pytest.MonkeyPat
         ({"engine": "ray", "ray_gpus": 2}, "uses one GPU"),
     ],
 )
-def test_settings_that_make_no_sense(wrong: dict[str, Any], message: str) -> None:
-    """A flag that would be without effect, or can't be met, is refused before anything starts."""
+def test_contradicting_settings_are_rejected(wrong: dict[str, Any], message: str) -> None:
+    """A flag that would have no effect, or can't be satisfied, is rejected before anything starts."""
     with pytest.raises(ConfigError, match=message):
         JobConfig(**wrong)
 
 
 def test_room_is_counted_node_by_node() -> None:
-    """A worker needs its CPUs and its GPU on one node; dead nodes have no room."""
+    """A worker needs its CPUs and its GPU on one node; dead nodes do not count."""
     gpu_node = {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}}
     cpu_node = {"Alive": True, "Resources": {"CPU": 7.0}}
     dead = {"Alive": False, "Resources": {"CPU": 64.0}}
@@ -295,25 +295,28 @@ def test_room_is_counted_node_by_node() -> None:
     num_workers=st.integers(1, 5),
     seed=st.randoms(use_true_random=False),
 )
-def test_only_what_kills_is_given_up(num_videos: int, poison: set[int], num_workers: int, seed: Any) -> None:
-    """However videos fall together on workers: each is made or given up, once, and only those given up that kill."""
+def test_only_videos_that_kill_are_given_up(num_videos: int, poison: set[int], num_workers: int, seed: Any) -> None:
+    """However videos are mixed in batches, each is extracted or given up once, and only killing ones are given up."""
     backlog = Backlog(make_record(str(number)) for number in range(num_videos))
-    hands: list[dict[str, VideoRecord]] = [{} for _ in range(num_workers)]
-    made: list[str] = []
+    batches: list[dict[str, VideoRecord]] = [{} for _ in range(num_workers)]
+    extracted: list[str] = []
     given_up: list[str] = []
     num_losses = 0
-    while backlog or any(hands):
-        in_hand = seed.choice(hands)
-        in_hand |= {video.video_id: video for video in backlog.take(seed.randint(1, 16) - len(in_hand), in_hand)}
-        if not in_hand:
+    while backlog or any(batches):
+        batch = seed.choice(batches)
+        if not batch:
+            batch |= {video.video_id: video for video in backlog.take(seed.randint(1, 16))}
+            if seed.random() > 0.9:  # the worker could not start
+                backlog.put_back(batch.values())
+                batch.clear()
             continue
-        if any(int(name) in poison for name in in_hand) and seed.random() < 0.5:
-            given_up += [video.video_id for video in backlog.give_back(in_hand.values())]
-            in_hand.clear()
+        if any(int(name) in poison for name in batch) and seed.random() < 0.5:
+            given_up += [video.video_id for video in backlog.put_back_lost(batch.values())]
+            batch.clear()
             num_losses += 1
-        elif harmless := [name for name in in_hand if int(name) not in poison]:
-            made.append(harmless[0])
-            del in_hand[harmless[0]]
-    assert sorted(made + given_up, key=int) == [str(number) for number in range(num_videos)]
+        elif harmless := [name for name in batch if int(name) not in poison]:
+            extracted.append(harmless[0])
+            del batch[harmless[0]]
+    assert sorted(extracted + given_up, key=int) == [str(number) for number in range(num_videos)]
     assert set(given_up) == {str(number) for number in poison if number < num_videos}
     assert num_losses <= 3 * len(poison)

@@ -1,4 +1,4 @@
-"""Features as .npy files: ours come back equal, and other tools' are taken only where they are sure to be right."""
+"""Features as .npy files: a round trip is exact, and other tools' files are imported only if unambiguous."""
 
 import dataclasses
 import json
@@ -21,6 +21,7 @@ from pipeline.cache.exchange import (
 )
 from pipeline.cache.store import FeatureStore, StoreError
 from pipeline.features.recipe import Origin, imported_recipe
+from pipeline.settings.config import ConfigError
 from tests.helpers.clips import make_clip
 from tests.helpers.commands import message, run
 from tests.helpers.synthetic import RECIPE, make_features, make_record
@@ -30,7 +31,7 @@ VIDEOS = ("run/a.avi", "run/größe 1.avi", "walk/a.avi", "walk/b.c.avi")
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> VideoDataset:
-    """Four videos (files of 7 bytes), two of one stem, one with a dot in its name."""
+    """Four videos (files of 7 bytes), two with the same stem, one with a dot in its name."""
     for video_id in VIDEOS:
         path = tmp_path / "videos" / video_id
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +41,7 @@ def dataset(tmp_path: Path) -> VideoDataset:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder with features of 6 numbers for all four videos, float32, one file each."""
+    """A folder with float32 features of dimension 6 for all four videos, one file each."""
     folder = tmp_path / "made-elsewhere"
     for number, video_id in enumerate(VIDEOS):
         save(folder / f"{video_id}.npy", values_of(number))
@@ -62,7 +63,7 @@ def stored(cache: Path, dataset: VideoDataset, video_id: str, name: str = "dino"
 
 
 def test_round_trip_gives_equal_features(tmp_path: Path, dataset: VideoDataset) -> None:
-    """What is exported and imported again is bit-equal, for names of any text, and says where it is from."""
+    """Exported and re-imported features are bit-equal, for any video name, with their origin recorded."""
     store = FeatureStore(tmp_path / "cache", RECIPE)
     for number, video_id in enumerate(VIDEOS):
         store.write(dataset.store_name, video_id, make_features(values_of(number)))
@@ -89,10 +90,10 @@ def test_round_trip_gives_equal_features(tmp_path: Path, dataset: VideoDataset) 
         assert not found.origin.is_short
 
 
-def test_export_names_what_it_can_not_write(
+def test_export_names_missing_and_damaged_features(
     tmp_path: Path, dataset: VideoDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A damaged entry and a missing one are named, exit code 1; the others are written, and a later export mends."""
+    """Damaged and missing entries are named with exit code 1; the others are written, and a later export completes."""
     cache, out = tmp_path / "cache", tmp_path / "out"
     store = FeatureStore(cache, RECIPE)
     for video_id in VIDEOS[:3]:
@@ -101,22 +102,22 @@ def test_export_names_what_it_can_not_write(
     bad.write_bytes(bad.read_bytes()[:-1])
     command = ["--dataset", "folder", "--root", str(tmp_path / "videos"), "--cache", str(cache), "--to", str(out)]
     assert export_command(command) == 1
-    told = capsys.readouterr()
-    assert json.loads(told.out) == {
+    output = capsys.readouterr()
+    assert json.loads(output.out) == {
         "num_exported": 2,
         "num_missing": 1,
         "num_damaged": 1,
         "store": str(store.folder),
     }
-    assert f"damaged: {VIDEOS[0]}: {bad}" in told.err and f"1 videos ({VIDEOS[3]}): no features" in told.err
+    assert f"damaged: {VIDEOS[0]}: {bad}" in output.err and f"1 videos ({VIDEOS[3]}): no features" in output.err
     assert {path.stem for path in out.rglob("*.npy")} == {Path(video_id).name for video_id in VIDEOS[1:3]}
     for video_id in VIDEOS:
         store.write(dataset.store_name, video_id, make_features([[1.0]]))
     assert export_command(command) == 0
 
 
-def test_export_wants_one_kind_of_features(tmp_path: Path, dataset: VideoDataset) -> None:
-    """Where nothing is cached, or several kinds are, or the folder holds another kind, the error says what to do."""
+def test_export_needs_one_kind_of_features(tmp_path: Path, dataset: VideoDataset) -> None:
+    """If no or several kinds are cached, or the folder contains another kind, the error says what to do."""
     cache = tmp_path / "cache"
     empty = FeatureStore(cache, dataclasses.replace(RECIPE, sampling="every:3"))
     empty.note_failure(dataset.store_name, VIDEOS[0], Path("a"), "why")
@@ -125,14 +126,14 @@ def test_export_wants_one_kind_of_features(tmp_path: Path, dataset: VideoDataset
     stores = [FeatureStore(cache, dataclasses.replace(RECIPE, sampling=f"every:{number}")) for number in (1, 2)]
     for store in stores:
         store.write(dataset.store_name, VIDEOS[0], make_features([[1.0]]))
-    with pytest.raises(ExchangeError, match=r"choose by --fingerprint one of \w{16} \(none every:\d\), \w{16}"):
+    with pytest.raises(ExchangeError, match=r"--fingerprint to one of \w{16} \(none every:\d\), \w{16}"):
         find_store(cache, dataset)
     chosen = find_store(cache, dataset, stores[1].recipe.fingerprint[:8])
     assert chosen.recipe == stores[1].recipe
-    with pytest.raises(StoreError, match="no store's fingerprint begins with 'xyz'"):
+    with pytest.raises(StoreError, match="no store's fingerprint starts with 'xyz'"):
         find_store(cache, dataset, "xyz")
     export_features(stores[0], dataset, tmp_path / "out")
-    with pytest.raises(ExchangeError, match="holds features made otherwise.*Name another folder with --to"):
+    with pytest.raises(ExchangeError, match="features of another recipe.*another --to"):
         export_features(stores[1], dataset, tmp_path / "out")
 
 
@@ -146,7 +147,7 @@ def matched(source: Path, *video_ids: str) -> dict[str, str]:
 
 
 def test_files_are_found_by_id_then_by_shorter_names(tmp_path: Path) -> None:
-    """The full name goes before the one without its ending, that before the bare one; what is not there has none."""
+    """The full name precedes the one without extension, which precedes the bare stem; other videos have no file."""
     for name in ("run/a.avi", "run/a", "a", "run/b", "b", "c"):
         save(tmp_path / f"{name}.npy", np.ones((1, 2)))
     assert matched(tmp_path, "run/a.avi", "run/b.avi", "walk/c.avi", "walk/d.avi") == {
@@ -156,8 +157,8 @@ def test_files_are_found_by_id_then_by_shorter_names(tmp_path: Path) -> None:
     }
 
 
-def test_file_that_two_videos_could_mean_is_neithers(tmp_path: Path) -> None:
-    """Two videos of one stem never share a file; a file under a video's full name is that video's."""
+def test_ambiguous_file_is_not_used(tmp_path: Path) -> None:
+    """Videos with the same stem never share a file; a file with a video's full name is that video's."""
     for name in ("a", "b", "c.d"):
         save(tmp_path / f"{name}.npy", np.ones((1, 2)))
     assert matched(tmp_path, "run/a.avi", "walk/a.avi") == {}
@@ -175,10 +176,10 @@ def test_file_that_two_videos_could_mean_is_neithers(tmp_path: Path) -> None:
         lambda array: np.repeat(array, 2, axis=0)[::2],
     ],
 )
-def test_any_float_type_and_layout_is_taken(
+def test_any_float_type_and_layout_is_accepted(
     tmp_path: Path, dataset: VideoDataset, source: Path, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """Half, single and double precision, either byte order, rows or columns first: the same numbers arrive."""
+    """Half, single and double precision, either byte order and any memory layout give the same numbers."""
     array = change(values_of(0))
     save(source / f"{VIDEOS[0]}.npy", array)
     import_features(source, dataset, "dino", tmp_path / "cache")
@@ -199,18 +200,18 @@ def test_one_vector_is_one_frame(tmp_path: Path, dataset: VideoDataset, source: 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.ones((2, 6), np.int32), "holds int32; features are floating point"),
+        (np.ones((2, 6), np.int32), "int32, but features are floating point"),
         (np.array([[None, "x"]], dtype=object), "can't be read as .npy: .*objects"),
-        (np.ones((2, 6, 1), np.float32), r"holds \[2, 6, 1\]; features are \[frames, features\]"),
-        (np.float32(1), r"holds \[\]; features are"),
-        (np.ones((0, 6), np.float32), r"can't be read|holds \[0, 6\]"),
-        (np.ones((2, 5), np.float32), r"one size; here they have 5 \(in 1, e.g. .*\), 6 \(in 3, e.g."),
+        (np.ones((2, 6, 1), np.float32), r"shape \[2, 6, 1\], but features are \[frames, features\]"),
+        (np.float32(1), r"shape \[\], but features are"),
+        (np.ones((0, 6), np.float32), r"can't be read|shape \[0, 6\]"),
+        (np.ones((2, 5), np.float32), r"same size, but these have 5 \(in 1, e.g. .*\), 6 \(in 3, e.g."),
     ],
 )
-def test_wrong_array_stops_the_import_before_it_begins(
+def test_wrong_array_stops_the_import_before_it_starts(
     tmp_path: Path, dataset: VideoDataset, source: Path, array: np.ndarray, message: str
 ) -> None:
-    """Another type, shape or size in one file is an error that names it; nothing has been stored then."""
+    """A wrong type, shape or size in one file is an error that names it, and nothing is stored."""
     save(source / f"{VIDEOS[0]}.npy", array)
     with pytest.raises(ExchangeError, match=message) as raised:
         import_features(source, dataset, "dino", tmp_path / "cache")
@@ -219,10 +220,10 @@ def test_wrong_array_stops_the_import_before_it_begins(
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00", b"PK\x03\x04"])
-def test_broken_file_stops_the_import_before_it_begins(
+def test_damaged_file_stops_the_import_before_it_starts(
     tmp_path: Path, dataset: VideoDataset, source: Path, content: bytes
 ) -> None:
-    """A file that is no .npy, or is cut off, is named."""
+    """A file that is not .npy, or is truncated, is named, and nothing is stored."""
     (source / f"{VIDEOS[1]}.npy").write_bytes(content)
     with pytest.raises(ExchangeError, match=f"{VIDEOS[1]}.npy can't be read as .npy"):
         import_features(source, dataset, "dino", tmp_path / "cache")
@@ -237,10 +238,10 @@ def test_broken_file_stops_the_import_before_it_begins(
 @pytest.mark.parametrize(
     ("value", "reason"), [(np.nan, "NaN or infinity"), (-np.inf, "NaN or infinity"), (7e4, "70000, beyond float16")]
 )
-def test_number_that_float16_can_not_hold_costs_that_video(
+def test_number_beyond_float16_fails_that_video(
     tmp_path: Path, dataset: VideoDataset, source: Path, value: float, reason: str
 ) -> None:
-    """The video is refused and noted as failed, its features of an earlier import are gone, all others are stored."""
+    """The video is refused, recorded as failed and loses its earlier features; all others are stored."""
     cache = tmp_path / "cache"
     import_features(source, dataset, "dino", cache)
     array = values_of(0)
@@ -256,8 +257,8 @@ def test_number_that_float16_can_not_hold_costs_that_video(
     assert not import_features(source, dataset, "dino", cache).refused
 
 
-def test_imports_add_up_but_do_not_mix(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:
-    """What an earlier import stored stays where there is no new file, unless its features are of another size."""
+def test_imports_accumulate_but_do_not_mix(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:
+    """Features of an earlier import are kept if there is no new file, unless their size differs."""
     cache = tmp_path / "cache"
     import_features(source, dataset, "dino", cache)
     (source / f"{VIDEOS[0]}.npy").unlink()
@@ -267,7 +268,7 @@ def test_imports_add_up_but_do_not_mix(tmp_path: Path, dataset: VideoDataset, so
     assert [len(each) for each in features if each is not None] == [3, 12]
     for number, video_id in enumerate(VIDEOS[1:]):
         save(source / f"{video_id}.npy", values_of(number)[:, :4])
-    with pytest.raises(ExchangeError, match=f"{VIDEOS[0]} has features of size 6 .* have 4. Give another --name"):
+    with pytest.raises(ExchangeError, match=f"{VIDEOS[0]} has features of size 6 .* size 4. Choose another --name"):
         import_features(source, dataset, "dino", cache)
     assert import_features(source, dataset, "other", cache).feature_dim == 4
 
@@ -275,14 +276,14 @@ def test_imports_add_up_but_do_not_mix(tmp_path: Path, dataset: VideoDataset, so
 def test_videos_without_a_file_are_named(
     tmp_path: Path, dataset: VideoDataset, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A missing file costs its video only: it is named with what was looked for, and the exit code is 1."""
+    """A video without a file is named with the names that were tried, and the exit code is 1."""
     (source / f"{VIDEOS[3]}.npy").unlink()
     where = ["--dataset", "folder", "--root", str(tmp_path / "videos"), "--cache", str(tmp_path / "cache")]
     assert import_command([*where, "--from", str(source), "--name", "dino"]) == 1
-    told = capsys.readouterr()
-    assert f"1 videos ({VIDEOS[3]}): no file in {source}" in told.err
-    assert "Looked for walk/b.c.avi.npy, walk/b.c.npy, b.c.npy" in told.err
-    summary = json.loads(told.out)
+    output = capsys.readouterr()
+    assert f"1 videos ({VIDEOS[3]}): no file in {source}" in output.err
+    assert "Looked for walk/b.c.avi.npy, walk/b.c.npy, b.c.npy" in output.err
+    summary = json.loads(output.out)
     assert (summary["num_imported"], summary["num_missing"], summary["num_refused"]) == (3, 1, 0)
     with pytest.raises(ExchangeError, match=f"no file of any video of videos in {tmp_path}. Looked for run/a.avi.npy"):
         import_features(tmp_path, dataset, "dino", tmp_path / "cache")
@@ -290,18 +291,18 @@ def test_videos_without_a_file_are_named(
         import_features(tmp_path / "nowhere", dataset, "dino", tmp_path / "cache")
 
 
-def test_name_alone_tells_imports_apart(tmp_path: Path) -> None:
-    """The recipe of one name is always the same, and another's is another; it is written and read as any recipe is."""
+def test_imports_are_identified_by_name(tmp_path: Path) -> None:
+    """The recipe depends on the name alone, and is written and read like any recipe."""
     assert imported_recipe("dino") == imported_recipe("dino") != imported_recipe("clip")
     assert imported_recipe("dino").backbone == "imported:dino"
     for _ in range(2):
         assert FeatureStore(tmp_path, imported_recipe("a name, größe")).recipe == imported_recipe("a name, größe")
-    with pytest.raises(StoreError, match="need a name"):
+    with pytest.raises(ConfigError, match="need a name"):
         imported_recipe(" ")
 
 
-def test_training_on_imported_features_is_training_on_ours(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """Cache, train, export, import, train again, all by the command line: every prediction is the same."""
+def test_training_on_imported_features_equals_training_on_ours(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """Cache, train, export, import and train again on the command line: every prediction is the same."""
     root, cache, out = tmp_path / "videos", tmp_path / "cache", tmp_path / "out"
     for number in range(12):
         make_clip(root / ("run", "walk")[number % 2] / f"{number}.avi", 6, number)
@@ -325,8 +326,8 @@ def test_training_on_imported_features_is_training_on_ours(tmp_path: Path, tiny_
     (out / "walk" / "1.avi.npy").rename(tmp_path / "1.avi.npy")
     done = run("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
     assert done.returncode == 1 and "1 videos (walk/1.avi): no file" in done.stderr
-    told = train("--backbone", "imported:dino", runs="imported", code=2)
-    assert "1 of 12 videos gave no features (walk/1.avi)" in told and "pipeline.cache import" in told
+    output = train("--backbone", "imported:dino", runs="imported", code=2)
+    assert "1 of 12 videos gave no features (walk/1.avi)" in output and "pipeline.cache import" in output
     (tmp_path / "1.avi.npy").rename(out / "walk" / "1.avi.npy")
     done = run("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The caching job: what is cached stays, what is damaged is made again, and nothing stops the other videos."""
+"""The caching job: cached features are kept, damaged ones are recomputed, and a bad video affects no other."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ OpenCache = Callable[..., FeatureCache]
 
 @pytest.fixture
 def open_cache(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> OpenCache:
-    """Opens the store at ``tmp_path/cache`` anew, as another run would."""
+    """Opens the store at ``tmp_path/cache``, as another run would."""
 
     def open_it(**settings: Any) -> FeatureCache:
         name, weights = tiny_backbone
@@ -51,7 +51,7 @@ def open_cache(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> OpenCache:
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[VideoRecord]:
-    """Three videos, two of them of one stem."""
+    """Three videos, two of them with the same stem."""
     names = ["run/a.avi", "walk/a.avi", "walk/b.avi"]
     return [
         VideoRecord(name, make_clip(tmp_path / "videos" / name, 8, number), label=number % 2, group=name)
@@ -70,14 +70,14 @@ def features_of(packed: PackedFeatures, records: Sequence[VideoRecord], view: in
 
 
 def failures(store: FeatureStore) -> dict[str, str]:
-    """Reasons by video, as ``errors.jsonl`` has them."""
+    """Reasons by video, from ``errors.jsonl``."""
     lines = map(json.loads, store.errors_path(SET).read_text().splitlines())
     return {line["video_id"]: line["reason"] for line in lines}
 
 
 def forbid_extraction(monkeypatch: pytest.MonkeyPatch) -> None:
     def extract(*arguments: Any, **settings: Any) -> None:
-        raise AssertionError("nothing is to be decoded")
+        raise AssertionError("nothing must be decoded")
 
     monkeypatch.setattr("pipeline.features.extract.extract", extract)
 
@@ -85,7 +85,7 @@ def forbid_extraction(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_second_run_decodes_nothing(
     open_cache: OpenCache, records: list[VideoRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is cached is neither decoded nor computed again, by fill or by load, and comes in the order asked for."""
+    """Cached features are not recomputed, by fill or by load, and are returned in the requested order."""
     summary = open_cache().fill(SET, records)
     assert (summary.num_cached_before, summary.num_extracted, summary.num_failed) == (0, 3, 0)
     assert summary.num_frames == 12
@@ -101,7 +101,7 @@ def test_second_run_decodes_nothing(
 
 
 def test_load_extracts_what_is_missing(open_cache: OpenCache, records: list[VideoRecord]) -> None:
-    """Training on a store that lacks a video extracts that one only; one stem in two folders are two videos."""
+    """Load extracts only the video that the store lacks; the same stem in two folders means two videos."""
     open_cache().fill(SET, records[1:])
     loaded, summary = open_cache().load(SET, records)
     assert (summary.num_cached_before, summary.num_extracted) == (2, 1)
@@ -109,10 +109,10 @@ def test_load_extracts_what_is_missing(open_cache: OpenCache, records: list[Vide
     assert not np.array_equal(first, second) and not np.array_equal(second, third)
 
 
-def test_labels_and_groups_are_nothing_to_the_cache(
+def test_the_cache_ignores_labels_and_groups(
     open_cache: OpenCache, records: list[VideoRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One cache serves every split and labelling, also where the videos have moved to."""
+    """One cache serves every split and labelling, and videos that have moved."""
     open_cache().fill(SET, records)
     forbid_extraction(monkeypatch)
     moved = [
@@ -122,17 +122,15 @@ def test_labels_and_groups_are_nothing_to_the_cache(
     assert open_cache().fill(SET, moved).num_cached_before == 3
 
 
-def test_other_sampling_or_backbone_settings_are_extracted_anew(
-    open_cache: OpenCache, records: list[VideoRecord]
-) -> None:
-    """Features made otherwise are not taken for these, and stay beside them."""
+def test_other_sampling_is_extracted_separately(open_cache: OpenCache, records: list[VideoRecord]) -> None:
+    """Features of another recipe are not used, and are kept beside the new ones."""
     open_cache().fill(SET, records)
     assert open_cache(sampling="uniform:2").fill(SET, records).num_extracted == 3
     assert open_cache().fill(SET, records).num_extracted == 0
 
 
-def test_runtime_and_workers_are_no_part_of_the_recipe(open_cache: OpenCache) -> None:
-    """How fast features are made does not change which they are."""
+def test_runtime_and_workers_are_not_part_of_the_recipe(open_cache: OpenCache) -> None:
+    """Settings that only change the speed do not change the fingerprint."""
     assert open_cache(runtime="onnx", workers=3, video_timeout=5.0).store.recipe == open_cache().store.recipe
 
 
@@ -153,15 +151,15 @@ def of_another_recipe(content: bytes, other: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [truncated, bit_flipped, emptied, of_another_recipe])
-def test_damaged_entry_is_made_again(
+def test_damaged_entry_is_recomputed(
     open_cache: OpenCache,
     records: list[VideoRecord],
     damage: Callable[[bytes, bytes], bytes],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """An entry that was damaged on disk is noticed on reading, recomputed, and whole from then on.
+    """An entry that was damaged on disk is detected when it is read, and recomputed once.
 
-    Where only the checksum can tell, the user is told: that disk is not to be trusted.
+    If only the checksum reveals it, the user gets a message: that disk is not to be trusted.
     """
     cache = open_cache()
     before, _ = cache.load(SET, records)
@@ -175,14 +173,14 @@ def test_damaged_entry_is_made_again(
     after, summary = open_cache().load(SET, records)
     assert (summary.num_cached_before, summary.num_extracted, summary.num_failed) == (2, 1, 0)
     if damage is bit_flipped:
-        assert f"damaged entry, made again: {path}" in capsys.readouterr().err
+        assert f"damaged entry, extracted again: {path}" in capsys.readouterr().err
     for ours, theirs in zip(features_of(before, records), features_of(after, records), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert open_cache().load(SET, records)[1].num_extracted == 0
 
 
 def test_replaced_video_is_extracted_again(open_cache: OpenCache, records: list[VideoRecord]) -> None:
-    """Another video under the same name (another size) gets features of its own; the others' stay."""
+    """A video that was replaced by one of another size is extracted again; the others are not."""
     before, _ = open_cache().load(SET, records)
     make_clip(records[0].path, 30, number=9)
     after, summary = open_cache().load(SET, records)
@@ -199,7 +197,7 @@ def test_replaced_video_is_extracted_again(open_cache: OpenCache, records: list[
 def test_features_outlive_their_videos(
     open_cache: OpenCache, records: list[VideoRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the videos are not at hand, what is cached is enough."""
+    """Cached features are usable without the video files."""
     open_cache().fill(SET, records)
     for record in records:
         record.path.unlink()
@@ -207,10 +205,10 @@ def test_features_outlive_their_videos(
     assert open_cache().load(SET, records)[1].num_cached_before == 3
 
 
-def test_failed_video_costs_the_others_nothing(
+def test_failed_video_does_not_affect_the_others(
     open_cache: OpenCache, records: list[VideoRecord], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A bad video is named with its reason and has no features; the next run tries it, and only it, again."""
+    """A bad video is named with its reason and has no features; the next run retries it alone."""
     good = records[1].path.read_bytes()
     records[1].path.write_bytes(b"no video")
     loaded, summary = open_cache().load(SET, records)
@@ -224,10 +222,10 @@ def test_failed_video_costs_the_others_nothing(
     assert (again.num_cached_before, again.num_extracted, again.num_failed) == (2, 1, 0)
 
 
-def test_on_short_holds_for_what_is_stored_too(
+def test_on_short_applies_to_stored_features_too(
     open_cache: OpenCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A short file is kept and told of; with --on-short fail neither the file nor the entry kept before will do."""
+    """A short file is kept with a message; --on-short fail rejects the file and its earlier entry."""
     record = VideoRecord("cut.avi", cut_clip(tmp_path), 0, "g")
     assert open_cache().fill(SET, [record]).num_extracted == 1
     assert "short: cut.avi: 9 of 40 frames decode" in capsys.readouterr().err
@@ -238,15 +236,15 @@ def test_on_short_holds_for_what_is_stored_too(
     assert open_cache().fill(SET, [record]).num_cached_before == 1
 
 
-def test_views_are_stored_beside_the_plain_ones(open_cache: OpenCache, records: list[VideoRecord]) -> None:
-    """More views of videos that are cached add entries and leave those there are as they were; fewer are all there."""
+def test_views_are_stored_beside_the_centre_view(open_cache: OpenCache, records: list[VideoRecord]) -> None:
+    """More views add entries and leave the existing ones unchanged; fewer views are all cached."""
     open_cache().fill(SET, records)
     store = open_cache().store
-    plain = [store.path(SET, record.video_id).stat() for record in records]
+    before = [store.path(SET, record.video_id).stat() for record in records]
     loaded, summary = open_cache(views=2).load(SET, records)
     assert summary.num_extracted == 3 and summary.num_frames == 12
     assert [store.path(SET, record.video_id).stat().st_mtime_ns for record in records] == [
-        status.st_mtime_ns for status in plain
+        status.st_mtime_ns for status in before
     ]
     assert loaded.views == ("center", "center-flipped")
     pairs = zip(features_of(loaded, records, view=0), features_of(loaded, records, view=1), strict=True)
@@ -256,8 +254,8 @@ def test_views_are_stored_beside_the_plain_ones(open_cache: OpenCache, records: 
     assert open_cache().fill(SET, records).num_cached_before == 3
 
 
-def test_video_made_by_another_job_is_left_alone(open_cache: OpenCache, records: list[VideoRecord]) -> None:
-    """What another job has stored between the first look and a video's turn is neither decoded nor written again."""
+def test_video_stored_by_another_job_is_skipped(open_cache: OpenCache, records: list[VideoRecord]) -> None:
+    """A video that another job stores before its turn is neither decoded nor written again."""
     cache, other = open_cache(), open_cache()
 
     def records_while_another_job_works() -> Iterator[VideoRecord]:
@@ -265,13 +263,13 @@ def test_video_made_by_another_job_is_left_alone(open_cache: OpenCache, records:
         other.fill(SET, records[1:])
         yield from records[1:]
 
-    made = {video.record.video_id: video for video in cache.make(SET, records_while_another_job_works())}
-    assert len(made) == 3
-    assert [made[record.video_id].made_elsewhere for record in records] == [False, True, True]
+    outcomes = {outcome.record.video_id: outcome for outcome in cache.extract(SET, records_while_another_job_works())}
+    assert len(outcomes) == 3
+    assert [outcomes[record.video_id].made_elsewhere for record in records] == [False, True, True]
 
 
-def test_next_run_clears_what_a_killed_one_left(open_cache: OpenCache, records: list[VideoRecord]) -> None:
-    """Half-written entries, recipes and networks of a process that is gone do not pile up."""
+def test_next_run_removes_the_files_of_a_killed_one(open_cache: OpenCache, records: list[VideoRecord]) -> None:
+    """Unfinished entries, recipes and networks of a dead process do not accumulate."""
     cache = open_cache()
     cache.fill(SET, records)
     process = subprocess.Popen([sys.executable, "-c", ""])
@@ -284,8 +282,8 @@ def test_next_run_clears_what_a_killed_one_left(open_cache: OpenCache, records: 
     assert not list(cache.config.cache.rglob("*.tmp"))
 
 
-def test_name_too_long_to_store_costs_one_video(open_cache: OpenCache, records: list[VideoRecord]) -> None:
-    """A video whose name fills all a file name may have is one failure, told as such; a little shorter is stored."""
+def test_name_too_long_to_store_fails_one_video(open_cache: OpenCache, records: list[VideoRecord]) -> None:
+    """A video whose name leaves no room for the suffix fails with advice; a slightly shorter one is stored."""
     videos = [dataclasses.replace(records[0], video_id="x" * (length - 4) + ".avi") for length in (243, 255)]
     cache = open_cache()
     summary = cache.fill(SET, [*videos, *records])
@@ -294,7 +292,7 @@ def test_name_too_long_to_store_costs_one_video(open_cache: OpenCache, records: 
 
 
 def test_hanging_video_is_given_up(open_cache: OpenCache, records: list[VideoRecord], tmp_path: Path) -> None:
-    """A video that hangs its reader is one failure; all others are cached."""
+    """A video that hangs its reader fails; all others are cached."""
     os.mkfifo(tmp_path / "hanging.avi")
     hanging = VideoRecord("hanging.avi", tmp_path / "hanging.avi", 0, "g")
     cache = open_cache(video_timeout=2.0)
@@ -304,7 +302,7 @@ def test_hanging_video_is_given_up(open_cache: OpenCache, records: list[VideoRec
 
 
 class Job:
-    """``python -m pipeline.cache`` on a folder of videos, as users run it."""
+    """``python -m pipeline.cache`` on a folder of videos."""
 
     def __init__(self, root: Path, tiny_backbone: tuple[str, Path], *flags: str) -> None:
         name, weights = tiny_backbone
@@ -326,7 +324,7 @@ def two_classes(root: Path, num_videos: int, num_frames: int = 8) -> None:
 
 
 def session_is_empty(leader: int) -> bool:
-    """Whether no process of the session is left, besides zombies."""
+    """Whether no process of the session is left, except zombies."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, session, *_ = path.read_text().rpartition(")")[2].split()
@@ -338,7 +336,7 @@ def session_is_empty(leader: int) -> bool:
 
 
 def test_command_names_each_bad_file_and_exits_with_1(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """The real command on a folder with bad files: exit code 1, reasons in errors.jsonl, all others done, a summary."""
+    """With bad files in the folder: exit code 1, reasons in errors.jsonl, all other videos cached, a summary."""
     root = tmp_path / "videos"
     two_classes(root, 4)
     (root / "run" / "zero.avi").touch()
@@ -358,14 +356,14 @@ def test_command_names_each_bad_file_and_exits_with_1(tmp_path: Path, tiny_backb
     assert "Traceback" not in done.stderr
 
 
-def test_interrupted_and_killed_job_goes_on(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """Ctrl-C ends with code 130, no traceback and no process left; kill -9 loses no work either; both jobs go on."""
+def test_interrupted_and_killed_job_resumes(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """Ctrl-C gives code 130 without a traceback or a remaining process; neither it nor kill -9 loses work."""
     root = tmp_path / "videos"
     two_classes(root, 60)
     job = Job(root, tiny_backbone, "--sampling", "every:1")
 
     def start_and_signal(number: int, num_entries: int) -> tuple[subprocess.Popen[str], str]:
-        """Runs the job until so many entries are there; then the terminal's whole process group gets the signal."""
+        """Run the job until there are so many entries, then signal its whole process group, as a terminal does."""
         process = subprocess.Popen(
             job.command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -385,7 +383,7 @@ def test_interrupted_and_killed_job_goes_on(tmp_path: Path, tiny_backbone: tuple
 
     interrupted, errors = start_and_signal(signal.SIGINT, 5)
     assert interrupted.returncode == 130
-    assert "Traceback" not in errors and "what was finished is kept" in errors
+    assert "Traceback" not in errors and "finished work is kept" in errors
     kept = {path: path.stat().st_mtime_ns for path in job.entries()}
     assert not list(job.cache.rglob("*.tmp"))
     killed, _ = start_and_signal(signal.SIGKILL, len(kept) + 5)
@@ -400,7 +398,7 @@ def test_interrupted_and_killed_job_goes_on(tmp_path: Path, tiny_backbone: tuple
 
 
 def test_full_disk_gives_a_clear_error_and_exit_code_2(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """Where the store takes no more, the command says so and what to do, and leaves nothing torn."""
+    """If the disk is full, the command says so and what to do, and leaves no partial file."""
     root = tmp_path / "videos"
     two_classes(root, 4, num_frames=40)
     job = Job(root, tiny_backbone, "--sampling", "every:1")

@@ -1,4 +1,4 @@
-"""The manager of the feature store: what is there, what is damaged, and what nothing needs any more."""
+"""The commands that manage the feature store: status, verify and gc."""
 
 import dataclasses
 import itertools
@@ -18,14 +18,13 @@ import pytest
 import yaml
 
 from data.catalog import DataConfig, load_dataset
+from data.records import DatasetError
 from models.preprocessing import CENTER, VIEWS
 from pipeline.cache import manage
 from pipeline.cache.garbage import Findings, Garbage, find_garbage, remove_store
-from pipeline.cache.inventory import find_stores
 from pipeline.cache.packed import open_packed, pack
-from pipeline.cache.store import FeatureStore, StoreError
+from pipeline.cache.store import FeatureStore, StoreError, find_stores
 from pipeline.features.recipe import FeatureRecipe
-from pipeline.settings.config import ConfigError
 from tests.data.test_atomic import dead_pid, temporary_of
 from tests.helpers import REPOSITORY
 from tests.helpers.clips import make_clip
@@ -48,7 +47,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(cache: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs one of the manager's commands on ``cache``: its exit code, and what it printed with --json."""
+    """Runs one of the commands on ``cache`` with --json; returns its exit code and its output."""
 
     def run_it(name: str, *flags: object) -> tuple[int, Any]:
         code = manage.COMMANDS[name](["--cache", str(cache), "--json", *map(str, flags)])
@@ -58,7 +57,7 @@ def command(cache: Path, capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def fill(cache: Path, *video_ids: str, recipe: FeatureRecipe = RECIPE, view: str = CENTER) -> FeatureStore:
-    """A store with features of these videos, different ones for each."""
+    """A store with different features for each of these videos."""
     store = FeatureStore(cache, recipe)
     for number, video_id in enumerate(video_ids):
         store.write(SET, video_id, make_features([[number, 1.0], [2.0, 3.0]]), view)
@@ -95,13 +94,13 @@ def kinds(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_status_counts_by_store_dataset_and_view(cache: Path, command: Command) -> None:
-    """Each store, dataset and view has its own line with its entries and bytes; names may be any text."""
+    """Each store, dataset and view has a row with its entries and bytes; names may be any text."""
     store = fill(cache, "run/a.avi", "walk/größe [red] 1.avi")
     fill(cache, "run/a.avi", view=FLIPPED)
     store.write("other@place", "x", make_features([[1.0]]))
     other = FeatureStore(cache, dataclasses.replace(RECIPE, backbone="resnet50", sampling="every:2"))
-    code, told = command("status")
-    rows = {(row["fingerprint"], row["dataset"], row["view"]): row for row in told["stores"]}
+    code, output = command("status")
+    rows = {(row["fingerprint"], row["dataset"], row["view"]): row for row in output["stores"]}
     ours = store.folder.name
     assert {key: row["num_entries"] for key, row in rows.items()} == {
         (ours, SET, CENTER): 2,
@@ -114,17 +113,17 @@ def test_status_counts_by_store_dataset_and_view(cache: Path, command: Command) 
     empty = rows[other.folder.name, "", ""]
     assert (empty["backbone"], empty["sampling"], code) == ("resnet50", "every:2", 0)
     assert rows[ours, SET, CENTER]["done"] is None
-    assert (told["packed_bytes"], told["network_bytes"]) == (0, 0)
+    assert (output["packed_bytes"], output["network_bytes"]) == (0, 0)
     for path in (store.folder / "packed" / "copy.npy", cache / "onnx" / "net.onnx"):
         path.parent.mkdir()
         path.write_bytes(bytes(7))
-    assert command("status")[1] == told | {"packed_bytes": 7, "network_bytes": 7}
+    assert command("status")[1] == output | {"packed_bytes": 7, "network_bytes": 7}
 
 
-def test_status_counts_failures_that_still_hold(cache: Path, command: Command) -> None:
-    """A video counts as failed once, and no more as soon as it has features; a torn line of the log is no failure."""
-    store = fill(cache, "mended")
-    for video_id in ("mended", "bad", "bad"):
+def test_status_counts_current_failures(cache: Path, command: Command) -> None:
+    """A video counts as failed once, and only while it has no features; a partial line of the log is ignored."""
+    store = fill(cache, "fixed")
+    for video_id in ("fixed", "bad", "bad"):
         store.note_failure(SET, video_id, Path(video_id), "why")
     with store.errors_path(SET).open("a") as log:
         log.write('{"video_id": "torn')
@@ -132,10 +131,10 @@ def test_status_counts_failures_that_still_hold(cache: Path, command: Command) -
     assert (row["num_entries"], row["failed"]) == (1, 1)
 
 
-def test_status_of_a_dataset_tells_done_missing_and_failed(
+def test_status_of_a_dataset_counts_done_missing_and_failed(
     cache: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Against a dataset, each of its videos is done, missing or failed; other datasets and videos don't count."""
+    """Each video of the given dataset is done, missing or failed; other datasets and videos do not count."""
     root = tmp_path / "videos"
     name = class_folders(root, "run/a.avi", "run/b.avi", "run/c.avi", "walk/a.avi")
     store = fill(cache, "run/a.avi")
@@ -152,8 +151,8 @@ def test_status_of_a_dataset_tells_done_missing_and_failed(
     assert head.split()[-3:] == ["done", "missing", "failed"] and line.split()[-3:] == ["2", "1", "1"]
 
 
-def test_status_shows_a_fingerprint_as_it_is(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A fingerprint that looks like a number (12e34) is not written as one."""
+def test_status_prints_fingerprints_verbatim(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fingerprint that looks like a number (12e34) is not printed as one."""
     recipes = (dataclasses.replace(RECIPE, weights_sha256=str(number)) for number in itertools.count())
     recipe = next(recipe for recipe in recipes if re.fullmatch(r"\d+e\d+", recipe.fingerprint[:16]))
     fill(cache, "a", recipe=recipe)
@@ -162,29 +161,31 @@ def test_status_shows_a_fingerprint_as_it_is(cache: Path, capsys: pytest.Capture
 
 
 def test_status_does_not_load_pytorch(cache: Path) -> None:
-    """A look at the store takes no seconds of imports."""
+    """Status starts fast, without importing PyTorch."""
     fill(cache, "a")
-    code = "import sys; from pipeline import manage; manage.status(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from pipeline.cache import manage as m; m.status(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code, "--cache", cache], cwd=REPOSITORY, check=True, timeout=60)
 
 
-def test_status_names_what_is_no_store(cache: Path, command: Command) -> None:
-    """A folder that is something else and a store whose recipe is damaged are told of, and hide nothing else."""
+def test_status_names_other_folders(cache: Path, command: Command) -> None:
+    """A folder that is not a store and a store with a damaged recipe are named, and hide nothing else."""
     store = fill(cache, "a")
     (cache / "notes").mkdir()
     (store.folder / "recipe.json").write_text('{"half')
-    told = command("status")[1]
-    assert told["others"] == [str(cache / "notes")]
-    ((backbone, num_entries),) = [(row["backbone"], row["num_entries"]) for row in told["stores"]]
+    output = command("status")[1]
+    assert output["others"] == [str(cache / "notes")]
+    ((backbone, num_entries),) = [(row["backbone"], row["num_entries"]) for row in output["stores"]]
     assert "damaged" in backbone and num_entries == 1
 
 
 def test_missing_cache_is_named(tmp_path: Path) -> None:
-    """A cache that is not there is an error that names it, not an empty table."""
+    """A missing cache is an error that names it, not an empty table."""
     for name in ("status", "verify", "gc"):
         with pytest.raises(StoreError, match=f"{tmp_path / 'nowhere'} is not a folder"):
             manage.COMMANDS[name](["--cache", str(tmp_path / "nowhere")])
-    with pytest.raises(ConfigError, match="unknown dataset 'demmo'. Did you mean 'demo'"):
+    with pytest.raises(DatasetError, match="unknown dataset 'demmo'. Did you mean 'demo'"):
         manage.status(["--cache", str(tmp_path), "--dataset", "demmo"])
 
 
@@ -213,65 +214,65 @@ DAMAGES = [truncated, emptied, bit_flipped, of_another_video]
 def test_verify_finds_and_removes_damage(
     cache: Path, command: Command, damage: Callable[[Path, Path], None], view: str
 ) -> None:
-    """Each kind of damage is found, named and, if asked, removed; whole entries of all views stay."""
+    """Each kind of damage is found, named and, on request, removed; intact entries of all views are kept."""
     for each in (CENTER, FLIPPED):
         store = fill(cache, "run/a", "walk/a", view=each)
     assert command("verify") == (0, {"num_entries": 4, "damaged": {}, "removed": False})
     bad = store.path(SET, "walk/a", view)
     damage(bad, store.path(SET, "run/a", view))
     before = files_below(cache)
-    code, told = command("verify")
-    assert (code, list(told["damaged"])) == (1, [str(bad)])
+    code, output = command("verify")
+    assert (code, list(output["damaged"])) == (1, [str(bad)])
     assert files_below(cache) == before
-    code, told = command("verify", "--remove")
-    assert (code, list(told["damaged"])) == (0, [str(bad)])
+    code, output = command("verify", "--remove")
+    assert (code, list(output["damaged"])) == (0, [str(bad)])
     del before[bad]
     assert files_below(cache) == before
     assert command("verify")[0] == 0
 
 
 def test_verify_finds_an_entry_of_another_view_or_recipe(cache: Path, command: Command) -> None:
-    """Whole files in the wrong place are damage too: mirrored features under the centre's name, another recipe's."""
+    """Intact files of another view or recipe are damage too."""
     store = fill(cache, "a", "b")
     flipped = fill(cache, "a", view=FLIPPED).path(SET, "a", FLIPPED)
     other = fill(cache, "b", recipe=dataclasses.replace(RECIPE, sampling="every:2"))
     shutil.copy(flipped, store.path(SET, "a"))
     shutil.copy(other.path(SET, "b"), store.path(SET, "b"))
-    code, told = command("verify")
-    assert code == 1 and set(told["damaged"]) == {str(store.path(SET, "a")), str(store.path(SET, "b"))}
+    code, output = command("verify")
+    assert code == 1 and set(output["damaged"]) == {str(store.path(SET, "a")), str(store.path(SET, "b"))}
     assert command("verify", "--fingerprint", other.recipe.fingerprint)[1]["num_entries"] == 1
-    with pytest.raises(StoreError, match=r"no store's fingerprint begins with 'xyz'. There are: \w{16}, \w{16}"):
+    with pytest.raises(StoreError, match=r"no store's fingerprint starts with 'xyz'. Existing stores: \w{16}, \w{16}"):
         command("verify", "--fingerprint", "xyz")
 
 
-def test_verify_does_not_pass_over_what_cannot_be_opened(
+def test_verify_names_entries_that_cannot_be_opened(
     cache: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An entry that is there but may not be read is no whole one: it is named, and not removed."""
+    """An entry that can't be opened is named with its permissions as the reason, and is not removed."""
     store = fill(cache, "a", "b")
     entry = store.path(SET, "a")
     entry.unlink()
     monkeypatch.chdir(entry.parent)
-    with socket.socket(socket.AF_UNIX) as in_its_place:
-        in_its_place.bind(entry.name)  # which nobody may open, not even root
-    code, told = command("verify", "--remove")
-    assert code == 1 and list(told["damaged"]) == [str(entry)] and "permissions" in told["damaged"][str(entry)]
+    with socket.socket(socket.AF_UNIX) as unreadable:
+        unreadable.bind(entry.name)  # not even root can open a socket file
+    code, output = command("verify", "--remove")
+    assert code == 1 and list(output["damaged"]) == [str(entry)] and "permissions" in output["damaged"][str(entry)]
     assert entry.exists()
 
 
 @pytest.mark.parametrize("content", ['{"half', dataclasses.replace(RECIPE, resize=1).to_json()])
 def test_verify_finds_a_damaged_recipe(cache: Path, command: Command, content: str) -> None:
-    """A store whose recipe is torn or another's is named; no folder is made for that other recipe."""
+    """A store with a partial recipe or another store's recipe is named; no folder is created for the latter."""
     store = fill(cache, "a")
     (store.folder / "recipe.json").write_text(content)
-    code, told = command("verify", "--remove")
-    assert code == 1 and list(told["damaged"]) == [str(store.folder)]
-    assert "cache its videos again" in told["damaged"][str(store.folder)]
+    code, output = command("verify", "--remove")
+    assert code == 1 and list(output["damaged"]) == [str(store.folder)]
+    assert "cache its videos again" in output["damaged"][str(store.folder)]
     assert [path.name for path in cache.iterdir()] == [store.folder.name]
 
 
-def test_gc_removes_stores_that_no_run_uses(cache: Path, tmp_path: Path, command: Command) -> None:
-    """Only a store that no run was trained on and that was not written to lately goes, and only with --delete."""
+def test_gc_removes_unused_stores(cache: Path, tmp_path: Path, command: Command) -> None:
+    """A store is removed only if no run uses it, it was not written to recently, and --delete is set."""
     used, fresh, unused = (dataclasses.replace(RECIPE, sampling=f"every:{number}") for number in (1, 2, 3))
     stores = [fill(cache, "run/a", "walk/a", recipe=recipe) for recipe in (used, fresh, unused)]
     runs = tmp_path / "runs"
@@ -279,33 +280,45 @@ def test_gc_removes_stores_that_no_run_uses(cache: Path, tmp_path: Path, command
     age(cache, days=8)
     age(stores[1].path(SET, "walk/a"), days=6)
     before = files_below(cache)
-    code, told = command("gc", "--runs", runs)
-    assert code == 0 and kinds(told) == [("store out of use", stores[2].folder.name)]
-    assert told["garbage"][0]["num_bytes"] == sum(len(before[path]) for path in files_below(stores[2].folder))
+    code, output = command("gc", "--runs", runs)
+    assert code == 0 and kinds(output) == [("unused store", stores[2].folder.name)]
+    assert output["garbage"][0]["num_bytes"] == sum(len(before[path]) for path in files_below(stores[2].folder))
     assert files_below(cache) == before
-    code, told = command("gc", "--runs", runs, "--delete")
-    assert code == 0 and [garbage["removed"] for garbage in told["garbage"]] == [True]
+    code, output = command("gc", "--runs", runs, "--delete")
+    assert code == 0 and [garbage["removed"] for garbage in output["garbage"]] == [True]
     assert find_stores(cache) == (sorted(store.folder for store in stores[:2]), [])
     assert command("gc", "--runs", runs)[1] == {"garbage": [], "notes": []}
     assert len(command("gc", "--runs", runs, "--keep-days", 5)[1]["garbage"]) == 1
 
 
 @pytest.mark.parametrize("runs", ["missing", "damaged"])
-def test_gc_keeps_stores_whose_use_is_not_known(cache: Path, tmp_path: Path, command: Command, runs: str) -> None:
-    """Where the folder of runs is not there, or a run does not tell its recipe, no store goes, and it is said why."""
+def test_gc_keeps_stores_if_their_use_is_unknown(cache: Path, tmp_path: Path, command: Command, runs: str) -> None:
+    """If the folder of runs is missing or a run has no recipe, no store is removed and a note says why."""
     fill(cache, "a")
     age(cache, days=100)
     if runs == "damaged":
         (make_run(tmp_path / "damaged" / "a-run", RECIPE) / "recipe.json").unlink()
-    code, told = command("gc", "--runs", tmp_path / runs, "--delete")
-    assert (code, told["garbage"]) == (0, [])
-    (note,) = told["notes"]
+    code, output = command("gc", "--runs", tmp_path / runs, "--delete")
+    assert (code, output["garbage"]) == (0, [])
+    (note,) = output["notes"]
     assert str(tmp_path / runs) in note
     assert len(find_stores(cache)[0]) == 1
 
 
-def test_gc_leaves_alone_what_is_no_store(cache: Path, tmp_path: Path, command: Command) -> None:
-    """Other folders in the cache stay, runs (which have a recipe.json too) and stores with a damaged one among them."""
+def test_gc_ignores_runs_without_video(cache: Path, tmp_path: Path, command: Command) -> None:
+    """A run without a recipe uses no store if its config names a task without video, and only then."""
+    fill(cache, "a")
+    age(cache, days=100)
+    run_folder = make_run(tmp_path / "runs" / "a-run", RECIPE)
+    (run_folder / "recipe.json").unlink()
+    (run_folder / "config.yaml").write_text(yaml.safe_dump({"dataset": "addition"}))
+    assert [kind for kind, _ in kinds(command("gc", "--runs", tmp_path / "runs")[1])] == ["unused store"]
+    (run_folder / "config.yaml").write_text("dataset: [")
+    assert command("gc", "--runs", tmp_path / "runs")[1]["garbage"] == []
+
+
+def test_gc_keeps_other_folders(cache: Path, tmp_path: Path, command: Command) -> None:
+    """Folders that are not stores are kept, also runs (with a recipe.json) and stores with a damaged recipe."""
     make_run(cache / "a-run", RECIPE)
     store = fill(cache, "a")
     (store.folder / "recipe.json").write_text("{")
@@ -313,27 +326,27 @@ def test_gc_leaves_alone_what_is_no_store(cache: Path, tmp_path: Path, command: 
     (tmp_path / "runs").mkdir()
     age(cache, days=100)
     before = files_below(cache)
-    code, told = command("gc", "--runs", tmp_path / "runs", "--delete")
-    assert (code, told["garbage"]) == (0, []) and files_below(cache) == before
+    code, output = command("gc", "--runs", tmp_path / "runs", "--delete")
+    assert (code, output["garbage"]) == (0, []) and files_below(cache) == before
     for name in ("a-run: not a store", "notes: not a store", f"{store.folder.name}/recipe.json can't be read"):
-        assert any(name in note for note in told["notes"])
+        assert any(name in note for note in output["notes"])
 
 
-def test_gc_removes_what_killed_jobs_left(cache: Path, tmp_path: Path, command: Command) -> None:
-    """Temporary files of processes that are gone go, in stores and among the networks; work in progress stays."""
+def test_gc_removes_files_of_killed_jobs(cache: Path, tmp_path: Path, command: Command) -> None:
+    """Temporary files of dead processes are removed, in stores and among networks; those of running ones are kept."""
     store = fill(cache, "run/a")
     (cache / "onnx").mkdir()
     host, pid = os.uname().nodename, dead_pid()
     gone = [temporary_of(store.path(SET, "run/a"), host, pid), temporary_of(cache / "onnx" / "net.onnx", host, pid)]
     kept = temporary_of(store.path(SET, "run/b"), host, os.getpid())
-    code, told = command("gc", "--runs", tmp_path, "--delete")
-    assert code == 0 and kinds(told) == [("left by a killed job", path.name) for path in gone]
+    code, output = command("gc", "--runs", tmp_path, "--delete")
+    assert code == 0 and kinds(output) == [("left by a killed job", path.name) for path in gone]
     assert kept.exists() and not any(path.exists() for path in gone)
     assert store.path(SET, "run/a").exists()
 
 
-def test_gc_removes_entries_of_videos_no_longer_there(cache: Path, tmp_path: Path, command: Command) -> None:
-    """With a dataset, entries of videos that it does not have go, in all views and stores; other datasets' stay."""
+def test_gc_removes_entries_of_removed_videos(cache: Path, tmp_path: Path, command: Command) -> None:
+    """Given a dataset, entries of videos that it lacks are removed in all views and stores; other datasets are kept."""
     root = tmp_path / "videos"
     videos = ["run/a.avi", "run/b.avi", "walk/a.avi"]
     name = class_folders(root, *videos)
@@ -344,13 +357,13 @@ def test_gc_removes_entries_of_videos_no_longer_there(cache: Path, tmp_path: Pat
             store.write(name, video_id, make_features([[1.0]]), view)
         orphans += [store.path(name, "run/gone.avi", view) for view in (CENTER, FLIPPED)]
     assert command("gc", "--runs", tmp_path, "--delete")[1]["garbage"] == []
-    code, told = command("gc", "--runs", tmp_path, "--dataset", "folder", "--root", root, "--delete")
-    assert code == 0 and {garbage["path"] for garbage in told["garbage"]} == set(map(str, orphans))
+    code, output = command("gc", "--runs", tmp_path, "--dataset", "folder", "--root", root, "--delete")
+    assert code == 0 and {garbage["path"] for garbage in output["garbage"]} == set(map(str, orphans))
     assert len(list(cache.rglob("*.safetensors"))) == 14
 
 
 def test_gc_removes_stale_packed_copies(cache: Path, tmp_path: Path, command: Command) -> None:
-    """A packed copy goes when an entry was written since; one that is as its entries are, stays and is used."""
+    """A packed copy is removed if an entry was written since; a valid copy is kept and usable."""
     store = fill(cache, "a", "b")
     store.write("other", "a", make_features([[1.0]]))
     for dataset, videos in ((SET, ["a", "b"]), ("other", ["a"])):
@@ -359,46 +372,46 @@ def test_gc_removes_stale_packed_copies(cache: Path, tmp_path: Path, command: Co
     unnamed.write_bytes(b"from a job that was killed before the index named it")
     assert kinds(command("gc", "--runs", tmp_path)[1]) == [("stale packed copy", unnamed.name)]
     store.write(SET, "b", make_features([[7.0, 8.0]]))
-    _, told = command("gc", "--runs", tmp_path, "--delete")
-    assert {kind for kind, _ in kinds(told)} == {"stale packed copy"} and len(told["garbage"]) == 3
+    _, output = command("gc", "--runs", tmp_path, "--delete")
+    assert {kind for kind, _ in kinds(output)} == {"stale packed copy"} and len(output["garbage"]) == 3
     assert open_packed(store, "other", ["a"], (CENTER,)) is not None
     assert len(list((store.folder / "packed").iterdir())) == 2
 
 
-def test_gc_removes_networks_out_of_use(cache: Path, tmp_path: Path, command: Command) -> None:
-    """An exported network that was neither made nor read for a week goes; one that was read stays."""
+def test_gc_removes_unused_networks(cache: Path, tmp_path: Path, command: Command) -> None:
+    """An exported network that was neither written nor read for a week is removed; one that was read is kept."""
     (cache / "onnx").mkdir()
     old, used = cache / "onnx" / "old.onnx", cache / "onnx" / "used.onnx"
     for network in (old, used):
         network.write_bytes(b"network")
         age(network, days=8)
     os.utime(used, (time.time(), used.stat().st_mtime))
-    _, told = command("gc", "--runs", tmp_path, "--delete")
-    assert kinds(told) == [("network out of use", "old.onnx")]
+    _, output = command("gc", "--runs", tmp_path, "--delete")
+    assert kinds(output) == [("unused network", "old.onnx")]
     assert used.exists() and not old.exists()
 
 
-def test_gc_keeps_the_last_true_line_of_a_failure(cache: Path, tmp_path: Path, command: Command) -> None:
-    """Of each video that failed last the last line stays; lines of videos that have features since go."""
+def test_gc_keeps_the_last_line_of_each_current_failure(cache: Path, tmp_path: Path, command: Command) -> None:
+    """A failed video keeps its last line; lines of videos that have features since are removed."""
     store = fill(cache)
-    for video_id, reason in [("bad", "first"), ("mended", "once"), ("replaced", "now"), ("bad", "last")]:
+    for video_id, reason in [("bad", "first"), ("fixed", "once"), ("replaced", "now"), ("bad", "last")]:
         store.note_failure(SET, video_id, Path(video_id), reason)
-    fill(cache, "mended", "replaced")
-    os.utime(store.path(SET, "mended"), (time.time() + 10,) * 2)
-    age(store.path(SET, "replaced"), days=1)  # features of the file that was there before the one that failed
+    fill(cache, "fixed", "replaced")
+    os.utime(store.path(SET, "fixed"), (time.time() + 10,) * 2)
+    age(store.path(SET, "replaced"), days=1)  # features of an earlier file than the one that failed
     log = store.errors_path(SET)
     before = log.read_text()
-    _, told = command("gc", "--runs", tmp_path)
-    assert kinds(told) == [("failures since mended or repeated", "errors.jsonl")] and log.read_text() == before
+    _, output = command("gc", "--runs", tmp_path)
+    assert kinds(output) == [("failures since fixed or repeated", "errors.jsonl")] and log.read_text() == before
     command("gc", "--runs", tmp_path, "--delete")
     kept = [json.loads(line) for line in log.read_text().splitlines()]
     assert {(line["video_id"], line["reason"]) for line in kept} == {("bad", "last"), ("replaced", "now")}
-    assert told["garbage"][0]["num_bytes"] == len(before) - len(log.read_text())
+    assert output["garbage"][0]["num_bytes"] == len(before) - len(log.read_text())
     assert command("gc", "--runs", tmp_path)[1]["garbage"] == []
 
 
 def test_gc_loses_no_failure_noted_meanwhile(cache: Path) -> None:
-    """A job that notes a failure between looking and removing keeps its line."""
+    """A failure that a job notes between finding and removing is kept."""
     store = fill(cache)
     for _ in range(2):
         store.note_failure(SET, "bad", Path("bad"), "why")
@@ -408,8 +421,8 @@ def test_gc_loses_no_failure_noted_meanwhile(cache: Path) -> None:
     assert len(store.errors_path(SET).read_text().splitlines()) == 3
 
 
-def test_gc_half_done_leaves_a_store(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A removal that breaks off leaves what is still known to be a store, so that the next gc takes the rest."""
+def test_interrupted_gc_leaves_a_store(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an interrupted removal the rest is still a store, so that the next gc can remove it."""
     store = fill(cache, "run/a", "walk/a")
 
     def killed(path: Path) -> None:
@@ -425,10 +438,10 @@ def test_gc_half_done_leaves_a_store(cache: Path, monkeypatch: pytest.MonkeyPatc
     assert not list(cache.iterdir())
 
 
-def test_gc_names_what_it_could_not_remove(
+def test_gc_names_files_that_it_could_not_remove(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where one removal fails the others go on, the failure is named, and the exit code is 1."""
+    """If one removal fails, the others continue, the failure is printed, and the exit code is 1."""
     good, bad = cache / "good", cache / "bad"
     good.touch()
 
@@ -438,13 +451,13 @@ def test_gc_names_what_it_could_not_remove(
     found = Findings([Garbage("old", bad, 1, refuse), Garbage("old", good, 5, good.unlink)], [])
     monkeypatch.setattr(manage, "find_garbage", lambda *arguments: found)
     assert manage.gc(["--cache", str(cache), "--delete"]) == 1
-    told = capsys.readouterr().out
-    assert f"not removed: [Errno 1] Operation not permitted: '{bad}'" in told and "5.00B removed" in told
+    output = capsys.readouterr().out
+    assert f"not removed: [Errno 1] Operation not permitted: '{bad}'" in output and "5.00B removed" in output
     assert not good.exists()
 
 
-def test_gc_shows_a_few_of_many(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Thousands of orphans are a few lines and a count; --json has them all."""
+def test_gc_lists_a_few_of_many(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Many orphans are summarized in a few lines and a count."""
     root = tmp_path / "videos"
     name = class_folders(root, "run/a.avi", "run/b.avi", "walk/a.avi")
     store = FeatureStore(cache, RECIPE)
@@ -452,14 +465,14 @@ def test_gc_shows_a_few_of_many(cache: Path, tmp_path: Path, capsys: pytest.Capt
         store.write(name, f"gone{number}", make_features([[1.0]]))
     flags = ["--cache", str(cache), "--runs", str(tmp_path), "--dataset", "folder", "--root", str(root)]
     assert manage.gc(flags) == 0
-    told = capsys.readouterr().out
-    assert told.count("gone") == 5 and "... and 25 more" in told and "nothing was removed; --delete" in told
-    with pytest.raises(StoreError, match="--keep-days is at least 0, not -1"):
+    output = capsys.readouterr().out
+    assert output.count("gone") == 5 and "... and 25 more" in output and "nothing was removed. --delete" in output
+    with pytest.raises(StoreError, match="--keep-days .*at least 0, not -1"):
         manage.gc([*flags, "--keep-days", "-1"])
 
 
 def test_real_commands(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """Cache, look, damage, verify, mend, clear: through the command line, with its exit codes."""
+    """Cache, status, verify, repair and gc through the command line, with exit codes."""
     root, cache = tmp_path / "videos", tmp_path / "cache"
     for number in range(4):
         make_clip(root / ("run", "walk")[number % 2] / f"{number}.avi", 6, number)
@@ -475,8 +488,8 @@ def test_real_commands(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
         assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
         return message(done)
 
-    told = manager("status", *data, code=0)
-    assert f"{name} uniform:25" in told and told.split("packed copies")[0].split()[-3:] == ["4", "0", "1"]
+    output = manager("status", *data, code=0)
+    assert f"{name} uniform:25" in output and output.split("packed copies")[0].split()[-3:] == ["4", "0", "1"]
     bit_flipped(next(cache.rglob("0.avi.safetensors")), cache)
     assert "0.avi.safetensors" in manager("verify", code=1)
     assert "1 damaged and removed" in manager("verify", "--remove", code=0)
@@ -485,7 +498,7 @@ def test_real_commands(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
     assert done.returncode == 0 and json.loads(done.stdout)["num_extracted"] == 1
     assert "4 entries in 1 stores, 0 damaged" in manager("verify", code=0)
     (tmp_path / "runs").mkdir()
-    told = manager("gc", "--runs", tmp_path / "runs", "--keep-days", 0, "--delete", code=0)
-    assert f"store out of use: {name}" in told
-    assert "nothing is cached" in manager("status", code=0)
+    output = manager("gc", "--runs", tmp_path / "runs", "--keep-days", 0, "--delete", code=0)
+    assert f"unused store: {name}" in output
+    assert "contains no features" in manager("status", code=0)
     assert "--removed" in manager("verify", "--removed", code=2)

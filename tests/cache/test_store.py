@@ -1,4 +1,4 @@
-"""The feature store: what names it, that entries are whole, and that damage is noticed."""
+"""The feature store: its fingerprint, complete entries, and the detection of damage."""
 
 import ctypes
 import dataclasses
@@ -98,7 +98,7 @@ def store(tmp_path: Path) -> FeatureStore:
 
 
 def test_what_is_written_is_read(store: FeatureStore, tmp_path: Path) -> None:
-    """Features, frame indices and origin come back equal, also through a store opened anew."""
+    """Features, frame indices and origin are read back unchanged, also by a newly opened store."""
     store.write("set", "Class/v_a", a_video())
     again = FeatureStore(tmp_path, RECIPE)
     assert_same(again.read("set", "Class/v_a"), a_video())
@@ -106,7 +106,7 @@ def test_what_is_written_is_read(store: FeatureStore, tmp_path: Path) -> None:
 
 
 def test_features_are_stored_as_float16(store: FeatureStore) -> None:
-    """An entry holds float16 features and int32 indices, and hardly more bytes than they need: never float64."""
+    """An entry contains float16 features and int32 indices, with little overhead."""
     store.write("set", "v", a_video(num_frames=1000))
     path = store.path("set", "v")
     with safe_open(path, framework="numpy") as file:
@@ -116,7 +116,7 @@ def test_features_are_stored_as_float16(store: FeatureStore) -> None:
 
 
 def test_entry_can_be_read_by_whoever_may_read_new_files(store: FeatureStore) -> None:
-    """A store is shared: entries have the permissions that any new file gets, not their maker's alone."""
+    """A store is shared: entries have the permissions of any new file, not their owner's alone."""
     store.write("set", "v", a_video())
     usual = store.folder / "usual"
     usual.touch()
@@ -124,13 +124,13 @@ def test_entry_can_be_read_by_whoever_may_read_new_files(store: FeatureStore) ->
 
 
 def test_absent_entry_is_none(store: FeatureStore) -> None:
-    """A video that was never stored is absent, which is no damage."""
+    """A video that was never stored is absent, not damaged."""
     assert store.read("set", "v") is None
     assert store.origin("set", "v") is None
 
 
 def test_same_stem_in_two_folders_or_sets_does_not_collide(store: FeatureStore) -> None:
-    """Videos of one stem in two class folders, with two suffixes, or in two datasets, keep features of their own."""
+    """Videos with the same stem in two class folders, with two suffixes, or in two datasets have separate entries."""
     places = [("set", "run/a.avi"), ("set", "walk/a.avi"), ("set", "run/a.mp4"), ("set", "a.avi"), ("other", "a.avi")]
     for seed, (dataset, video_id) in enumerate(places):
         store.write(dataset, video_id, a_video(seed=seed))
@@ -140,32 +140,32 @@ def test_same_stem_in_two_folders_or_sets_does_not_collide(store: FeatureStore) 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(FeatureRecipe)])
 def test_fingerprint_changes_with_every_field(name: str) -> None:
-    """Whatever can change a number in the features changes the fingerprint: weights and transform too."""
-    assert name in OTHER_VALUES, f"say which other value {name} can have"
+    """Everything that can change a number in the features changes the fingerprint."""
+    assert name in OTHER_VALUES, f"add another value of {name}"
     other = dataclasses.replace(RECIPE, **{name: OTHER_VALUES[name]})
     assert other.fingerprint != RECIPE.fingerprint
     assert other.differences(RECIPE) == [f"{name}: {OTHER_VALUES[name]} / {getattr(RECIPE, name)}"]
 
 
-def test_fingerprint_is_that_of_the_numbers_alone() -> None:
-    """No label, split, path, dataset, runtime or number of workers is part of the recipe: one cache serves them all."""
+def test_fingerprint_ignores_everything_else() -> None:
+    """No label, split, path, dataset, runtime or number of workers is part of the recipe."""
     assert set(OTHER_VALUES) == set(json.loads(RECIPE.to_json()))
 
 
 def test_fingerprint_is_the_same_everywhere() -> None:
-    """The fingerprint is a pure function of the recipe: not of the process, the order of fields or the JSON detour."""
+    """The fingerprint depends on the recipe alone, not on the process or a JSON round trip."""
     assert RECIPE.fingerprint == "8e6bffcc612e48e9d01e3784f271897d146daaea0e4627a3a9840a486c575b1b"
     assert FeatureRecipe.from_json(RECIPE.to_json()) == RECIPE
 
 
-def test_recipe_lies_in_clear_beside_the_features(store: FeatureStore) -> None:
-    """Who looks into the store can read what made it."""
+def test_recipe_is_readable_beside_the_features(store: FeatureStore) -> None:
+    """The store's folder contains the recipe as readable JSON."""
     assert FeatureRecipe.from_json((store.folder / "recipe.json").read_text()) == RECIPE
     assert RECIPE.fingerprint.startswith(store.folder.name)
 
 
 def test_other_recipe_opens_another_folder(store: FeatureStore, tmp_path: Path) -> None:
-    """Features of another backbone are not seen, and lie beside the first ones."""
+    """Features of another backbone have a folder of their own."""
     store.write("set", "v", a_video())
     other = FeatureStore(tmp_path, dataclasses.replace(RECIPE, backbone="resnet50"))
     assert other.read("set", "v") is None
@@ -173,7 +173,7 @@ def test_other_recipe_opens_another_folder(store: FeatureStore, tmp_path: Path) 
 
 
 def test_mismatch_names_the_keys_that_differ(store: FeatureStore, tmp_path: Path) -> None:
-    """A folder whose recipe is not the one its name stands for is refused, with the differing keys and what to do."""
+    """A folder that contains another recipe is rejected, with the differing keys and what to do."""
     found = dataclasses.replace(RECIPE, crop=112, sampling="every:2")
     (store.folder / "recipe.json").write_text(found.to_json())
     with pytest.raises(StoreError, match=r"crop: 224 / 112; sampling: uniform:25 / every:2.*Move the folder away"):
@@ -181,16 +181,16 @@ def test_mismatch_names_the_keys_that_differ(store: FeatureStore, tmp_path: Path
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"backbone": 1}'])
-def test_unreadable_recipe_is_told(store: FeatureStore, tmp_path: Path, text: str) -> None:
-    """A recipe that was damaged on disk gives one clear error, never a traceback or a guess."""
+def test_unreadable_recipe_is_an_error(store: FeatureStore, tmp_path: Path, text: str) -> None:
+    """A damaged recipe gives a clear error, not a traceback or a guess."""
     (store.folder / "recipe.json").write_text(text)
     with pytest.raises(StoreError, match=r"recipe\.json can't be read"):
         FeatureStore(tmp_path, RECIPE)
 
 
 @pytest.mark.parametrize("tenth", range(10))
-def test_cut_entry_is_noticed(store: FeatureStore, tenth: int) -> None:
-    """An entry cut off at any tenth of its length is damage on reading, and absent to the job."""
+def test_truncated_entry_is_detected(store: FeatureStore, tenth: int) -> None:
+    """An entry truncated anywhere is damaged when read, and missing for the job."""
     store.write("set", "v", a_video(num_frames=50))
     path = store.path("set", "v")
     content = path.read_bytes()
@@ -200,10 +200,10 @@ def test_cut_entry_is_noticed(store: FeatureStore, tenth: int) -> None:
     assert store.origin("set", "v") is None
 
 
-def test_every_flipped_bit_is_noticed(store: FeatureStore) -> None:
-    """One bit flipped anywhere, in the features, the indices or what is said of them, is never trusted.
+def test_every_flipped_bit_is_detected(store: FeatureStore) -> None:
+    """An entry with a flipped bit anywhere is damaged, or reads unchanged.
 
-    (A few bits, such as white space in the header, mean nothing: there the entry reads as it was.)
+    (A few bits, such as white space in the header, have no meaning.)
     """
     store.write("set", "v", a_video())
     path = store.path("set", "v")
@@ -222,7 +222,7 @@ def test_every_flipped_bit_is_noticed(store: FeatureStore) -> None:
 
 
 @pytest.mark.parametrize("content", [b"x" * 1000, b"RIFF" + bytes(1000), b"\x93NUMPY\x01\x00" + bytes(500)])
-def test_foreign_content_is_noticed(store: FeatureStore, content: bytes) -> None:
+def test_foreign_content_is_detected(store: FeatureStore, content: bytes) -> None:
     """A file of another format under an entry's name is damage, not a crash."""
     store.write("set", "v", a_video())
     store.path("set", "v").write_bytes(content)
@@ -231,8 +231,8 @@ def test_foreign_content_is_noticed(store: FeatureStore, content: bytes) -> None
     assert store.origin("set", "v") is None
 
 
-def test_entry_of_another_recipe_is_noticed(store: FeatureStore, tmp_path: Path) -> None:
-    """An intact entry copied from another recipe's folder is not trusted."""
+def test_entry_of_another_recipe_is_detected(store: FeatureStore, tmp_path: Path) -> None:
+    """An intact entry copied from another recipe's folder is damage."""
     other = FeatureStore(tmp_path, dataclasses.replace(RECIPE, crop=112))
     other.write("set", "v", a_video())
     store.path("set", "v").parent.mkdir()
@@ -242,8 +242,8 @@ def test_entry_of_another_recipe_is_noticed(store: FeatureStore, tmp_path: Path)
     assert store.origin("set", "v") is None
 
 
-def test_entry_of_another_video_is_noticed(store: FeatureStore) -> None:
-    """An intact entry under another video's name is not trusted."""
+def test_entry_of_another_video_is_detected(store: FeatureStore) -> None:
+    """An intact entry under another video's name is damage."""
     store.write("set", "a", a_video())
     store.path("set", "a").rename(store.path("set", "b"))
     with pytest.raises(DamagedEntry):
@@ -252,7 +252,7 @@ def test_entry_of_another_video_is_noticed(store: FeatureStore) -> None:
 
 
 def test_damaged_entry_is_replaced(store: FeatureStore) -> None:
-    """Writing again over a damaged entry mends it; removing one that is not there is no error."""
+    """Writing again replaces a damaged entry; removing a missing one is not an error."""
     store.write("set", "v", a_video())
     store.path("set", "v").write_bytes(b"")
     store.write("set", "v", a_video(seed=1))
@@ -263,16 +263,16 @@ def test_damaged_entry_is_replaced(store: FeatureStore) -> None:
 
 
 def test_failures_are_appended_as_json_lines(store: FeatureStore) -> None:
-    """Each failure is one line with the video, its path, the reason and the time; names in any script survive."""
-    store.note_failure("set", "a/ü", Path("/x/a/ü.avi"), "holds\nno frame")
-    store.note_failure("set", "b", Path("/x/b\udcff.avi"), "is empty")  # a name that is no valid UTF-8
+    """Each failure is one line with the video, its path, the reason and the time; any name is kept."""
+    store.note_failure("set", "a/ü", Path("/x/a/ü.avi"), "has\nno frame")
+    store.note_failure("set", "b", Path("/x/b\udcff.avi"), "is empty")  # a name that is not valid UTF-8
     first, second = map(json.loads, store.errors_path("set").read_text().splitlines())
-    assert (first["video_id"], first["path"], first["reason"]) == ("a/ü", "/x/a/ü.avi", "holds\nno frame")
+    assert (first["video_id"], first["path"], first["reason"]) == ("a/ü", "/x/a/ü.avi", "has\nno frame")
     assert second["reason"] == "is empty" and second["time"]
 
 
 def test_shortfall_is_recorded(store: FeatureStore) -> None:
-    """A short file can be told by its entry alone; a header that counts a frame or two too many is not short."""
+    """The entry shows that a file is short; a header that counts one or two frames too many is accepted."""
     for decoded_frames, is_short in [(40, False), (38, False), (37, True), (1, True)]:
         origin = dataclasses.replace(ORIGIN, decoded_frames=decoded_frames)
         store.write("set", "v", dataclasses.replace(a_video(), origin=origin))
@@ -280,8 +280,8 @@ def test_shortfall_is_recorded(store: FeatureStore) -> None:
         assert found is not None and found.is_short == is_short
 
 
-def test_full_disk_leaves_no_torn_entry(tmp_path: Path) -> None:
-    """Where the disk takes no more, the error says so and what to do; neither entry nor temporary file is left."""
+def test_full_disk_leaves_no_partial_entry(tmp_path: Path) -> None:
+    """If the disk is full, the error says so and what to do; neither an entry nor a temporary file is left."""
     command = [sys.executable, "-c", WRITE_ON_A_FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -292,7 +292,7 @@ def test_full_disk_leaves_no_torn_entry(tmp_path: Path) -> None:
 
 
 def test_read_only_store_can_be_read(store: FeatureStore, tmp_path: Path) -> None:
-    """A store that may only be read serves what it holds; each attempt to write says clearly that it can't."""
+    """A read-only store can be read; each attempt to write fails with a clear error."""
     store.write("set", "a", a_video())
     folders = [tmp_path, store.folder, store.folder / "set"]
     abandoned = store.folder / "set" / ".b.safetensors.elsewhere.1.tmp"
@@ -300,7 +300,7 @@ def test_read_only_store_can_be_read(store: FeatureStore, tmp_path: Path) -> Non
     os.utime(abandoned, (0, 0))
 
     def obey_permissions() -> None:
-        ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE: root too has to obey
+        ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE: applies permissions to root
 
     for folder in folders:
         folder.chmod(0o555)
@@ -318,8 +318,8 @@ def test_read_only_store_can_be_read(store: FeatureStore, tmp_path: Path) -> Non
     assert len(refusals) == 3 and all("can't be written" in line and "Permission denied" in line for line in refusals)
 
 
-def test_file_where_the_store_should_be_is_told(tmp_path: Path) -> None:
-    """--cache that names a file gives a clear error."""
+def test_file_in_place_of_the_store_is_an_error(tmp_path: Path) -> None:
+    """A file as --cache gives a clear error."""
     (tmp_path / "cache").write_text("")
     with pytest.raises(StoreError, match="cache"):
         FeatureStore(tmp_path / "cache", RECIPE)

@@ -1,7 +1,7 @@
-"""The caching job against kill -9, other jobs, disks and time: what is in the store is right, and nothing is lost.
+"""The caching job under kill -9, concurrent jobs and bad disks: the store stays correct, and no work is lost.
 
-pytest tests/test_unbreakable.py -m slow -s            # killed 100 times
-KILLS=1000 KILL_SEED=7 pytest tests/test_unbreakable.py -m slow -s
+pytest tests/cache/test_unbreakable.py -m slow -s            # killed 100 times
+KILLS=1000 KILL_SEED=7 pytest tests/cache/test_unbreakable.py -m slow -s
 """
 
 import ctypes
@@ -22,9 +22,8 @@ from data.catalog import DataConfig, load_dataset
 from data.command import run_command
 from data.records import VideoRecord
 from pipeline.cache.__main__ import main
-from pipeline.cache.inventory import read_failures
 from pipeline.cache.job import FeatureCache
-from pipeline.cache.store import DamagedEntry, FeatureStore
+from pipeline.cache.store import DamagedEntry, FeatureStore, read_failures
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import FeatureConfig
 from tests.cache.test_job import Job, features_of, session_is_empty, two_classes
@@ -38,7 +37,7 @@ SECONDS_FOR_READERS_TO_END = 10.0
 
 
 def assert_all_intact(cache: Path) -> int:
-    """Every entry in the store is what was written for its video; how many."""
+    """Check that every entry in the store is intact; returns their number."""
     num_entries = 0
     for description in cache.glob("*/recipe.json"):
         store = FeatureStore(cache, FeatureRecipe.from_json(description.read_text()))
@@ -50,13 +49,13 @@ def assert_all_intact(cache: Path) -> int:
 
 
 def abandoned(cache: Path) -> set[Path]:
-    """All files that are none of those a store is made of."""
+    """All files that do not belong to a store."""
     kept = {".safetensors", ".onnx", ".json", ".jsonl", ".npy", ".index"}
     return {path for path in cache.rglob("*") if path.is_file() and path.suffix not in kept}
 
 
 class Killing:
-    """One job, killed and started again."""
+    """A job that is killed and restarted."""
 
     def __init__(self, job: Job, seed: int) -> None:
         self.job = job
@@ -64,10 +63,10 @@ class Killing:
         self.num_new: list[int] = []
 
     def kill_once(self, moment: str) -> None:
-        """Run the job until ``moment``, kill it, and look at what it leaves."""
+        """Run the job until ``moment``, kill it, and check what it leaves."""
         self._make_work()
         kept = {path: path.stat().st_mtime_ns for path in self.job.entries()}
-        rubbish = abandoned(self.job.cache)
+        leftovers = abandoned(self.job.cache)
         process = subprocess.Popen(
             self.job.command,
             cwd=REPOSITORY,
@@ -82,18 +81,18 @@ class Killing:
                     reader.kill()
                 time.sleep(self.rng.uniform(0, 0.5))
         finally:
-            process.kill()  # the parent only: its readers are left to themselves
+            process.kill()  # the parent only, not its readers
             process.wait()
         deadline = time.monotonic() + SECONDS_FOR_READERS_TO_END
         while not session_is_empty(process.pid):
             assert time.monotonic() < deadline, "readers are left running"
             time.sleep(0.02)
         found = {path: path.stat().st_mtime_ns for path in self.job.entries()}
-        assert kept.items() <= found.items(), "finished work is gone or was done again"
+        assert kept.items() <= found.items(), "finished work was lost or repeated"
         assert assert_all_intact(self.job.cache) == len(found)
         self.num_new.append(len(found) - len(kept))
         if self.num_new[-1]:
-            assert not rubbish & abandoned(self.job.cache), "temporary files outlive the next run"
+            assert not leftovers & abandoned(self.job.cache), "the next run did not remove temporary files"
 
     def _make_work(self) -> None:
         entries = self.job.entries()
@@ -111,12 +110,12 @@ class Killing:
             num_entries, seconds = num_kept + int(self.rng.integers(1, num_lacking)), self.rng.uniform(0, 0.1)
         while len(self.job.entries()) < num_entries and process.poll() is None:
             time.sleep(0.002)
-        assert process.poll() in (None, 0), f"it ended of itself with exit code {process.returncode}"
+        assert process.poll() in (None, 0), f"the job ended early with exit code {process.returncode}"
         time.sleep(seconds)
 
 
 def kill_again_and_again(job: Job, num_kills: int, seed: int) -> list[int]:
-    """How many entries each killed run made. Afterwards the job goes on to its end as if nothing had been."""
+    """Number of entries that each killed run stored. Afterwards the job is run to its end."""
     moments = ["at work, a reader first", "starting up", "at work", "at the end"]
     killing = Killing(job, seed)
     for number in range(num_kills):
@@ -129,10 +128,10 @@ def kill_again_and_again(job: Job, num_kills: int, seed: int) -> list[int]:
 
 
 def test_killed_three_times(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """kill -9 while a reader is lost, while starting up, at work: all entries stay whole, and the job goes on."""
+    """kill -9 after losing a reader, at start-up and at work: all entries stay intact, and the job resumes."""
     two_classes(tmp_path / "videos", NUM_VIDEOS)
     num_new = kill_again_and_again(Job(tmp_path / "videos", tiny_backbone), num_kills=3, seed=0)
-    assert num_new[0] > 0 and num_new[2] > 0, "it was killed before it did anything: the test shows nothing"
+    assert num_new[0] > 0 and num_new[2] > 0, "the job was killed before it stored anything: the test shows nothing"
 
 
 @pytest.mark.slow
@@ -140,7 +139,7 @@ def test_killed_three_times(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> 
 def test_killed_a_hundred_times(
     tmp_path: Path, tiny_backbone: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same over and over at random moments; the ONNX export lies in the store too."""
+    """The same many times at random moments, with an exported network in the cache."""
     num_kills = int(os.environ.get("KILLS", "100"))
     two_classes(tmp_path / "videos", NUM_VIDEOS)
     job = Job(tmp_path / "videos", tiny_backbone, "--runtime", "onnx")
@@ -152,7 +151,7 @@ def test_killed_a_hundred_times(
 
 @pytest.mark.parametrize("num_jobs", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_jobs_share_a_store_and_its_work(tmp_path: Path, tiny_backbone: tuple[str, Path], num_jobs: int) -> None:
-    """Jobs started together on one store all end well, corrupt nothing, and hardly do each other's work again."""
+    """Concurrent jobs on one store all succeed, corrupt nothing, and repeat little of each other's work."""
     two_classes(tmp_path / "videos", 2 * NUM_VIDEOS)
     job = Job(tmp_path / "videos", tiny_backbone, "--workers", "1")
     processes = [
@@ -174,7 +173,7 @@ Command = Callable[..., int]
 
 @pytest.fixture
 def cache_videos(tmp_path: Path, tiny_backbone: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs the command on four videos, in this process, with a cache folder; its exit code."""
+    """Runs the command on four videos in this process, with a cache folder; returns its exit code."""
     two_classes(tmp_path / "videos", 4)
 
     def run(cache: Path) -> int:
@@ -186,7 +185,7 @@ def cache_videos(tmp_path: Path, tiny_backbone: tuple[str, Path], monkeypatch: p
 
 
 def test_store_on_another_file_system(cache_videos: Command, tmp_path: Path) -> None:
-    """Nothing is renamed from one device to another: the store may lie anywhere."""
+    """The store may be on another file system, because nothing is renamed across devices."""
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no other file system at /dev/shm")
@@ -196,7 +195,7 @@ def test_store_on_another_file_system(cache_videos: Command, tmp_path: Path) -> 
 
 
 def test_store_behind_a_symbolic_link(cache_videos: Command, tmp_path: Path) -> None:
-    """A cache folder that is a link to a larger disk is filled there, and the link stays."""
+    """A cache folder that is a symbolic link is filled at its target, and the link is kept."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     assert cache_videos(tmp_path / "link") == 0
@@ -213,10 +212,10 @@ def a_link_to_nowhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [a_file, a_link_to_nowhere])
-def test_cache_that_cannot_be_a_folder_is_told(
+def test_cache_that_cannot_be_a_folder_is_an_error(
     cache_videos: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], None]
 ) -> None:
-    """A file or a dangling link where the store should be: exit code 2 and one clear line, and it is left alone."""
+    """A file or a dangling link as --cache gives exit code 2 and one clear line, and is not changed."""
     make(tmp_path / "store")
     assert cache_videos(tmp_path / "store") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -224,8 +223,8 @@ def test_cache_that_cannot_be_a_folder_is_told(
     assert (tmp_path / "store").is_symlink() or (tmp_path / "store").read_text() == "mine"
 
 
-def test_read_only_store_is_told(cache_videos: Command, tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """A job on a store that it may not write ends with code 2 and what to do; what the store holds stays."""
+def test_read_only_store_is_an_error(cache_videos: Command, tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """A job on a read-only store ends with code 2 and advice; existing entries are kept."""
     job = Job(tmp_path / "videos", tiny_backbone)
     assert cache_videos(job.cache) == 0
     lost, *kept = job.entries()
@@ -233,7 +232,7 @@ def test_read_only_store_is_told(cache_videos: Command, tmp_path: Path, tiny_bac
     folders = [job.cache, *(path for path in job.cache.rglob("*") if path.is_dir())]
 
     def obey_permissions() -> None:
-        ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE: root too has to obey
+        ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE: applies permissions to root
 
     for folder in folders:
         folder.chmod(0o555)
@@ -248,8 +247,8 @@ def test_read_only_store_is_told(cache_videos: Command, tmp_path: Path, tiny_bac
     assert sorted(job.entries()) == sorted(kept) and assert_all_intact(job.cache) == 3
 
 
-def test_quota_reached_while_a_failure_is_noted(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """Where ``errors.jsonl`` itself meets the limit: code 2, clear words, and what is noted later can be read."""
+def test_disk_full_while_a_failure_is_noted(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """If ``errors.jsonl`` itself reaches the limit: code 2, a clear error, and later lines are readable."""
     root = tmp_path / "videos"
     two_classes(root, 4)
     (root / "run" / "bad.avi").write_text("no video")
@@ -282,7 +281,7 @@ def cut_off(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def end_zeroed(content: bytes, rng: np.random.Generator) -> bytes:
-    """What a power cut leaves of a file whose length was written before its blocks were."""
+    """The effect of a power cut on a file whose length was written before its blocks."""
     start = rng.integers(len(content) - 100)
     return content[:start] + bytes(len(content) - start)
 
@@ -291,8 +290,8 @@ def longer(content: bytes, rng: np.random.Generator) -> bytes:
     return content + rng.bytes(100)
 
 
-def test_store_damaged_all_over_is_mended(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """30 entries damaged on disk, in four ways: exactly those are made again, and all features are as they were."""
+def test_widely_damaged_store_is_repaired(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """Of 40 entries, 30 are damaged in four ways: exactly those are recomputed, with the same features."""
     name, weights = tiny_backbone
     records = [
         VideoRecord(f"{number}.avi", make_clip(tmp_path / f"{number}.avi", 8, number), 0, "g") for number in range(40)
@@ -314,7 +313,7 @@ def test_store_damaged_all_over_is_mended(tmp_path: Path, tiny_backbone: tuple[s
             cache.store.read("set", records[number].video_id)
         except DamagedEntry:
             num_damaged += 1
-    assert num_damaged >= 28, "all but a bit of white space must be noticed"
+    assert num_damaged >= 28, "all damage but a bit of white space must be detected"
     after, summary = open_it().load("set", records)
     assert (summary.num_extracted, summary.num_failed) == (num_damaged, 0)
     for ours, theirs in zip(features_of(before, records), features_of(after, records), strict=True):

@@ -1,4 +1,4 @@
-"""The runtimes of the CNN: the same numbers from each, and one export."""
+"""The backbone's runtimes: they agree, and the network is exported once."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def relative_difference(a: NDArray[np.float16], b: NDArray[np.float16]) -> float
 
 
 def test_runtimes_agree_on_a_real_clip(action_data: Path, tmp_path: Path) -> None:
-    """Features of the default backbone are the same to 1e-3 whether ONNX Runtime or PyTorch made them."""
+    """ONNX Runtime and PyTorch give the same features of the default backbone to 1e-3."""
     backbone = load_backbone()
     frames = frames_of(action_data / "clips" / "v_Punch_g03_c01.avi", backbone, 4)
     onnx, torch_ = (make_encoder(backbone, CPU, runtime, tmp_path) for runtime in ("onnx", "torch"))
@@ -44,7 +44,7 @@ def test_runtimes_agree_on_a_real_clip(action_data: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])
 def test_features_do_not_depend_on_the_batch(tiny: Backbone, tmp_path: Path, runtime: str) -> None:
-    """A frame's features are the same alone and in a batch of any size, as float16 rows."""
+    """A frame has the same features alone and in a batch of any size."""
     frames = frames_of(make_clip(tmp_path / "a.avi", num_frames=5), tiny, 5)
     encoder = make_encoder(tiny, CPU, runtime, tmp_path)  # type: ignore[arg-type]
     together = encoder.encode(frames)
@@ -54,7 +54,7 @@ def test_features_do_not_depend_on_the_batch(tiny: Backbone, tmp_path: Path, run
 
 
 def test_network_is_exported_once(tiny: Backbone, tmp_path: Path) -> None:
-    """The second job takes the exported network that is there, and no temporary file is left."""
+    """The second job uses the existing exported network, and no temporary file is left."""
     make_encoder(tiny, CPU, "auto", tmp_path)
     (exported,) = tmp_path.iterdir()
     before = exported.stat()
@@ -65,7 +65,7 @@ def test_network_is_exported_once(tiny: Backbone, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1000, None])
 def test_damaged_network_is_exported_again(tiny: Backbone, tmp_path: Path, size: int | None) -> None:
-    """A bit of the exported network flipped, or its end lost: it is made again, and no feature with the damaged one."""
+    """An exported network with a flipped bit or a missing end is replaced before it is used."""
     make_encoder(tiny, CPU, "onnx", tmp_path)
     (exported,) = tmp_path.iterdir()
     whole = exported.read_bytes()
@@ -83,7 +83,7 @@ class _NotExportable(nn.Module):
 
 
 def test_network_that_cannot_be_exported_runs_on_pytorch(tiny: Backbone, tmp_path: Path) -> None:
-    """``auto`` says why and goes on with PyTorch; ``onnx`` asked for by name is an error with the way out."""
+    """``auto`` warns with the reason and uses PyTorch; an explicit ``onnx`` is an error with advice."""
     odd = Backbone("odd", _NotExportable(), 3, tiny.preprocessing, "none", "0" * 64)
     with pytest.warns(UserWarning, match="odd runs on PyTorch"):
         encoder = make_encoder(odd, CPU, "auto", tmp_path)
@@ -93,8 +93,8 @@ def test_network_that_cannot_be_exported_runs_on_pytorch(tiny: Backbone, tmp_pat
         make_encoder(odd, CPU, "onnx", tmp_path)
 
 
-def test_unknown_device_is_refused() -> None:
-    """A device that is not there is a clear error, never silently another one."""
+def test_unknown_device_is_rejected() -> None:
+    """A missing device is a clear error, never silently replaced by another one."""
     with pytest.raises(ConfigError, match="unknown --device 'tpu'"):
         choose_device("tpu")
     if not torch.cuda.is_available():
@@ -103,7 +103,7 @@ def test_unknown_device_is_refused() -> None:
 
 
 def test_batch_that_does_not_fit_is_halved(tiny: Backbone) -> None:
-    """Where a GPU's memory is too small for a batch, its halves are tried; where it is for one frame, that is told."""
+    """If a batch exceeds the GPU's memory, its halves are tried; if one frame does, the error is raised."""
 
     class SmallMemory(nn.Module):
         num_fitting = 3

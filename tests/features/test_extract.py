@@ -1,4 +1,4 @@
-"""Extraction: every feature belongs to its frame, whatever else is under way; failures cost one video."""
+"""Extraction: every feature belongs to its frame, and a failure affects one video only."""
 
 import dataclasses
 import os
@@ -41,7 +41,7 @@ Result = VideoFeatures | ExtractionFailure
 
 
 def extract_all(paths: Sequence[Path], sampling: FrameSampling = EVERY_FRAME, **settings: Any) -> list[Result]:
-    """The results of all videos, in the order of ``paths``; each video must have exactly one, of one view."""
+    """The results of all videos, in the order of ``paths``: exactly one each, with one view."""
     arguments: dict[str, Any] = {"encoder": ENCODER, "workers": 2, "timeout": 60} | settings
     results = list(extract(paths, BOARD, sampling, **arguments))
     assert sorted(position for position, _ in results) == list(range(len(paths)))
@@ -57,7 +57,7 @@ def only(videos: Sequence[VideoFeatures]) -> VideoFeatures:
 
 
 def assert_features_of(result: Result, number: int, indices: Sequence[int]) -> None:
-    """The features are those of these frames of clip ``number``, in this order."""
+    """Check that the features are those of these frames of clip ``number``, in this order."""
     assert isinstance(result, VideoFeatures)
     assert result.features.dtype == np.float16 and result.frame_indices.dtype == np.int32
     assert result.frame_indices.tolist() == list(indices)
@@ -66,14 +66,14 @@ def assert_features_of(result: Result, number: int, indices: Sequence[int]) -> N
 
 @pytest.fixture
 def hanging_video(tmp_path: Path) -> Iterator[Path]:
-    """A pipe that nobody writes to: opening it never ends."""
+    """A pipe that nobody writes to, so that opening it blocks."""
     path = tmp_path / "hanging.avi"
     os.mkfifo(path)
     yield path
 
 
 def test_features_belong_to_their_frames(tmp_path: Path) -> None:
-    """Batches are filled across videos whose blocks interleave; each video still gets its own features, in order."""
+    """Batches contain frames of several videos; each video still gets its own features, in order."""
     lengths = [3 * FRAMES_PER_BLOCK + 5, 1, 50, 2, FRAMES_PER_BLOCK, 40, 3, 90]
     paths = [make_clip(tmp_path / f"{number}.avi", length, number) for number, length in enumerate(lengths)]
     sizes: list[int] = []
@@ -85,11 +85,11 @@ def test_features_belong_to_their_frames(tmp_path: Path) -> None:
     results = extract_all(paths, encoder=Encoder(encode, BATCH_FRAMES, "numpy"))
     for number, length in enumerate(lengths):
         assert_features_of(results[number], number, range(length))
-    assert sizes[:-1] == [BATCH_FRAMES] * (len(sizes) - 1), "a batch was left half empty though frames were waiting"
+    assert sizes[:-1] == [BATCH_FRAMES] * (len(sizes) - 1), "a batch was not full although frames were waiting"
 
 
-def test_real_network_gives_what_it_gives_one_by_one(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """Through a real CNN, features of videos extracted together equal those of each extracted alone."""
+def test_videos_extracted_together_and_alone_agree(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """With a real CNN, videos extracted together get the same features as each alone."""
     backbone = load_backbone(*tiny_backbone)
     encoder = dataclasses.replace(make_encoder(backbone, choose_device("cpu"), "torch", tmp_path), batch_frames=5)
     paths = [make_clip(tmp_path / f"{number}.avi", 3 + 4 * number, number) for number in range(4)]
@@ -105,8 +105,8 @@ def test_real_network_gives_what_it_gives_one_by_one(tmp_path: Path, tiny_backbo
         np.testing.assert_allclose(result.features, alone.features, rtol=2e-3, atol=1e-3)
 
 
-def test_views_are_features_of_their_own(tmp_path: Path) -> None:
-    """Each view of each video gets its own features, in order, also where a batch ends between a frame's views."""
+def test_views_have_separate_features(tmp_path: Path) -> None:
+    """Each view of each video gets its own features, in order, even if a batch ends between a frame's views."""
     lengths = [40, 3, 11]
     paths = [make_clip(tmp_path / f"{number}.avi", length, number) for number, length in enumerate(lengths)]
     views = VIEWS[:2]
@@ -120,7 +120,7 @@ def test_views_are_features_of_their_own(tmp_path: Path) -> None:
 
 
 def test_whole_frames_give_the_same_features(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """The way over a GPU (whole frames travel, resize and crops there), run on the CPU, agrees with the other one."""
+    """The path for GPUs (whole frames, resized and cropped on the device), run on the CPU, agrees with the other."""
     backbone = load_backbone(*tiny_backbone)
     views = VIEWS[:3]
     paths = [make_clip(tmp_path / f"{number}.avi", 9 + number, number) for number in range(3)]
@@ -140,8 +140,8 @@ def test_whole_frames_give_the_same_features(tmp_path: Path, tiny_backbone: tupl
             assert difference < 1e-2 * np.abs(mine.features.astype(float)).max()
 
 
-def test_origin_tells_where_features_come_from(tmp_path: Path) -> None:
-    """Rate, frames promised and decoded, size of the file, decoder and runtime are recorded with the features."""
+def test_origin_describes_the_video_and_the_programs(tmp_path: Path) -> None:
+    """Frame rate, frame counts, file size, decoder and runtime are recorded with the features."""
     path = make_clip(tmp_path / "clip.avi", num_frames=30)
     (result,) = extract_all([path], FrameSampling.parse("uniform:4"))
     assert_features_of(result, 0, [3, 11, 18, 26])
@@ -156,8 +156,8 @@ def test_origin_tells_where_features_come_from(tmp_path: Path) -> None:
     }
 
 
-def test_failures_stand_among_good_videos(tmp_path: Path, hanging_video: Path) -> None:
-    """Damaged, empty, missing and hanging videos fail with their reason and cost the others nothing."""
+def test_failures_do_not_affect_good_videos(tmp_path: Path, hanging_video: Path) -> None:
+    """Damaged, empty, missing and hanging videos fail with their reason; the others succeed."""
     (tmp_path / "empty.avi").touch()
     (tmp_path / "text.avi").write_text("hello " * 500)
     bad = [tmp_path / "empty.avi", hanging_video, tmp_path / "text.avi", tmp_path / "missing.avi"]
@@ -169,13 +169,13 @@ def test_failures_stand_among_good_videos(tmp_path: Path, hanging_video: Path) -
         assert isinstance(result, ExtractionFailure) and reason in result.reason
 
 
-def test_frames_of_a_video_that_fails_half_way_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames that were handed out before a reader gave up end in no other video's features."""
+def test_frames_of_a_video_that_fails_half_way_are_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames that were read before the failure appear in no other video's features."""
     from pipeline.features import extract as module
     from pipeline.features.readers import Event, Failed, Frames, read_videos
 
     def with_failures(*arguments: Any, **settings: Any) -> Iterator[Event]:
-        """The real events, except that the second video fails where its last frames would come."""
+        """The real events, except that the second video fails instead of sending its last frames."""
         num_blocks = 0
         for event in read_videos(*arguments, **settings):
             if event.job != 1:
@@ -189,7 +189,7 @@ def test_frames_of_a_video_that_fails_half_way_are_dropped(tmp_path: Path, monke
 
     monkeypatch.setattr(module, "read_videos", with_failures)
     paths = [make_clip(tmp_path / f"{number}.avi", 45, number) for number in range(3)]
-    encoder = Encoder(board_means, 100, "numpy")  # so that its frames still wait when it fails
+    encoder = Encoder(board_means, 100, "numpy")  # so that its frames are still pending when it fails
     first, second, third = extract_all(paths, encoder=encoder, workers=1)
     assert_features_of(first, 0, range(45))
     assert second == ExtractionFailure("the decoder crashed (SIGSEGV)")
@@ -205,7 +205,7 @@ def cut_clip(folder: Path) -> Path:
 
 
 def test_short_file_is_kept_with_its_shortfall(tmp_path: Path) -> None:
-    """By default a file that breaks off gives what there is, and the record says how much is missing."""
+    """By default a truncated file gives its remaining features, and the origin records the shortfall."""
     (result,) = extract_all([cut_clip(tmp_path)])
     assert isinstance(result, VideoFeatures) and result.origin.is_short
     assert result.origin.header_frames == 40
@@ -213,23 +213,23 @@ def test_short_file_is_kept_with_its_shortfall(tmp_path: Path) -> None:
     assert_features_of(result, 0, range(result.origin.decoded_frames))
 
 
-def test_short_file_fails_where_that_is_asked(tmp_path: Path) -> None:
-    """With --on-short fail the same file is a failure that tells how many frames there are."""
+def test_short_file_fails_on_request(tmp_path: Path) -> None:
+    """With --on-short fail the same file fails, with the number of frames."""
     short, whole = extract_all([cut_clip(tmp_path), make_clip(tmp_path / "whole.avi", number=5)], on_short="fail")
     assert isinstance(short, ExtractionFailure)
     assert "cut.avi is short" in short.reason and "of 40 frames decode" in short.reason
     assert_features_of(whole, 5, range(20))
 
 
-def test_file_that_ends_before_the_first_wanted_frame_fails(tmp_path: Path) -> None:
-    """Where not one of the wanted frames is left, there is a reason, never an empty entry or a crash."""
+def test_file_that_ends_before_the_first_sampled_frame_fails(tmp_path: Path) -> None:
+    """If no sampled frame can be decoded, the video fails with a reason, without an empty entry or a crash."""
     (result,) = extract_all([cut_clip(tmp_path)], FrameSampling.parse("uniform:1"))
     assert isinstance(result, ExtractionFailure)
-    assert "ends before the first frame wanted" in result.reason
+    assert "ends before the first sampled frame" in result.reason
 
 
 def test_features_beyond_float16_are_a_failure(tmp_path: Path) -> None:
-    """A backbone whose features overflow float16 is told of; infinity is never stored."""
+    """Features that overflow float16 are a failure with a reason; infinity is never stored."""
 
     def encode(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
         with np.errstate(over="ignore"):
@@ -239,8 +239,8 @@ def test_features_beyond_float16_are_a_failure(tmp_path: Path) -> None:
     assert isinstance(result, ExtractionFailure) and "not finite" in result.reason
 
 
-def test_videos_are_started_only_as_fast_as_the_network_takes_them(tmp_path: Path) -> None:
-    """Back-pressure: with a slow CNN the readers are never more than a few videos ahead, however many there are."""
+def test_readers_do_not_run_far_ahead_of_the_network(tmp_path: Path) -> None:
+    """Back-pressure: with a slow CNN the readers are only a few videos ahead, however many there are."""
     clip = make_clip(tmp_path / "clip.avi", FRAMES_PER_BLOCK)
     num_started = 0
 
@@ -263,8 +263,8 @@ def test_videos_are_started_only_as_fast_as_the_network_takes_them(tmp_path: Pat
     assert max(ahead) < 20
 
 
-def test_results_come_while_others_are_read(tmp_path: Path, hanging_video: Path) -> None:
-    """A video that is whole is handed out at once, to be stored, not when the last one is done."""
+def test_results_are_available_while_others_are_read(tmp_path: Path, hanging_video: Path) -> None:
+    """A complete video is yielded at once, to be stored, not after the last one."""
     paths = [make_clip(tmp_path / "clip.avi", 2 * BATCH_FRAMES), hanging_video]
     results = extract(paths, BOARD, EVERY_FRAME, ENCODER, workers=2, timeout=60)
     with closing(results):
@@ -274,7 +274,7 @@ def test_results_come_while_others_are_read(tmp_path: Path, hanging_video: Path)
 
 
 def test_leaving_early_ends_threads_and_processes(tmp_path: Path, hanging_video: Path) -> None:
-    """Ctrl-C, or an error of the CNN, while a video hangs: nothing is left running, and nobody waits for the limit."""
+    """Ctrl-C, or an error of the CNN, while a video hangs: everything ends, without waiting for the time limit."""
 
     def out_of_memory(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
         raise RuntimeError("out of memory")
@@ -288,8 +288,8 @@ def test_leaving_early_ends_threads_and_processes(tmp_path: Path, hanging_video:
     assert "readers" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_recipe_says_all_that_makes_the_features(tiny_backbone: tuple[str, Path]) -> None:
-    """Backbone, weights, preprocessing and sampling reach the recipe as they are used."""
+def test_recipe_contains_all_settings(tiny_backbone: tuple[str, Path]) -> None:
+    """Backbone, weights, preprocessing and sampling are in the recipe as used."""
     backbone = load_backbone(*tiny_backbone)
     recipe = make_recipe(backbone, FrameSampling.parse("every:3"))
     assert (recipe.backbone, recipe.weights_sha256, recipe.sampling) == (

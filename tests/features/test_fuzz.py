@@ -1,7 +1,7 @@
-"""Damaged files by the thousand through the caching job: each is named, or its loss is recorded; none stops the job.
+"""Thousands of damaged files in the caching job: each fails or has its loss recorded, and none stops the job.
 
-pytest tests/test_fuzz.py -m slow -s                      # 2,000 files
-FUZZ_FILES=20000 FUZZ_SEED=7 pytest tests/test_fuzz.py -m slow -s
+pytest tests/features/test_fuzz.py -m slow -s                      # 2,000 files
+FUZZ_FILES=20000 FUZZ_SEED=7 pytest tests/features/test_fuzz.py -m slow -s
 """
 
 import json
@@ -27,14 +27,14 @@ from tests.helpers.mutations import CUTS, MUTATIONS, NO_VIDEO
 
 SECONDS_WITHOUT_A_FRAME = 10.0
 FILES_AT_A_TIME = 100
-# How many of a file's frames may be missing at its end without anybody being told: AVI and MP4 count their frames,
-# Matroska tells a duration, which may be that of a sound track. Other containers promise nothing.
+# Fraction of a file's frames that may be missing at its end without being detected: AVI and MP4 count their frames,
+# Matroska has a duration only, which may be that of a sound track. Other containers have neither.
 UNNOTICED = {".avi": 0.0, ".mp4": 0.0, ".mov": 0.0, ".mkv": 0.1, ".webm": 0.1}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was before the damage."""
+    """An intact file."""
 
     path: Path
     count: FrameCount
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Damaged:
-    """What was done to which file, and what came of it."""
+    """A damaged copy of a file."""
 
     mutation: str
     source: Source
@@ -54,7 +54,7 @@ OpenCache = Callable[[str, str], FeatureCache]
 
 @pytest.fixture(scope="module")
 def open_cache(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: tuple[str, Path]) -> OpenCache:
-    """Opens the one store, with a sampling and a policy for short files."""
+    """Opens the store with a sampling and a policy for short files."""
     name, weights = tiny_backbone
     cache = tmp_path_factory.mktemp("cache")
 
@@ -76,7 +76,7 @@ def open_cache(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: tuple[st
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
-    """Small clips in every container that OpenCV writes here; and the real ones, where they are at hand."""
+    """Small clips in every container that OpenCV can write, and the real clips if they are available."""
     folder = tmp_path_factory.mktemp("sources")
     codecs = {"divx.avi": "XVID", "motion.avi": "MJPG", "a.mp4": "mp4v", "a.mov": "mp4v", "a.mkv": "mp4v"}
     codecs |= {"a.webm": "VP80", "a.wmv": "WMV2", "a.mpg": "MPEG"}
@@ -87,12 +87,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
 
 
 def damaged_files(sources: list[Source], folder: Path, num_files: int, seed: int) -> Iterator[Damaged]:
-    """Mutation after mutation in turn, each of a source drawn anew; written as they are asked for."""
+    """Apply all mutations in turn to random sources, and write the files lazily."""
     rng = np.random.default_rng(seed)
     for number in range(num_files):
         mutation = list(MUTATIONS)[number % len(MUTATIONS)]
         content = damaged = b""
-        while damaged == content:  # a mutation that finds nothing to damage in this file gets another
+        while damaged == content:  # the mutation does not apply to this file: try another
             source = sources[rng.integers(len(sources))]
             content = source.path.read_bytes()
             damaged = MUTATIONS[mutation](content, rng)
@@ -102,14 +102,14 @@ def damaged_files(sources: list[Source], folder: Path, num_files: int, seed: int
 
 
 def reasons(cache: FeatureCache, dataset: str) -> dict[str, str]:
-    """Why videos failed, as ``errors.jsonl`` has it."""
+    """Reasons by path, from ``errors.jsonl``."""
     log = cache.store.errors_path(dataset)
     lines = map(json.loads, log.read_text(encoding="utf-8").splitlines()) if log.exists() else ()
     return {line["path"]: line["reason"] for line in lines}
 
 
 def assert_sound(video: VideoFeatures) -> None:
-    """The entry says of itself nothing that can't be."""
+    """Check that the entry is consistent."""
     assert video.features.shape == (len(video.frame_indices), 96)
     assert 1 <= len(video.frame_indices) <= 4 and np.isfinite(video.features).all()
     assert (np.diff(video.frame_indices) > 0).all()
@@ -117,25 +117,25 @@ def assert_sound(video: VideoFeatures) -> None:
 
 
 def outcome_of(file: Damaged, video: VideoFeatures | None, reason: str | None) -> str:
-    """``whole``, ``short``, ``failed``, ``hung`` or ``crashed``, once it is sure that it is one that can be right."""
-    said = f"{file.mutation} of {file.source.path.name}: {video.origin if video else reason}"
-    assert (video is None) != (reason is None), f"neither stored nor named, or both: {said}"
+    """``whole``, ``short``, ``failed``, ``hung`` or ``crashed``; fails if it can't be right for this damage."""
+    case = f"{file.mutation} of {file.source.path.name}: {video.origin if video else reason}"
+    assert (video is None) != (reason is None), f"neither stored nor named, or both: {case}"
     if video is None:
-        assert reason, said
+        assert reason, case
         return next((word for word in ("hung", "crashed") if word in reason), "failed")
     assert_sound(video)
-    assert video.origin.decoded_frames <= video.origin.header_frames + USUAL_OVERCOUNT, f"not all is sampled: {said}"
-    assert file.mutation not in NO_VIDEO, said
+    assert video.origin.decoded_frames <= video.origin.header_frames + USUAL_OVERCOUNT, f"frames not sampled: {case}"
+    assert file.mutation not in NO_VIDEO, case
     before, num_decoded = file.source.count, video.origin.decoded_frames
-    assert num_decoded <= before.header_frames or file.mutation == "block repeated", f"frames out of nowhere: {said}"
+    assert num_decoded <= before.header_frames or file.mutation == "block repeated", f"too many frames: {case}"
     if file.mutation in CUTS and file.source.path.suffix in UNNOTICED:
         unnoticed = USUAL_OVERCOUNT + UNNOTICED[file.source.path.suffix] * before.header_frames
-        assert video.origin.is_short or before.header_frames - num_decoded <= unnoticed, f"nobody is told: {said}"
+        assert video.origin.is_short or before.header_frames - num_decoded <= unnoticed, f"undetected: {case}"
     return "short" if video.origin.is_short else "whole"
 
 
 def fuzz(open_cache: OpenCache, sources: list[Source], folder: Path, num_files: int, seed: int) -> Counter[str]:
-    """How many files ended how; each is checked and then deleted."""
+    """Number of files by outcome; each file is checked and then deleted."""
     outcomes: Counter[str] = Counter()
     originals = [VideoRecord(source.path.name, source.path, 0, source.path.name) for source in sources]
     files = damaged_files(sources, folder, num_files, seed)
@@ -169,20 +169,20 @@ def fuzz(open_cache: OpenCache, sources: list[Source], folder: Path, num_files: 
     return outcomes
 
 
-def assert_begins_like(cut_off: VideoFeatures, whole: VideoFeatures | None) -> None:
-    """Frames of a file that was cut off are the frames that stand at these places in the whole file.
+def assert_begins_like(truncated: VideoFeatures, whole: VideoFeatures | None) -> None:
+    """Check that the frames of a truncated file equal the frames of the whole file at these indices.
 
-    The last ones before the cut may be half a picture, or build on one.
+    The last ones before the cut may be partial pictures, or depend on one.
     """
     assert whole is not None
     expected = dict(zip(whole.frame_indices.tolist(), whole.features, strict=True))
-    for index, features in zip(cut_off.frame_indices.tolist(), cut_off.features, strict=True):
-        if index in expected and index < cut_off.origin.decoded_frames - 4:
+    for index, features in zip(truncated.frame_indices.tolist(), truncated.features, strict=True):
+        if index in expected and index < truncated.origin.decoded_frames - 4:
             np.testing.assert_allclose(features, expected[index], rtol=2e-2, atol=2e-2)
 
 
 def test_every_mutation_is_found_or_recorded(open_cache: OpenCache, sources: list[Source], tmp_path: Path) -> None:
-    """Each kind of damage at least twice: no file is passed over, none stops the job or a good video among them."""
+    """Each kind of damage is applied twice: no file is skipped, and none affects the job or an intact video."""
     outcomes = fuzz(open_cache, sources, tmp_path, 2 * len(MUTATIONS), seed=0)
     assert outcomes.total() == 2 * len(MUTATIONS)
     assert min(outcomes[name] for name in ("whole", "short", "failed")) > 5, outcomes
@@ -194,7 +194,7 @@ def test_every_mutation_is_found_or_recorded(open_cache: OpenCache, sources: lis
 def test_thousands_of_damaged_files(
     open_cache: OpenCache, sources: list[Source], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same in bulk: rare combinations that make a decoder spin or crash cost one video each."""
+    """The same for many files: rare damage that makes a decoder hang or crash fails one video each."""
     num_files = int(os.environ.get("FUZZ_FILES", "2000"))
     outcomes = fuzz(open_cache, sources, tmp_path, num_files, seed=int(os.environ.get("FUZZ_SEED", "1")))
     with capsys.disabled():
@@ -203,7 +203,7 @@ def test_thousands_of_damaged_files(
 
 
 def variable_rate(path: Path) -> Path:
-    """20 pictures, the later ones shown ever longer."""
+    """20 frames with increasing durations."""
     options = [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1]
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 50, (64, 48), options)
     for index, frame in enumerate(plain_frames(20)):
@@ -236,8 +236,8 @@ ODD: dict[str, tuple[Callable[[Path], Path], int]] = {
 }
 
 
-def test_whole_but_odd_files_lose_nothing(open_cache: OpenCache, tmp_path: Path) -> None:
-    """Odd sizes, one frame, 4K, portrait, variable rate and grayscale give every frame, in one job."""
+def test_unusual_files_lose_no_frame(open_cache: OpenCache, tmp_path: Path) -> None:
+    """Odd sizes, one frame, 4K, portrait, variable rate and grayscale give every frame."""
     records = [VideoRecord(name, make(tmp_path / name), 0, name) for name, (make, _) in ODD.items()]
     cache = open_cache("every:1", "fail")
     summary = cache.fill("odd", records)
@@ -250,8 +250,8 @@ def test_whole_but_odd_files_lose_nothing(open_cache: OpenCache, tmp_path: Path)
         assert video.frame_indices.tolist() == list(range(num_frames))
 
 
-def test_rotated_files_lose_nothing(open_cache: OpenCache, action_data: Path) -> None:
-    """Films from phones, by 0, 90, 180 and 270 degrees, give every frame."""
+def test_rotated_files_lose_no_frame(open_cache: OpenCache, action_data: Path) -> None:
+    """Videos from phones, rotated by 0, 90, 180 and 270 degrees, give every frame."""
     paths = sorted((action_data / "clips").glob("rotated_*.mov"))
     records = [VideoRecord(path.name, path, 0, path.name) for path in paths]
     cache = open_cache("every:1", "fail")

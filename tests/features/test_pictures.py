@@ -1,4 +1,4 @@
-"""Frames as pictures: the sampled ones, whole folders, and bad videos named."""
+"""Frames as pictures: the sampled frames, complete folders, and bad videos named."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ import pytest
 
 from data.records import VideoRecord
 from models.preprocessing import Preprocessing, resize_and_crop
-from pipeline.features.pictures import extract_frames
+from pipeline.features.pictures import write_pictures
 from pipeline.features.readers import Event, Finished, read_videos
 from pipeline.settings.config import FeatureConfig
 from tests.helpers.clips import board_means, make_clip, told_by
@@ -22,7 +22,7 @@ from tests.helpers.commands import run
 
 
 def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
-    """Each video's sampled frames lie under their numbers, as large as they are; a bad video is named, exit code 1."""
+    """Each video's sampled frames are written by number in their original size; a bad video gives exit code 1."""
     for number in range(3):
         make_clip(tmp_path / "videos" / ("run", "walk")[number % 2] / f"{number}.avi", 20, number)
     (tmp_path / "videos" / "walk" / "bad.avi").write_bytes(b"no video")
@@ -45,7 +45,7 @@ def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
 
 
 def test_two_jobs_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A video whose pictures another job has finished meanwhile is well: they stay, and nothing else is left."""
+    """If another job finishes a video's pictures first, they are kept, and no other file is left."""
     record = VideoRecord("a.avi", make_clip(tmp_path / "a.avi"), 0, "g")
     folder = tmp_path / "frames"
 
@@ -57,13 +57,13 @@ def test_two_jobs_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.Monk
             yield event
 
     monkeypatch.setattr("pipeline.features.pictures.read_videos", read_while_another_job_finishes)
-    assert extract_frames([record], FeatureConfig(workers=1), folder) == 0
+    assert write_pictures([record], FeatureConfig(workers=1), folder) == 0
     assert [path.name for path in folder.iterdir()] == ["a.avi"]
     assert (folder / "a.avi" / "000000.jpg").read_text() == "theirs"
 
 
-def test_partial_folder_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
-    """What a killed job left is cleared, and the video is done anew."""
+def test_partial_folder_is_replaced(tmp_path: Path) -> None:
+    """The partial folder of a killed job is removed, and the video is written again."""
     record = VideoRecord("a.avi", make_clip(tmp_path / "a.avi"), 0, "g")
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -71,6 +71,6 @@ def test_partial_folder_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     leftover.mkdir(parents=True)
     (leftover / "000001.jpg").touch()
     config = FeatureConfig(sampling="uniform:2", workers=1)
-    assert extract_frames([record], config, tmp_path / "frames") == 0
+    assert write_pictures([record], config, tmp_path / "frames") == 0
     assert sorted(path.name for path in (tmp_path / "frames" / "a.avi").iterdir()) == ["000005.jpg", "000015.jpg"]
     assert not leftover.exists()

@@ -1,4 +1,4 @@
-"""Reader processes: right frames in order, and no video that can stop, starve or outlive the job."""
+"""Reader processes: correct frames in order, and no video or reader can block or outlive the job."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ EVERY_FRAME = FrameSampling.parse("every:1")
 READ_AND_STALL = """
 import sys, time
 from pathlib import Path
-from tests.processes import reader_processes
+from tests.helpers.processes import reader_processes
 from tests.features.test_readers import EVERY_FRAME, SMALL
 from pipeline.features.readers import read_videos
 
@@ -53,7 +53,7 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
 
 @pytest.fixture
 def hanging_video(tmp_path: Path) -> Iterator[Path]:
-    """A pipe that begins like an AVI file and then never delivers: whoever decodes it waits in native code."""
+    """A pipe that starts like an AVI file and then sends nothing: its decoder blocks in native code."""
     path = tmp_path / "hanging.avi"
     os.mkfifo(path)
     end = os.open(path, os.O_RDWR)
@@ -63,7 +63,7 @@ def hanging_video(tmp_path: Path) -> Iterator[Path]:
 
 
 def long_video(folder: Path) -> Path:
-    """40,000 frames without a header: to know how many there are, all are decoded once more."""
+    """40,000 frames without a header, so that counting them means decoding them all."""
     _, picture = cv2.imencode(".jpg", np.zeros((64, 64, 3), dtype=np.uint8))
     path = folder / "long.mjpeg"
     path.write_bytes(picture.tobytes() * 40_000)
@@ -73,26 +73,26 @@ def long_video(folder: Path) -> Path:
 def read(
     paths: list[Path], sampling: FrameSampling = EVERY_FRAME, workers: int = 1, timeout: float = 60
 ) -> dict[int, list[Event]]:
-    """All events, by job."""
+    """Read videos; returns all events, by job."""
     events: dict[int, list[Event]] = defaultdict(list)
     for event in read_videos(paths, sampling, SMALL, workers=workers, timeout=timeout):
         events[event.job].append(event)
     return events
 
 
-def assert_whole(events: list[Event], number: int, num_frames: int) -> None:
-    """The events of one video: every frame of clip ``number`` once, in order, then the end."""
+def assert_complete(events: list[Event], number: int, num_frames: int) -> None:
+    """Check the events of one video: every frame of clip ``number`` once, in order, then the end."""
     *blocks, end = events
     assert isinstance(end, Finished) and end.count.decoded_frames == num_frames
-    told: list[tuple[int, int]] = []
+    seen: list[tuple[int, int]] = []
     indices: list[int] = []
     for block in blocks:
         assert isinstance(block, Frames) and 0 < len(block.indices) <= FRAMES_PER_BLOCK
         assert block.pixels.dtype == np.uint8 and block.pixels.shape == (len(block.indices), 16, 16, 3)
-        told += told_by(board_means(block.pixels))
+        seen += told_by(board_means(block.pixels))
         indices += block.indices.tolist()
     assert indices == list(range(num_frames))
-    assert told == [(number, index) for index in indices]
+    assert seen == [(number, index) for index in indices]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
@@ -103,25 +103,25 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that its new parent has not asked after."""
+    """Whether a process is gone, or a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
 
 
-def test_frames_come_in_order_however_videos_interleave(tmp_path: Path) -> None:
-    """Videos shorter and longer than a block, read by two processes at once: each gives its own frames, in order."""
+def test_frames_are_in_order_however_videos_interleave(tmp_path: Path) -> None:
+    """Videos shorter and longer than a block, read by two processes, each give their own frames in order."""
     lengths = [100, 3, FRAMES_PER_BLOCK, 1, FRAMES_PER_BLOCK + 1, 50]
     paths = [make_clip(tmp_path / f"{number}.avi", length, number) for number, length in enumerate(lengths)]
     events = read(paths, workers=2)
     assert sorted(events) == list(range(len(paths)))
     for number, length in enumerate(lengths):
-        assert_whole(events[number], number, length)
+        assert_complete(events[number], number, length)
 
 
-def test_only_sampled_frames_are_handed_out(tmp_path: Path) -> None:
-    """uniform:4 of 40 frames gives exactly the four frames that it names, and the end tells of all 40."""
+def test_only_sampled_frames_are_returned(tmp_path: Path) -> None:
+    """uniform:4 of 40 frames gives exactly its four frames, and the end reports all 40."""
     path = make_clip(tmp_path / "clip.avi", num_frames=40)
     frames, end = read([path], FrameSampling.parse("uniform:4"))[0]
     assert isinstance(frames, Frames) and isinstance(end, Finished)
@@ -132,7 +132,7 @@ def test_only_sampled_frames_are_handed_out(tmp_path: Path) -> None:
 
 
 def test_bad_files_fail_alone_with_the_reason(tmp_path: Path) -> None:
-    """Empty, missing and foreign files each fail with file and reason; the video after them is read."""
+    """Empty, missing and foreign files fail with file and reason; the video after them is read."""
     (tmp_path / "empty.avi").touch()
     (tmp_path / "text.avi").write_text("not a video\n" * 100)
     (tmp_path / "folder.avi").mkdir()
@@ -144,11 +144,11 @@ def test_bad_files_fail_alone_with_the_reason(tmp_path: Path) -> None:
         (failed,) = events[job]
         assert isinstance(failed, Failed)
         assert name in failed.reason and reason in failed.reason
-    assert_whole(events[4], 0, 20)
+    assert_complete(events[4], 0, 20)
 
 
-def test_header_that_promises_billions_of_frames_is_not_believed(tmp_path: Path) -> None:
-    """A damaged frame count in the header is a failure with its reason; nobody makes room in memory for them all."""
+def test_header_with_billions_of_frames_is_rejected(tmp_path: Path) -> None:
+    """A damaged frame count in the header fails with a reason, and no memory is allocated for all those frames."""
     path = make_clip(tmp_path / "clip.avi", num_frames=20)
     content = bytearray(path.read_bytes())
     for place in (content.index(b"avih") + 8 + 16, content.index(b"strh") + 8 + 32):
@@ -159,15 +159,15 @@ def test_header_that_promises_billions_of_frames_is_not_believed(tmp_path: Path)
     assert isinstance(failed, Failed) and "promises 2147483647 frames" in failed.reason
 
 
-def test_hanging_reader_is_killed_and_costs_one_video(tmp_path: Path, hanging_video: Path) -> None:
-    """A file that never ends the decoder's waiting is given up after the time limit, also with one process only."""
+def test_hanging_reader_is_killed_and_fails_one_video(tmp_path: Path, hanging_video: Path) -> None:
+    """A file that blocks its decoder is given up after the time limit, even with a single process."""
     events = read([hanging_video, make_clip(tmp_path / "good.avi")], timeout=2)
     assert events[0] == [Failed(0, "no new frame for 2 s: the reader hung and was killed")]
-    assert_whole(events[1], 0, 20)
+    assert_complete(events[1], 0, 20)
 
 
 def test_hanging_reader_is_killed_while_others_work(tmp_path: Path, hanging_video: Path) -> None:
-    """The clock of a hanging reader runs on while other readers deliver, and while the caller is slow to take."""
+    """The time limit of a hanging reader also passes while other readers send frames and the caller is slow."""
     clip = make_clip(tmp_path / "good.avi", num_frames=2)
     paths = [hanging_video, *[clip] * 400]
     num_finished = 0
@@ -178,11 +178,11 @@ def test_hanging_reader_is_killed_while_others_work(tmp_path: Path, hanging_vide
             if isinstance(event, Failed):
                 break
     assert event.job == 0
-    assert num_finished < 200, "the hanging reader was only noticed when the others had nothing left to do"
+    assert num_finished < 200, "the hanging reader was only detected after the others had finished"
 
 
-def test_slow_caller_is_not_a_hanging_reader(tmp_path: Path) -> None:
-    """Readers that wait because nobody takes their frames are not killed, however long that lasts."""
+def test_slow_caller_does_not_make_a_reader_hang(tmp_path: Path) -> None:
+    """Readers that wait for the caller are not killed, however long that takes."""
     paths = [make_clip(tmp_path / f"{number}.avi", 70, number) for number in range(2)]
     events: dict[int, list[Event]] = defaultdict(list)
     for event in read_videos(paths, EVERY_FRAME, SMALL, workers=2, timeout=1):
@@ -190,20 +190,20 @@ def test_slow_caller_is_not_a_hanging_reader(tmp_path: Path) -> None:
         if sum(map(len, events.values())) == 1:
             time.sleep(3)
     for number in range(2):
-        assert_whole(events[number], number, 70)
+        assert_complete(events[number], number, 70)
 
 
-def test_long_decode_without_a_wanted_frame_is_no_hang(tmp_path: Path) -> None:
-    """The limit counts decoded frames, not wanted ones: a long video with few wanted frames is read to its end."""
+def test_long_decode_without_a_sampled_frame_is_not_a_hang(tmp_path: Path) -> None:
+    """The limit applies to decoded frames, not sampled ones: a long video with few sampled frames is read fully."""
     started = time.monotonic()
     frames, end = read([long_video(tmp_path)], FrameSampling.parse("uniform:1"), timeout=1)[0]
     assert isinstance(frames, Frames) and isinstance(end, Finished)
     assert frames.indices.tolist() == [20_000] and end.count.decoded_frames == 40_000
-    assert time.monotonic() - started > 1, "the video is too short to show anything"
+    assert time.monotonic() - started > 1, "the video is too short: the test shows nothing"
 
 
-def test_crashing_reader_costs_one_video(tmp_path: Path, hanging_video: Path) -> None:
-    """A reader that dies in the middle of a video (a crash in native code) is replaced; the signal is told."""
+def test_crashing_reader_fails_one_video(tmp_path: Path, hanging_video: Path) -> None:
+    """A reader that dies in the middle of a video (a crash in native code) is replaced; the reason names the signal."""
 
     def kill_the_reader() -> None:
         wait_until(lambda: bool(reader_processes()))
@@ -215,11 +215,11 @@ def test_crashing_reader_costs_one_video(tmp_path: Path, hanging_video: Path) ->
     events = read([hanging_video, make_clip(tmp_path / "good.avi")])
     killer.join()
     assert events[0] == [Failed(0, "the decoder crashed (SIGSEGV)")]
-    assert_whole(events[1], 0, 20)
+    assert_complete(events[1], 0, 20)
 
 
-def test_reader_that_dies_between_videos_costs_nothing(tmp_path: Path) -> None:
-    """A reader that is killed while it has nothing to do (by the kernel, for memory) is replaced unnoticed."""
+def test_reader_that_dies_between_videos_fails_none(tmp_path: Path) -> None:
+    """A reader that is killed while idle (say, out of memory) is replaced without a failure."""
     paths = [make_clip(tmp_path / f"{number}.avi", 5, number) for number in range(2)]
     events: dict[int, list[Event]] = defaultdict(list)
     for event in read_videos(paths, EVERY_FRAME, SMALL, workers=1, timeout=60):
@@ -229,11 +229,11 @@ def test_reader_that_dies_between_videos_costs_nothing(tmp_path: Path) -> None:
             reader.kill()
             os.waitid(os.P_PID, reader.pid, os.WEXITED | os.WNOWAIT)
     for number in range(2):
-        assert_whole(events[number], number, 5)
+        assert_complete(events[number], number, 5)
 
 
-def test_readers_wait_when_nobody_takes(tmp_path: Path) -> None:
-    """A reader stops decoding as soon as a block is not taken, so memory does not grow with a video's length."""
+def test_readers_wait_for_a_slow_caller(tmp_path: Path) -> None:
+    """A reader stops decoding until its block is received, so memory does not grow with a video's length."""
     with closing(read_videos([long_video(tmp_path)], EVERY_FRAME, SMALL, workers=1, timeout=60)) as events:
         next(events)
         (reader,) = reader_processes()
@@ -248,11 +248,11 @@ def test_readers_wait_when_nobody_takes(tmp_path: Path) -> None:
         assert seconds_computed() - before < 0.05
         for _ in range(200):
             next(events)
-        assert seconds_computed() - before > 0.05, "the reader had nothing left to do: the test shows nothing"
+        assert seconds_computed() - before > 0.05, "the reader had finished already: the test shows nothing"
 
 
-def test_ctrl_c_is_not_for_the_readers(tmp_path: Path) -> None:
-    """The signal that a terminal sends to every process ends no reader, not even one that is just starting."""
+def test_ctrl_c_does_not_end_readers(tmp_path: Path) -> None:
+    """SIGINT, which a terminal sends to every process, ends no reader, not even a starting one."""
     path = make_clip(tmp_path / "good.avi", FRAMES_PER_BLOCK)
 
     def interrupt_the_reader() -> None:
@@ -271,7 +271,7 @@ def test_ctrl_c_is_not_for_the_readers(tmp_path: Path) -> None:
 
 
 def test_closing_ends_the_processes(tmp_path: Path, hanging_video: Path) -> None:
-    """Whoever stops listening half-way leaves no process behind, not even one that hangs."""
+    """Closing the generator early leaves no process behind, not even one that hangs."""
     paths = [make_clip(tmp_path / "good.avi"), hanging_video, hanging_video]
     with closing(read_videos(paths, EVERY_FRAME, SMALL, workers=2, timeout=60)) as events:
         next(events)
@@ -279,8 +279,8 @@ def test_closing_ends_the_processes(tmp_path: Path, hanging_video: Path) -> None
     assert not reader_processes()
 
 
-def test_stop_is_obeyed_while_the_readers_are_silent(hanging_video: Path) -> None:
-    """Ctrl-C must not wait for a hanging video's time limit."""
+def test_stop_works_while_readers_are_silent(hanging_video: Path) -> None:
+    """A stop (Ctrl-C) does not wait for a hanging video's time limit."""
     stop = threading.Event()
     timer = threading.Timer(0.5, stop.set)
     timer.start()
@@ -291,7 +291,7 @@ def test_stop_is_obeyed_while_the_readers_are_silent(hanging_video: Path) -> Non
 
 
 def test_readers_end_when_their_parent_is_killed(tmp_path: Path, hanging_video: Path) -> None:
-    """kill -9 of the job leaves no process behind: neither the reader that hangs nor the one that waits to deliver."""
+    """kill -9 of the job leaves no process behind: neither a hanging reader nor one that waits to send."""
     command = [sys.executable, "-c", READ_AND_STALL, str(make_clip(tmp_path / "good.avi", 3000)), str(hanging_video)]
     job = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert job.stdout is not None
@@ -304,7 +304,7 @@ def test_readers_end_when_their_parent_is_killed(tmp_path: Path, hanging_video: 
 
 
 def test_plain_script_and_pool_worker_can_read(tmp_path: Path) -> None:
-    """A script needs no ``if __name__ == "__main__"``, and a daemonic worker of somebody's pool may start readers."""
+    """A script needs no ``if __name__ == "__main__"``, and a daemonic pool worker may start readers."""
     script = tmp_path / "script.py"
     script.write_text(READ_IN_A_POOL_WORKER)
     command = [sys.executable, str(script), str(make_clip(tmp_path / "good.avi"))]
@@ -313,17 +313,17 @@ def test_plain_script_and_pool_worker_can_read(tmp_path: Path) -> None:
     assert done.stdout == "[2]\n", done.stderr
 
 
-def test_folder_named_like_ours_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the user stands there may be a folder ``pipeline`` or ``data`` of their own."""
+def test_folder_with_our_name_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory may contain an unrelated folder ``pipeline``."""
     (tmp_path / "pipeline").mkdir()
     (tmp_path / "pipeline" / "readers.py").write_text("raise ImportError('not this one')")
     path = make_clip(tmp_path / "good.avi")
     monkeypatch.chdir(tmp_path)
-    assert_whole(read([path])[0], 0, 20)
+    assert_complete(read([path])[0], 0, 20)
 
 
-def test_views_come_one_behind_the_other(tmp_path: Path) -> None:
-    """Of each frame all views asked for, in their order; the first is the plain one, the second its mirror image."""
+def test_views_of_a_frame_are_consecutive(tmp_path: Path) -> None:
+    """Each frame gives all requested views in order: first the centre, then its mirror image."""
     path = make_clip(tmp_path / "good.avi", 40)
     plain = np.concatenate([event.pixels for event in read([path])[0] if isinstance(event, Frames)])
     views = VIEWS[:2]
@@ -334,7 +334,7 @@ def test_views_come_one_behind_the_other(tmp_path: Path) -> None:
 
 
 def test_whole_frames_in_blocks_of_bounded_size(tmp_path: Path) -> None:
-    """Without a preprocessing the frames come as decoded; however large they are, a block stays small."""
+    """Without preprocessing the frames are as decoded; however large they are, a block stays small."""
     path = tmp_path / "large.avi"
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25, (1920, 1080))
     for level in range(6):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.features.sampling
+import pipeline.training.clips
 from pipeline.features.sampling import FrameSampling, Indices, SamplingError
 from pipeline.training.clips import dense_clips, even_clips, random_clip
 
@@ -18,7 +19,7 @@ clip_lengths = st.integers(1, 300)
 
 
 def assert_clip(clip: Indices, num_frames: int, clip_frames: int | None, stride: int) -> None:
-    """The promises every clip keeps: in the video, at the stride, full where a full one fits."""
+    """Check the properties of every clip: within the video, at the stride, and of full length if that fits."""
     assert clip.dtype == np.int32 and clip.ndim == 1
     assert clip[0] >= 0 and clip[-1] < num_frames
     assert (np.diff(clip) == stride).all()
@@ -28,10 +29,11 @@ def assert_clip(clip: Indices, num_frames: int, clip_frames: int | None, stride:
         assert clip.tolist() == list(range(0, num_frames, stride))
 
 
-def test_worked_examples_are_true() -> None:
-    """The examples in the docstrings give what they show."""
-    results = doctest.testmod(pipeline.features.sampling)
-    assert results.attempted >= 6 and results.failed == 0
+def test_worked_examples_are_correct() -> None:
+    """The examples in the docstrings are correct."""
+    results = [doctest.testmod(module) for module in (pipeline.features.sampling, pipeline.training.clips)]
+    assert sum(result.failed for result in results) == 0
+    assert sum(result.attempted for result in results) >= 6
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_worked_examples_are_true() -> None:
     ],
 )
 def test_frame_sampling_by_example(text: str, num_frames: int, expected: list[int]) -> None:
-    """Shorter than k, exactly k, one frame, no frame: no index is doubled or out of range."""
+    """Videos shorter than k, of exactly k, one or no frames: no index is repeated or out of range."""
     indices = FrameSampling.parse(text).indices(num_frames)
     assert indices.dtype == np.int32
     assert indices.tolist() == expected
@@ -61,7 +63,7 @@ def test_frame_sampling_by_example(text: str, num_frames: int, expected: list[in
 
 @given(num_frames=lengths, value=st.integers(1, 300))
 def test_uniform_covers_the_whole_video_evenly(num_frames: int, value: int) -> None:
-    """One frame lies in each of the k equal pieces, so neither end of the video is left unseen."""
+    """Each of k equal segments gives one frame, so both ends of the video are covered."""
     indices = FrameSampling("uniform", value).indices(num_frames)
     assert len(indices) == min(value, num_frames)
     assert (np.diff(indices) > 0).all()
@@ -75,28 +77,28 @@ def test_uniform_covers_the_whole_video_evenly(num_frames: int, value: int) -> N
 
 @given(num_frames=lengths, value=st.integers(1, 300))
 def test_every_nth_reaches_the_end(num_frames: int, value: int) -> None:
-    """The frames are 0, n, 2n ... and no further one would fit."""
+    """The frames are 0, n, 2n ... up to the end of the video."""
     indices = FrameSampling("every", value).indices(num_frames)
     assert indices.tolist() == [i for i in range(num_frames) if i % value == 0]
 
 
 @given(kind=st.sampled_from(["uniform", "every"]), value=st.integers(1, 10**6))
 def test_sampling_is_written_as_it_is_parsed(kind: str, value: int) -> None:
-    """A sampling survives the way through a config file."""
+    """A sampling is unchanged after a round trip through a config file."""
     assert str(FrameSampling.parse(f"{kind}:{value}")) == f"{kind}:{value}"
 
 
 @pytest.mark.parametrize(
     "text", ["", "uniform", "uniform:", "uniform:0", "uniform:-3", "every:1.5", "evry:2", "25", "every:2:3"]
 )
-def test_unknown_sampling_is_refused(text: str) -> None:
-    """A typo in the sampling names what was written and both forms there are."""
+def test_unknown_sampling_is_rejected(text: str) -> None:
+    """A typo in the sampling is an error that quotes it and shows both valid forms."""
     with pytest.raises(SamplingError, match=f"no frame sampling '{text}'.*uniform:K.*every:N"):
         FrameSampling.parse(text)
 
 
-def test_sampling_made_by_hand_is_checked_too() -> None:
-    """A value that parse would refuse is refused by the constructor."""
+def test_the_constructor_checks_too() -> None:
+    """The constructor rejects the values that ``parse`` rejects."""
     with pytest.raises(SamplingError, match="every:0"):
         FrameSampling("every", 0)
 
@@ -121,7 +123,7 @@ def test_sampling_made_by_hand_is_checked_too() -> None:
 def test_even_clips_by_example(
     num_frames: int, clip_frames: int | None, num_clips: int, stride: int, expected: list[list[int]]
 ) -> None:
-    """Shorter than the clip, fewer places than clips, whole video, one frame, none."""
+    """Videos shorter than the clip, fewer positions than clips, the whole video, one frame, none."""
     assert [clip.tolist() for clip in even_clips(num_frames, clip_frames, num_clips, stride)] == expected
 
 
@@ -129,7 +131,7 @@ def test_even_clips_by_example(
 def test_even_clips_are_distinct_and_reach_both_ends(
     num_frames: int, clip_frames: int | None, num_clips: int, stride: int
 ) -> None:
-    """Clips keep their promises, never repeat, are as many as wanted where they fit, and touch both ends."""
+    """Clips are valid and distinct, as many as requested if they fit, and touch both ends."""
     clips = even_clips(num_frames, clip_frames, num_clips, stride)
     for clip in clips:
         assert_clip(clip, num_frames, clip_frames, stride)
@@ -140,19 +142,17 @@ def test_even_clips_are_distinct_and_reach_both_ends(
     elif clip_frames is None:
         assert len(clips) == 1
     else:
-        num_places = max(1, num_frames - (clip_frames - 1) * stride)
-        assert len(clips) == min(num_clips, num_places)
+        num_positions = max(1, num_frames - (clip_frames - 1) * stride)
+        assert len(clips) == min(num_clips, num_positions)
         if num_clips > 1:
-            assert (starts[0], starts[-1]) == (0, num_places - 1)
+            assert (starts[0], starts[-1]) == (0, num_positions - 1)
             gaps = np.diff(starts)
             assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
 
 
 @given(lengths, st.none() | clip_lengths, strides, st.integers(0, 2**32))
-def test_random_clip_keeps_the_promises_of_a_clip(
-    num_frames: int, clip_frames: int | None, stride: int, seed: int
-) -> None:
-    """A random clip is a clip, and the same seed draws the same one."""
+def test_random_clip_is_valid(num_frames: int, clip_frames: int | None, stride: int, seed: int) -> None:
+    """A random clip has the properties of a clip, and the same seed gives the same one."""
     clip = random_clip(num_frames, clip_frames, np.random.default_rng(seed), stride)
     if num_frames == 0:
         assert clip.size == 0 and clip.dtype == np.int32
@@ -162,7 +162,7 @@ def test_random_clip_keeps_the_promises_of_a_clip(
 
 
 def test_random_clip_starts_everywhere() -> None:
-    """Every place is drawn, the first and the last too, and about equally often."""
+    """Every position, including the first and the last, is drawn about equally often."""
     rng = np.random.default_rng(0)
     starts = [int(random_clip(8, 3, rng, stride=2)[0]) for _ in range(4000)]
     counts = np.bincount(starts, minlength=4)
@@ -185,13 +185,13 @@ def test_random_clip_starts_everywhere() -> None:
 def test_dense_clips_by_example(
     num_frames: int, clip_frames: int, stride: int, step: int, expected: list[list[int]]
 ) -> None:
-    """Steps that meet the end and steps that do not, shorter than the clip, one frame, none."""
+    """Steps that reach the end exactly and steps that do not, a video shorter than the clip, one frame, none."""
     assert [clip.tolist() for clip in dense_clips(num_frames, clip_frames, stride, step)] == expected
 
 
 @given(st.integers(0, 400), st.integers(1, 40), st.integers(1, 6), st.integers(1, 60))
-def test_dense_clips_leave_no_end_unseen(num_frames: int, clip_frames: int, stride: int, step: int) -> None:
-    """Clips begin at most a step apart, from the first place to the last; at stride 1 and step <= T all is covered."""
+def test_dense_clips_cover_the_video(num_frames: int, clip_frames: int, stride: int, step: int) -> None:
+    """Clips start at most a step apart, from first to last position; stride 1 and step <= T cover all frames."""
     clips = dense_clips(num_frames, clip_frames, stride, step)
     for clip in clips:
         assert_clip(clip, num_frames, clip_frames, stride)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from data.records import DatasetError, VideoDataset, VideoRecord
-from pipeline.evaluation.predictions import Predictions, video_predictions, video_probabilities
+from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import FORMAT, digest, read_metrics, run_digest, training_facts, versions
-from pipeline.evaluation.scoring import beliefs, predict
+from pipeline.evaluation.scoring import predict, probabilities_over_time
 from pipeline.evaluation.spectra import spectra
 from pipeline.reports.report import write_evaluation
 from pipeline.reports.strips import make_strips
@@ -184,7 +184,7 @@ def evaluate(plan: EvaluationPlan, features: DatasetFeatures, device: torch.devi
         predictions,
         facts,
         run.history(),
-        beliefs=beliefs(model, table, classes, device),
+        probabilities_over_time=probabilities_over_time(model, table, classes, device),
         seconds=features.seconds(table.records),
         strips=strips,
         spectra=before_and_after,
@@ -195,9 +195,7 @@ def evaluate(plan: EvaluationPlan, features: DatasetFeatures, device: torch.devi
 def most_telling_first(predictions: Predictions) -> Sequence[int]:
     """Videos (indices) in the order in which one would look at them: mistakes, right ones, missing ones; the surest
     first."""
-    right = video_predictions(predictions) == predictions.labels
-    confidence = video_probabilities(predictions).max(axis=1)
-    order: list[int] = np.lexsort((-confidence, right, predictions.missing)).tolist()
+    order: list[int] = np.lexsort((-predictions.confidence, predictions.correct, predictions.missing)).tolist()
     return order
 
 

@@ -17,7 +17,7 @@ from data.errors import UserError
 from data.progress import Progress
 from models.classifier import SequenceClassifier
 from models.config import ModelConfig
-from pipeline.evaluation.predictions import Predictions, true_class_ranks, video_probabilities
+from pipeline.evaluation.predictions import Predictions, true_class_ranks
 from pipeline.evaluation.scoring import predict
 from pipeline.settings.config import Config, TrainingConfig
 from pipeline.training.batches import Batch, FeatureTable, training_batches
@@ -288,7 +288,7 @@ def _parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[s
 
 def class_validation(predictions: Predictions) -> Validation:
     """Video-level top-1 and negative log-likelihood; the best has the highest accuracy, then the lowest loss."""
-    probabilities = video_probabilities(predictions)
+    probabilities = predictions.video_probabilities
     accuracy = float((true_class_ranks(probabilities, predictions.labels) == 0).mean())
     true = probabilities[np.arange(len(predictions.labels)), predictions.labels]
     loss = float(-np.log(true.clip(1e-12)).mean())

@@ -1,19 +1,19 @@
-"""How long scoring many runs takes on the CPU, and how much of it are the matrix products that it can't do without.
+"""Measure how long scoring many runs takes on the CPU, compared with the matrix products that it can't avoid.
 
     python -m benchmarks.evaluation                         # 10 runs x 3,783 videos x 10 clips, UCF101's first split
-    python -m benchmarks.evaluation --runs 2 --videos 500   # in less time
+    python -m benchmarks.evaluation --runs 2 --videos 500   # takes less time
 
-Measured in turn in one process, round after round:
+One process measures these in turn, round after round:
 
-floor   the products alone, into place, on operands that are already there: every stored frame projected once by each
-        model, ``clip_frames - 1`` steps of [clips, H] x [H, H] (before the first step the state is zero), the read-out.
-        In float32, on all cores, in blocks of the size that is fastest here for it.
-job     ``pipeline.scoring.predict`` and ``pipeline.evaluation.metrics`` for each run: stored float16 features in,
-        metrics with their intervals out. Reports, which take the same time for any network, are not in it.
-plain   the same scores from ``model(clips)``, each clip by itself, for one run: what sharing frames saves.
+floor   only the products, with preallocated operands and results: each model projects every stored frame once, does
+        ``clip_frames - 1`` steps of [clips, H] x [H, H] (before the first step the state is zero), and the read-out.
+        In float32, on all cores, with the block size that is fastest on this machine.
+job     ``pipeline.evaluation.scoring.predict`` and ``pipeline.evaluation.metrics.metrics`` for each run: from stored
+        float16 features to metrics with intervals. Reports are not included: they take the same time for any network.
+plain   the same scores from ``model(clips)``, one clip at a time, for one run: the cost without shared frames.
 
-The features are random numbers: they make no difference to the time. What counts are the ratios, which are medians over
-the rounds. LSTM and GRU read each clip by itself (``plain``), since PyTorch's layers take no projected frames.
+The features are random numbers, which does not affect the time. The ratios, medians over the rounds, are the result.
+LSTM and GRU always read each clip separately (``plain``), because PyTorch's layers don't accept projected frames.
 """
 
 import statistics
@@ -35,31 +35,31 @@ from models.config import ModelConfig
 from models.preprocessing import CENTER
 from pipeline.cache.packed import PackedFeatures, PackedVideo
 from pipeline.evaluation.metrics import metrics
-from pipeline.evaluation.predictions import Predictions, video_probabilities
+from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.scoring import CPU_CLIPS, predict
 from pipeline.features.recipe import Origin
 from pipeline.training.batches import FeatureTable, evaluation_blocks
 from pipeline.training.clips import ClipSampling
 
-FLOOR_CLIPS = (64, 128, 256, 512, 1024)  # of a block: the fastest is the floor
+FLOOR_CLIPS = (64, 128, 256, 512, 1024)  # clips per block: the fastest is the floor
 ORIGIN = Origin(25.0, 250, 250, 1, "none", "none")
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is scored."""
+    """The amount of work."""
 
     runs: int = 10
     videos: int = 3783
     clips: int = 10
-    """of each video"""
+    """clips of each video"""
     clip_frames: int = 16
-    """frames of a clip; the clips of a video overlap"""
+    """frames of each clip; the clips of a video overlap"""
     frames: int = 25
-    """stored of each video"""
+    """stored frames of each video"""
     features: int = 1280
-    """of each frame"""
+    """features of each frame"""
     hidden: int = 512
     classes: int = 101
 
@@ -69,16 +69,16 @@ class Size:
 
     @property
     def read_width(self) -> int:
-        """Numbers that the linear layer reads of a clip: the default read-out's, last state and mean state."""
+        """Inputs of the linear layer per clip: the last state and the mean state, as in the default read-out."""
         return 2 * self.hidden
 
     @property
     def clips_of_a_video(self) -> int:
-        """Fewer than asked for where the video has no more."""
+        """Clips per video: fewer than ``clips`` where the video is too short."""
         return len(self.sampling.all(self.frames))
 
     def gigaflops(self) -> float:
-        """Of one run's floor."""
+        """Floating-point operations of one run's floor, in units of 1e9."""
         projected = self.frames * self.features * self.hidden
         stepped = self.clips_of_a_video * (self.clip_frames - 1) * self.hidden**2
         read = self.clips_of_a_video * self.read_width * self.classes
@@ -89,9 +89,9 @@ def main(size: tyro.conf.OmitArgPrefixes[Size], rounds: int = 3, threads: int | 
     """Print a table.
 
     Args:
-        size: of the work.
-        rounds: of all measurements in turn.
-        threads: PyTorch's; none given: as many as it takes by itself.
+        size: the amount of work.
+        rounds: how often each measurement is repeated.
+        threads: number of PyTorch threads (default: PyTorch's choice).
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -106,7 +106,7 @@ def main(size: tyro.conf.OmitArgPrefixes[Size], rounds: int = 3, threads: int | 
         times: dict[str, list[float]] = {"floor": [], "job": [], "plain": []}
         for _ in range(rounds):
             floors, jobs = [], []
-            for model in models:  # in turn, so that noise hits both alike
+            for model in models:  # alternately, so that noise affects both alike
                 floors.append(seconds(floor))
                 jobs.append(seconds(partial(score_run, model, table, size, names)))
             times["floor"].append(sum(floors))
@@ -128,7 +128,7 @@ def make_model(size: Size) -> SequenceClassifier:
 
 
 def make_table(path: Path, size: Size) -> FeatureTable:
-    """Random features, memory-mapped from a file as ``pipeline/packed.py`` maps them."""
+    """Random features, memory-mapped from a file in the same way as ``pipeline.cache.packed`` maps them."""
     rows = size.videos * size.frames
     written = np.lib.format.open_memmap(path, "w+", "<f2", (rows, size.features))
     rng = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def fastest_floor(size: Size) -> Callable[[], None]:
 
 
 def bare_products(size: Size, max_clips: int) -> Callable[[], None]:
-    """All products that scoring one run needs, with as many videos at a time as make up to ``max_clips`` clips."""
+    """A function that computes all products of scoring one run, in blocks of at most ``max_clips`` clips."""
     per_block = max(1, max_clips // size.clips_of_a_video)
     num_frames, num_clips = per_block * size.frames, per_block * size.clips_of_a_video
     frames, states = torch.randn(num_frames, size.features), torch.randn(num_clips, size.hidden)
@@ -174,7 +174,7 @@ def bare_products(size: Size, max_clips: int) -> Callable[[], None]:
 
 
 def plain_scores(model: SequenceClassifier, table: FeatureTable, size: Size) -> Predictions:
-    """Each clip read by itself, as a network in training reads it."""
+    """Predictions from separate clips, as in training."""
     probabilities, videos = [], []
     for block in evaluation_blocks(table, size.sampling, CPU_CLIPS):
         scores = model(block.frames[block.rows].float())
@@ -190,10 +190,10 @@ def plain_scores(model: SequenceClassifier, table: FeatureTable, size: Size) -> 
 
 
 def largest_difference(model: SequenceClassifier, table: FeatureTable, size: Size) -> float:
-    """Between the job's video probabilities and the plain ones."""
+    """The largest absolute difference between the video probabilities of ``job`` and ``plain``."""
     plain = plain_scores(model, table, size)
     shared = predict(model, table, size.sampling, plain.classes, CPU)
-    return float(np.abs(video_probabilities(shared) - video_probabilities(plain)).max())
+    return float(np.abs(shared.video_probabilities - plain.video_probabilities).max())
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -207,13 +207,13 @@ def show(size: Size, times: dict[str, list[float]], difference: float) -> None:
         f"{size.runs} runs x {size.videos} videos x {size.clips_of_a_video} clips of {size.clip_frames} frames, "
         f"{size.frames} x {size.features} stored features, H = {size.hidden}, {torch.get_num_threads()} threads, "
         f"{len(times['job'])} rounds\n"
-        f"The floor holds {size.runs * size.gigaflops():,.0f} GFLOP: each stored frame projected once per run, "
-        f"{size.clip_frames - 1} recurrent steps per clip, the read-out.\n"
+        f"The floor is {size.runs * size.gigaflops():,.0f} GFLOP: one projection of each stored frame per run, "
+        f"{size.clip_frames - 1} recurrent steps per clip, and the read-out.\n"
         f"Largest difference between probabilities of job and plain: {difference:.1e}\n"
     )
     lines = []
     for name, measured in times.items():
-        ratio = statistics.median(own / floor for own, floor in zip(measured, times["floor"], strict=True))
+        ratio = statistics.median(elapsed / floor for elapsed, floor in zip(measured, times["floor"], strict=True))
         middle = statistics.median(measured)
         lines.append([name, f"{middle:.2f}", f"{size.runs * size.videos / middle:,.0f}", f"{ratio:.2f}"])
     print(tabulate(lines, ["", "s", "videos/s", "/ floor"], "github", disable_numparse=True))

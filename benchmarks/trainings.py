@@ -148,7 +148,7 @@ def _train_and_test(training: Training) -> dict[str, Any]:
     """Train one classifier on ``split.train`` and count the videos of ``split.test`` that it gets right."""
     import torch
 
-    from pipeline.evaluation.predictions import EvaluationError, video_predictions, video_probabilities
+    from pipeline.evaluation.predictions import EvaluationError
     from pipeline.evaluation.scoring import predict
     from pipeline.objectives.videos import VideoTask
     from pipeline.training.batches import FeatureTable
@@ -172,6 +172,5 @@ def _train_and_test(training: Training) -> dict[str, Any]:
         except (TrainingError, EvaluationError):  # the loss, or an answer, is not finite
             worst = -len(split.test) * float(np.log(SMALLEST_PROBABILITY))
             return {"right": 0, "videos": len(split.test), "loss": worst, "diverged": True}
-    true = video_probabilities(predictions)[np.arange(len(split.test)), predictions.labels]
-    right = int((video_predictions(predictions) == predictions.labels).sum())
+    true, right = predictions.true_probability, int(predictions.correct.sum())
     return {"right": right, "videos": len(split.test), "loss": float(-np.log(true.clip(SMALLEST_PROBABILITY)).sum())}

@@ -36,7 +36,6 @@ def main(arguments: Sequence[str]) -> int:
     from models.preprocessing import VIEWS
     from pipeline.cache.packed import PackedFeatures
     from pipeline.cache.store import NETWORKS
-    from pipeline.evaluation.predictions import video_probabilities
     from pipeline.evaluation.scoring import predict
     from pipeline.features.encoders import make_encoder
     from pipeline.features.extract import ExtractionFailure, extract, make_recipe
@@ -87,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
             record = VideoRecord(str(path), path, label=0, group="")
             table = FeatureTable([record], PackedFeatures.in_memory({record.video_id: result}, views))
             predictions = predict(model.to(device), table, ClipSampling.of(config.training), classes, device)
-            (probabilities,) = video_probabilities(predictions)
+            (probabilities,) = predictions.video_probabilities
             best = probabilities.argsort()[::-1][: options.top]
             print(f"{path}: " + ", ".join(f"{classes[label]} {probabilities[label]:.3f}" for label in best))
     return 1 if num_failed else 0

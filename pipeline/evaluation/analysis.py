@@ -1,7 +1,7 @@
-"""Where a model is right and where not: accuracy against a video's length, against how much of it was seen, and which
-classes are confused with which. Pure functions; nothing here reads or writes a file.
+"""Where a model is right and wrong: accuracy by video length, accuracy by share of the video seen, and an order of the
+classes that places confused ones side by side. Pure functions.
 
-Intervals of a share are Wilson's: a handful of videos that are all right or all wrong still leave it a width.
+Intervals of accuracies are Wilson's: they keep a width even where a few videos are all right or all wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import binomtest
 
-from pipeline.evaluation.predictions import IntArray, Predictions, video_predictions
+from pipeline.evaluation.predictions import IntArray, Predictions
 
 TENTHS = range(1, 11)
-MOST_BINS, VIDEOS_PER_BIN = 8, 10
+MAX_BINS, VIDEOS_PER_BIN = 8, 10
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of right answers and its 95 % interval, all in [0, 1]."""
+    """A share of correct answers with its 95 % interval, all in [0, 1]."""
 
     share: float
     low: float
@@ -29,20 +29,21 @@ class Accuracy:
     num_videos: int
 
 
-def accuracy(right: Sequence[bool] | NDArray[np.bool_]) -> Accuracy:
-    """Of answers that are right or not; at least one.
+def accuracy(correct: Sequence[bool] | NDArray[np.bool_]) -> Accuracy:
+    """The share of correct answers among at least one.
 
-    >>> accuracy([True, True, False, True])
-    Accuracy(share=0.75, low=0.3006418423413859, high=0.9544127391902995, num_videos=4)
+    >>> result = accuracy([True, True, False, True])
+    >>> result.share, round(result.low, 3), round(result.high, 3)
+    (0.75, 0.301, 0.954)
     """
-    num_right, number = int(np.sum(right)), len(right)
-    interval = binomtest(num_right, number).proportion_ci(method="wilson")
-    return Accuracy(num_right / number, float(interval.low), float(interval.high), number)
+    num_correct, number = int(np.sum(correct)), len(correct)
+    interval = binomtest(num_correct, number).proportion_ci(method="wilson")
+    return Accuracy(num_correct / number, float(interval.low), float(interval.high), number)
 
 
 @dataclass(frozen=True)
 class LengthBin:
-    """The videos that are ``shortest`` to ``longest`` long, and how many of them are right."""
+    """The videos whose length is between ``shortest`` and ``longest``, and their accuracy."""
 
     shortest: float
     longest: float
@@ -50,49 +51,52 @@ class LengthBin:
 
 
 def accuracy_against_length(predictions: Predictions, lengths: Mapping[str, float]) -> list[LengthBin]:
-    """Videos by length, in bins of about equally many.
+    """Accuracy of videos binned by length, with about equally many videos per bin.
 
-    ``lengths`` are by video id, in any unit; videos that are not in it are left out. Videos of one length are never
-    divided. No bins where all are equally long.
+    ``lengths`` maps video ids to lengths in any unit; videos that are not in it are left out. Videos of equal length
+    share a bin. The list is empty where all videos are equally long.
     """
     known = np.array([video_id in lengths for video_id in predictions.video_ids])
     length = np.array([lengths[video_id] for video_id in predictions.video_ids if video_id in lengths])
-    right = (video_predictions(predictions) == predictions.labels)[known]
-    num_bins = int(np.clip(len(length) // VIDEOS_PER_BIN, 2, MOST_BINS))
+    correct = predictions.correct[known]
+    num_bins = int(np.clip(len(length) // VIDEOS_PER_BIN, 2, MAX_BINS))
     if len(np.unique(length)) < 2:
         return []
-    # Each bin begins at a video's length, so none is empty.
+    # Each bin starts at the length of a video, so none is empty.
     starts = np.unique(np.quantile(length, np.arange(num_bins) / num_bins, method="lower"))
     bins = np.searchsorted(starts, length, side="right") - 1
-    parts = [bins == place for place in range(len(starts))]
-    return [LengthBin(float(length[part].min()), float(length[part].max()), accuracy(right[part])) for part in parts]
+    members = [bins == index for index in range(len(starts))]
+    return [
+        LengthBin(float(length[part].min()), float(length[part].max()), accuracy(correct[part])) for part in members
+    ]
 
 
 def accuracy_against_share_seen(
-    predictions: Predictions, beliefs: Mapping[str, NDArray[np.floating]]
+    predictions: Predictions, probabilities_over_time: Mapping[str, NDArray[np.floating]]
 ) -> list[Accuracy]:
-    """How early the answer is right: after a tenth of each video's frames, two tenths, ... all of them.
+    """Accuracy after a tenth of each video's frames, two tenths, ... all of them.
 
-    ``beliefs`` has, by video id, the probabilities ``[num_frames, num_classes]`` after each frame. A video that is not
-    in it is wrong, as everywhere. Returns one accuracy per tenth.
+    ``probabilities_over_time`` maps video ids to class probabilities after each frame, ``[num_frames, num_classes]``.
+    A video that is not in it counts as wrong. Returns one accuracy per tenth.
     """
 
-    def is_right(video_id: str, label: int, tenths: int) -> bool:
-        if video_id not in beliefs:
+    def is_correct(video_id: str, label: int, tenths: int) -> bool:
+        if video_id not in probabilities_over_time:
             return False
-        belief = beliefs[video_id]
-        last_seen = -(-len(belief) * tenths // 10) - 1  # rounded up: at least one frame is seen
-        return int(belief[last_seen].argmax()) == label
+        probabilities = probabilities_over_time[video_id]
+        last_seen = -(-len(probabilities) * tenths // 10) - 1  # rounded up: at least one frame is seen
+        return int(probabilities[last_seen].argmax()) == label
 
     videos = list(zip(predictions.video_ids, predictions.labels.tolist(), strict=True))
-    return [accuracy([is_right(video_id, label, tenths) for video_id, label in videos]) for tenths in TENTHS]
+    return [accuracy([is_correct(video_id, label, tenths) for video_id, label in videos]) for tenths in TENTHS]
 
 
 def confusion_order(counts: IntArray) -> list[int]:
-    """The classes in an order in which those that are confused with each other stand together.
+    """An order of the classes that places classes side by side if they are confused with each other.
 
-    ``counts`` as from ``confusion_matrix``. Hierarchical clustering (average linkage) of the classes by the share of
-    videos confused in either direction, leaves in the optimal order of Bar-Joseph et al. (2001).
+    ``counts`` is the result of ``confusion_matrix``. The order is that of the leaves of a hierarchical clustering
+    (average linkage) by the share of videos confused in either direction, optimised as in Bar-Joseph et al., "Fast
+    optimal leaf ordering for hierarchical clustering" (2001).
     """
     num_classes = len(counts)
     if num_classes < 3:

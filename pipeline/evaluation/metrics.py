@@ -1,17 +1,17 @@
-"""Clip scores -> video scores -> metrics. Pure functions; nothing here reads or writes a file.
+"""The metrics of an evaluation. Pure functions.
 
-The protocol, in full:
+The protocol:
 
-* *Clip-level*: each sampled clip counts once, with its video's label. A video without clips (it could not be decoded)
-  counts as one wrong clip.
-* *Video-level*: the mean of a video's clip probabilities; each video counts once. A video without clips is wrong.
+* *Clip-level*: each sampled clip counts once, with the label of its video. A missing video (it has no clips because it
+  could not be decoded) counts as one wrong clip.
+* *Video-level*: the mean of a video's clip probabilities; each video counts once. A missing video is wrong.
 * *Top-k*: the rank of the true class is the number of classes with a higher probability, plus the number of classes
-  with an equal probability and a lower index; it is in the top k if its rank is below k. So a tie never helps, and
-  top-1 agrees with ``argmax``. With fewer than five classes, top-5 is top-``num_classes``.
-* *Mean-class accuracy*: the share of right videos within each class that has test videos, averaged over these classes.
-* *Intervals*: 95 % percentile bootstrap over videos, each drawn with all of its clips, because the clips of one video
-  are not independent. Classes that a draw misses are left out of that draw's mean-class accuracy. At exactly 0 or 1
-  every draw agrees and the interval has no width: a limit of the method, not certainty.
+  with an equal probability and a lower index; it is in the top k if its rank is below k. A tie therefore never helps,
+  and top-1 agrees with ``argmax``. With fewer than five classes, top-5 is top-``num_classes``.
+* *Mean-class accuracy*: the mean recall of the classes that have test videos.
+* *Intervals*: 95 % percentile bootstrap over videos. A video is drawn with all of its clips because these are not
+  independent. The mean-class accuracy of a draw leaves out classes that the draw has no video of. At exactly 0 or 1 all
+  draws agree and the interval has no width: a limit of the method, not certainty.
 """
 
 from collections.abc import Sequence
@@ -19,90 +19,93 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
 from pipeline.evaluation.predictions import (
+    BoolArray,
     EvaluationError,
     FloatArray,
     IntArray,
     Predictions,
     true_class_ranks,
-    video_predictions,
-    video_probabilities,
 )
 
 METRICS = ("clip_top1", "clip_top5", "video_top1", "video_top5", "mean_class_accuracy")
+COUNTS = ("num_videos", "num_clips", "num_classes", "num_missing")
 
 
 class _Tally(NamedTuple):
-    """What each video adds to the metrics; every array is ``[num_videos]``."""
+    """The contribution of each video to the metrics; every array is ``[num_videos]``."""
 
     labels: IntArray
     num_clips: IntArray
-    right_clips_top1: IntArray
-    right_clips_top5: IntArray
-    right_top1: NDArray[np.bool_]
-    right_top5: NDArray[np.bool_]
+    correct_clips_top1: IntArray
+    correct_clips_top5: IntArray
+    correct_top1: BoolArray
+    correct_top5: BoolArray
 
 
 def _tally(predictions: Predictions) -> _Tally:
     labels, clip_videos, num_videos = predictions.labels, predictions.clip_videos, len(predictions.labels)
     clip_ranks = true_class_ranks(predictions.clip_probabilities, labels[clip_videos])
-    # A missing video has a row of zeros, in which class 0 ranks first: it must not count as right for that.
+    # The probabilities of a missing video are zeros, among which class 0 ranks first: that is not a correct answer.
     answered = ~predictions.missing
-    video_ranks = true_class_ranks(video_probabilities(predictions), labels)
+    video_ranks = true_class_ranks(predictions.video_probabilities, labels)
     return _Tally(
         labels=labels,
         num_clips=np.maximum(predictions.clip_counts, 1),
-        right_clips_top1=np.bincount(clip_videos[clip_ranks < 1], minlength=num_videos),
-        right_clips_top5=np.bincount(clip_videos[clip_ranks < 5], minlength=num_videos),
-        right_top1=answered & (video_ranks < 1),
-        right_top5=answered & (video_ranks < 5),
+        correct_clips_top1=np.bincount(clip_videos[clip_ranks < 1], minlength=num_videos),
+        correct_clips_top5=np.bincount(clip_videos[clip_ranks < 5], minlength=num_videos),
+        correct_top1=answered & (video_ranks < 1),
+        correct_top5=answered & (video_ranks < 5),
     )
 
 
-def _scores(tally: _Tally, videos: IntArray) -> list[float]:
-    """The metrics, in the order of ``METRICS``, of a list of videos (indices) in which one may stand several times."""
-    labels, right = tally.labels[videos], tally.right_top1[videos]
+def _tally_scores(tally: _Tally, videos: IntArray) -> list[float]:
+    """The metrics, in the order of ``METRICS``, of a list of videos (indices) that may contain a video repeatedly."""
+    labels, correct = tally.labels[videos], tally.correct_top1[videos]
     num_clips = tally.num_clips[videos].sum()
     support = np.bincount(labels)
     tested = support > 0
     return [
-        tally.right_clips_top1[videos].sum() / num_clips,
-        tally.right_clips_top5[videos].sum() / num_clips,
-        right.mean(),
-        tally.right_top5[videos].mean(),
-        (np.bincount(labels, weights=right)[tested] / support[tested]).mean(),
+        tally.correct_clips_top1[videos].sum() / num_clips,
+        tally.correct_clips_top5[videos].sum() / num_clips,
+        correct.mean(),
+        tally.correct_top5[videos].mean(),
+        (np.bincount(labels, weights=correct)[tested] / support[tested]).mean(),
     ]
 
 
 def bootstrap_scores(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> FloatArray:
     """The metrics of ``resamples`` lists of videos drawn with replacement, each video with all of its clips.
 
-    Returns float64 ``[resamples, 5]``, columns in the order of ``METRICS``. The draws depend on ``seed`` and the number
-    of videos only, so two models' rows on one list of videos are paired: subtract them to compare the models.
+    Returns float64 ``[resamples, 5]``, columns in the order of ``METRICS``. The draws depend only on ``seed`` and the
+    number of videos, so the rows of two models on the same list of videos are paired: subtract them to compare.
     """
     if resamples < 1:
-        raise EvaluationError(f"resamples is {resamples}; a bootstrap takes at least 1, usually 1000.")
+        raise EvaluationError(f"resamples is {resamples}; a bootstrap needs at least 1, usually 1000.")
     tally = _tally(predictions)
     generator = np.random.default_rng(seed)
     num_videos = len(tally.labels)
-    return np.array([_scores(tally, generator.integers(num_videos, size=num_videos)) for _ in range(resamples)])
+    return np.array([_tally_scores(tally, generator.integers(num_videos, size=num_videos)) for _ in range(resamples)])
+
+
+def scores(predictions: Predictions) -> dict[str, float]:
+    """Each of ``METRICS``, in [0, 1]."""
+    values = _tally_scores(_tally(predictions), np.arange(len(predictions.video_ids)))
+    return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
 
 
 def metrics(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dict[str, object]:
-    """All metrics of the protocol above, ready for JSON.
+    """All metrics and counts, ready for JSON.
 
-    Returns ``clip_top1, clip_top5, video_top1, video_top5, mean_class_accuracy`` in [0, 1]; ``intervals``: for each of
-    them ``[low, high]``, the 95 % percentile bootstrap over videos (``resamples`` draws from ``seed``); and the counts
-    ``num_clips`` (sampled ones: those of missing videos are not in it), ``num_videos``, ``num_classes``,
-    ``num_missing``.
+    Returns each of ``METRICS`` in [0, 1]; ``intervals``: for each of them ``[low, high]``, the 95 % percentile
+    bootstrap over videos (``resamples`` draws from ``seed``); and ``COUNTS``, where ``num_clips`` counts sampled clips
+    only, none for a missing video.
     """
-    scores = _scores(_tally(predictions), np.arange(len(predictions.video_ids)))
     low, high = np.percentile(bootstrap_scores(predictions, resamples, seed), [2.5, 97.5], axis=0)
     return {
-        **{name: float(score) for name, score in zip(METRICS, scores, strict=True)},
+        **scores(predictions),
         "intervals": {name: [float(low[i]), float(high[i])] for i, name in enumerate(METRICS)},
         "num_clips": len(predictions.clip_videos),
         "num_videos": len(predictions.video_ids),
@@ -114,11 +117,11 @@ def metrics(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> d
 def confusion_matrix(predictions: Predictions) -> IntArray:
     """Number of videos by true and predicted class.
 
-    Returns int64 ``[num_classes, num_classes + 1]``: row = true class, column = predicted class, last column = videos
-    without clips. Each row sums to its class's number of videos.
+    Returns int64 ``[num_classes, num_classes + 1]``: row = true class, column = predicted class, last column = missing
+    videos. Each row sums to the number of videos of its class.
     """
     num_classes = len(predictions.classes)
-    columns = np.where(predictions.missing, num_classes, video_predictions(predictions))
+    columns = np.where(predictions.missing, num_classes, predictions.predicted)
     counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
     np.add.at(counts, (predictions.labels, columns), 1)
     return counts
@@ -126,11 +129,10 @@ def confusion_matrix(predictions: Predictions) -> IntArray:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Videos of one class that were taken for one other class.
+    """Two classes, and the number of videos of the one that were classified as the other.
 
     Attributes:
-        count: how many videos.
-        share: ``count`` / videos of the true class.
+        share: ``count`` divided by the number of videos of the true class.
     """
 
     true: str
@@ -140,7 +142,7 @@ class ConfusedPair:
 
 
 def confused_pairs(predictions: Predictions) -> list[ConfusedPair]:
-    """Every pair of classes with at least one confused video: the most videos first, then the largest share."""
+    """Every pair of classes with at least one confused video, by decreasing count, then by decreasing share."""
     counts = confusion_matrix(predictions)
     support = counts.sum(axis=1)
     mistakes = counts[:, :-1].copy()
@@ -159,15 +161,15 @@ def confused_pairs(predictions: Predictions) -> list[ConfusedPair]:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How one class did, at the video level.
+    """Video-level scores of one class.
 
     Attributes:
-        precision: ``None`` if no video was taken for this class.
+        precision: ``None`` if no video was classified as this class.
         recall: ``None`` if the class has no test videos.
-        f1: ``None`` if neither.
-        support: number of test videos, missing ones included.
-        confused_with: the class that most of its wrong videos were taken for; ``None`` if there is none.
-        num_confused: how many were.
+        f1: ``None`` if precision and recall are both undefined.
+        support: number of test videos, including missing ones.
+        confused_with: the class that its videos are most often mistaken for; ``None`` if there is none.
+        num_confused: the number of videos that are mistaken for it.
     """
 
     name: str
@@ -183,7 +185,7 @@ def class_scores(predictions: Predictions) -> list[ClassScores]:
     """One ``ClassScores`` per class, in the order of the classes. A missing video lowers its class's recall."""
     precision, recall, f1, support = precision_recall_fscore_support(
         predictions.labels,
-        video_predictions(predictions),
+        predictions.predicted,
         labels=range(len(predictions.classes)),
         average=None,
         zero_division=np.nan,
@@ -211,11 +213,11 @@ def class_scores(predictions: Predictions) -> list[ClassScores]:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The videos whose confidence (probability of the class they are taken for) is in ``(low, high]``.
+    """The videos whose confidence (probability of the predicted class) is in ``(low, high]``.
 
     Attributes:
-        count: how many videos.
-        confidence, accuracy: their mean confidence, and the share of them that is right; ``None`` if there are none.
+        count: number of videos.
+        confidence, accuracy: their mean confidence and their accuracy; ``None`` if there are no videos.
     """
 
     low: float
@@ -226,32 +228,31 @@ class CalibrationBin:
 
 
 def calibration(predictions: Predictions, num_bins: int = 15) -> list[CalibrationBin]:
-    """Are answers given with a confidence of 0.8 right in 80 % of the cases? Videos by confidence, in equal bins.
+    """Videos binned by confidence, in bins of equal width: in each, confidence and accuracy should agree.
 
     Missing videos have no confidence and are left out. Returns ``num_bins`` bins that cover (0, 1].
     """
     answered = ~predictions.missing
-    confidence = video_probabilities(predictions)[answered].max(axis=1)
-    right = (video_predictions(predictions) == predictions.labels)[answered]
+    confidence, correct = predictions.confidence[answered], predictions.correct[answered]
     edges = np.linspace(0, 1, num_bins + 1)
-    # A mean of probabilities may come out a rounding error above 1.
+    # A mean of probabilities may exceed 1 by a rounding error.
     bins = np.clip(np.searchsorted(edges, confidence) - 1, 0, num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)
-    confidences, rights = (np.bincount(bins, weights=values, minlength=num_bins) for values in (confidence, right))
+    confidences, corrects = (np.bincount(bins, weights=values, minlength=num_bins) for values in (confidence, correct))
     return [
         CalibrationBin(
-            low=float(edges[place]),
-            high=float(edges[place + 1]),
+            low=float(edges[index]),
+            high=float(edges[index + 1]),
             count=int(count),
-            confidence=float(confidences[place] / count) if count else None,
-            accuracy=float(rights[place] / count) if count else None,
+            confidence=float(confidences[index] / count) if count else None,
+            accuracy=float(corrects[index] / count) if count else None,
         )
-        for place, count in enumerate(counts)
+        for index, count in enumerate(counts)
     ]
 
 
 def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float | None:
-    """Mean distance between confidence and accuracy, each bin weighted by its videos; ``None`` without videos.
+    """Mean gap between confidence and accuracy, each bin weighted by its number of videos; ``None`` without videos.
 
     Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
     """

@@ -1,41 +1,50 @@
-"""What a model said about every video of a list."""
+"""The predictions of a model on a list of videos, and the file that stores them, ``predictions.safetensors``."""
 
+import json
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
+from data.atomic import write_atomically
 from data.errors import UserError
 
 FloatArray = NDArray[np.float64]
-
-
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
-
+FILE_NAME = "predictions.safetensors"
 NOT_PREDICTED = -1
-
-
 SUM_TOLERANCE = 1e-3
+NUM_TOP = 5
 
 
 class EvaluationError(UserError):
-    """What was to be evaluated is not sound. The message names the video, the value, and what to do."""
+    """An evaluation can't be made, read or compared. The message says what is wrong, where, and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model said about every video of a list.
+    """The class probabilities of every clip of a list of videos, with the true classes.
+
+    A video without clips is *missing*: it could not be decoded, and counts as a wrong answer.
 
     Attributes:
-        classes: class names; their order gives the labels and the columns.
-        video_ids: every video of the list, also those that could not be decoded.
-        labels: int64 ``[num_videos]``, index into ``classes``.
+        classes: class names, in the order of the labels and of the probability columns.
+        video_ids: every video of the list, including missing ones.
+        labels: int64 ``[num_videos]``, indices into ``classes``.
         clip_probabilities: float64 ``[num_clips, num_classes]``; each row sums to 1.
-        clip_videos: int64 ``[num_clips]``, index into ``video_ids``. A video that no clip names is *missing*: it
-            counts as a wrong answer.
+        clip_videos: int64 ``[num_clips]``, indices into ``video_ids``.
 
-    Raises ``EvaluationError`` where shapes, indices or probabilities can't be right.
+    Raises:
+        EvaluationError: shapes, indices or probabilities are not valid.
     """
 
     classes: tuple[str, ...]
@@ -55,15 +64,15 @@ class Predictions:
     def _check_names(self) -> None:
         for what, names in (("classes", self.classes), ("video_ids", self.video_ids)):
             if not names:
-                raise EvaluationError(f"{what} is empty, so there is nothing to evaluate. Has the split test videos?")
+                raise EvaluationError(f"{what} is empty, so there is nothing to evaluate. Does the split have videos?")
             if len(set(names)) < len(names):
-                twice = next(name for index, name in enumerate(names) if name in names[:index])
-                raise EvaluationError(f"{what} holds {twice!r} twice; each may stand there once. Rename one of them.")
+                repeated = next(name for index, name in enumerate(names) if name in names[:index])
+                raise EvaluationError(f"{what} contains {repeated!r} twice. Names must be unique: rename one of them.")
 
     def _check_shapes(self) -> None:
         if self.labels.shape != (len(self.video_ids),):
             raise EvaluationError(
-                f"labels has shape {self.labels.shape} for {len(self.video_ids)} videos; each video takes one label."
+                f"labels has shape {self.labels.shape} for {len(self.video_ids)} videos. Pass one label per video."
             )
         expected = (len(self.clip_videos), len(self.classes))
         if self.clip_probabilities.shape != expected:
@@ -84,22 +93,111 @@ class Predictions:
         if wrong.any():
             clip = int(wrong.argmax())
             raise EvaluationError(
-                f"the probabilities of {self._clip_name(clip)} are no distribution (sum {sums[clip]:.4g}, smallest "
-                f"{self.clip_probabilities[clip].min():.4g}). Pass scores through a softmax first."
+                f"the probabilities of {self._clip_name(clip)} are not a distribution (sum {sums[clip]:.4g}, minimum "
+                f"{self.clip_probabilities[clip].min():.4g}). Apply a softmax to the scores first."
             )
 
     def _clip_name(self, clip: int) -> str:
         return f"video {self.video_ids[self.clip_videos[clip]]!r} (row {clip} of clip_probabilities)"
 
-    @property
+    @cached_property
     def clip_counts(self) -> IntArray:
-        """int64 ``[num_videos]``: how many clips each video has."""
+        """int64 ``[num_videos]``: the number of clips of each video."""
         return np.bincount(self.clip_videos, minlength=len(self.video_ids))
 
-    @property
-    def missing(self) -> NDArray[np.bool_]:
+    @cached_property
+    def missing(self) -> BoolArray:
         """bool ``[num_videos]``: the videos without clips."""
         return np.equal(self.clip_counts, 0)
+
+    @cached_property
+    def video_probabilities(self) -> FloatArray:
+        """float64 ``[num_videos, num_classes]``: mean of each video's clip probabilities; zeros where it is missing."""
+        sums = np.zeros((len(self.video_ids), len(self.classes)))
+        np.add.at(sums, self.clip_videos, self.clip_probabilities)
+        return sums / np.maximum(self.clip_counts, 1)[:, None]
+
+    @cached_property
+    def predicted(self) -> IntArray:
+        """int64 ``[num_videos]``: the most probable class; ``NOT_PREDICTED`` where the video is missing."""
+        return np.where(self.missing, NOT_PREDICTED, self.video_probabilities.argmax(axis=1))
+
+    @cached_property
+    def correct(self) -> BoolArray:
+        """bool ``[num_videos]``: whether the predicted class is the true one; False where the video is missing."""
+        return np.equal(self.predicted, self.labels)
+
+    @cached_property
+    def confidence(self) -> FloatArray:
+        """float64 ``[num_videos]``: probability of the predicted class; 0 where the video is missing."""
+        return self.video_probabilities.max(axis=1)
+
+    @cached_property
+    def true_probability(self) -> FloatArray:
+        """float64 ``[num_videos]``: probability of the true class; 0 where the video is missing."""
+        return self.video_probabilities[np.arange(len(self.labels)), self.labels]
+
+    @cached_property
+    def top_classes(self) -> IntArray:
+        """int64 ``[num_videos, min(5, num_classes)]``: the most probable classes, best first."""
+        return np.argsort(-self.video_probabilities, axis=1, kind="stable")[:, :NUM_TOP]
+
+    def save(self, path: Path) -> None:
+        """Write all of it to a safetensors file, atomically and with a checksum. Raises ``OSError``."""
+        names = {"classes": json.dumps(self.classes), "video_ids": json.dumps(self.video_ids)}
+        arrays = {
+            "labels": self.labels,
+            "clip_probabilities": self.clip_probabilities,
+            "clip_videos": self.clip_videos,
+        }
+        content = save(arrays, {**names, "crc32": _checksum(names, arrays)})
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Read the file that ``save`` wrote to ``<run>/<evaluation>/predictions.safetensors``.
+
+        Raises ``EvaluationError`` where there is no such file or it is damaged.
+        """
+        again = f"Evaluate the run again: python evaluate.py {path.parent.parent} --again"
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = file.metadata()
+                arrays = {name: file.get_tensor(name) for name in ("labels", "clip_probabilities", "clip_videos")}
+            if names.pop("crc32") != _checksum(names, arrays):
+                raise ValueError("its checksum does not match its content")
+            return cls(
+                classes=tuple(json.loads(names["classes"])), video_ids=tuple(json.loads(names["video_ids"])), **arrays
+            )
+        except FileNotFoundError as error:
+            raise EvaluationError(
+                f"there is no {path}: the evaluation did not finish, or an earlier version made it. {again}"
+            ) from error
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EvaluationError(f"{path} is damaged ({error}). {again}") from error
+
+    def csv_rows(self) -> Iterator[list[object]]:
+        """The column names and one row per video, for ``predictions.csv``: an export for people, never read back."""
+        ranks = range(1, self.top_classes.shape[1] + 1)
+        yield [
+            *("video_id", "label", "predicted", "correct", "confidence", "num_clips"),
+            *(f"top{rank}_{what}" for rank in ranks for what in ("class", "probability")),
+            *(f"p:{name}" for name in self.classes),
+        ]
+        for video, video_id in enumerate(self.video_ids):
+            label = self.classes[self.labels[video]]
+            if self.missing[video]:
+                yield [video_id, label, "", 0, "", 0]
+                continue
+            # Nine digits identify a float32 exactly.
+            probabilities = [f"{probability:.9g}" for probability in self.video_probabilities[video].tolist()]
+            predicted = self.predicted[video]
+            yield [
+                *(video_id, label, self.classes[predicted], int(self.correct[video]), probabilities[predicted]),
+                int(self.clip_counts[video]),
+                *(cell for top in self.top_classes[video] for cell in (self.classes[top], probabilities[top])),
+                *probabilities,
+            ]
 
 
 def _indices(what: str, values: IntArray, limit: int) -> IntArray:
@@ -108,29 +206,22 @@ def _indices(what: str, values: IntArray, limit: int) -> IntArray:
         raise EvaluationError(f"{what} must be a vector of integers, not {array.dtype} of shape {array.shape}.")
     outside = (array < 0) | (array >= limit)
     if outside.any():
-        where = int(outside.argmax())
-        raise EvaluationError(f"{what}[{where}] is {array[where]}, which is outside 0 .. {limit - 1}.")
+        position = int(outside.argmax())
+        raise EvaluationError(f"{what}[{position}] is {array[position]}, which is outside 0 .. {limit - 1}.")
     return array.astype(np.int64)
 
 
-def video_probabilities(predictions: Predictions) -> FloatArray:
-    """Mean of each video's clip probabilities.
-
-    Returns float64 ``[num_videos, num_classes]``, never NaN: the row of a video without clips
-    (``predictions.missing``) is all zeros.
-    """
-    sums = np.zeros((len(predictions.video_ids), len(predictions.classes)))
-    np.add.at(sums, predictions.clip_videos, predictions.clip_probabilities)
-    return sums / np.maximum(predictions.clip_counts, 1)[:, None]
-
-
-def video_predictions(predictions: Predictions) -> IntArray:
-    """int64 ``[num_videos]``: the class each video is taken for; ``NOT_PREDICTED`` for a video without clips."""
-    return np.where(predictions.missing, NOT_PREDICTED, video_probabilities(predictions).argmax(axis=1))
+def _checksum(names: dict[str, str], arrays: dict[str, NDArray[Any]]) -> str:
+    """CRC-32 of the names and of the arrays with their types and shapes."""
+    described = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+    checksum = zlib.crc32(json.dumps([names, described], sort_keys=True).encode())
+    for _, array in sorted(arrays.items()):
+        checksum = zlib.crc32(array.tobytes(), checksum)
+    return str(checksum)
 
 
 def true_class_ranks(probabilities: FloatArray, labels: IntArray) -> IntArray:
-    """Rank of each row's true class, 0 for the best; a tie is ordered by class index.
+    """Rank of each row's true class, 0 for the best; tied classes are ranked by index.
 
     ``probabilities`` is ``[num_rows, num_classes]``, ``labels`` int64 ``[num_rows]``; returns int64 ``[num_rows]``.
 

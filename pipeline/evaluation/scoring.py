@@ -1,7 +1,6 @@
-"""A classifier's probabilities: for every clip of a list of videos, and after each frame of whole videos."""
+"""Class probabilities of a classifier: for every clip of a list of videos, and after each frame of whole videos."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,9 @@ from pipeline.evaluation.predictions import Predictions
 from pipeline.training.batches import FeatureTable, evaluation_blocks
 from pipeline.training.clips import ClipSampling
 
-# On a CPU the states of so many clips fit the second-level cache; a GPU wants more to do at a time.
+# The states of 256 clips fit into the second-level cache of a CPU; a GPU needs more clips to be fully used.
 CPU_CLIPS, GPU_CLIPS = 256, 4096
-_VIDEOS_AT_A_TIME = 64
+_VIDEOS_PER_BLOCK = 64
 
 
 @torch.inference_mode()
@@ -31,11 +30,11 @@ def predict(
     """Score the evenly spread clips of every video, in all its views.
 
     Args:
-        missing: videos of the list that have no features; they are counted as wrong answers.
-        batch_size: clips at a time.
+        missing: videos of the list that have no features; they count as wrong answers.
+        batch_size: clips per block.
 
     Returns:
-        Predictions over the table's videos followed by ``missing``; clips in no particular order.
+        Predictions for the table's videos followed by ``missing``; the order of the clips is not defined.
     """
     model.eval()
     probabilities, videos = [], []
@@ -57,27 +56,24 @@ def predict(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Beliefs:
-    """What a model would have answered after each stored frame of whole videos.
-
-    Attributes:
-        video_ids: the videos that have features.
-        probabilities: of each, float32 ``[num_frames, num_classes]``: row ``t`` after frames ``0 .. t``.
-    """
-
-    video_ids: tuple[str, ...]
-    probabilities: list[npt.NDArray[np.float32]]
-
-
 @torch.inference_mode()
-def beliefs(model: SequenceClassifier, table: FeatureTable, classes: tuple[str, ...], device: torch.device) -> Beliefs:
-    """Read every video from its first frame to its last as one sequence, in its first view, and answer at each."""
+def probabilities_over_time(
+    model: SequenceClassifier, table: FeatureTable, classes: tuple[str, ...], device: torch.device
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Class probabilities after each stored frame, with each video read once from its first frame to its last.
+
+    Only the first view of a video is read.
+
+    Returns:
+        float32 ``[num_frames, num_classes]`` by video id: row ``t`` follows from frames ``0 .. t``.
+    """
     model.eval()
-    found: list[npt.NDArray[np.float32]] = [np.empty((0, len(classes)), np.float32)] * len(table)
-    for block in evaluation_blocks(table, ClipSampling(), _VIDEOS_AT_A_TIME, num_views=1):
+    empty = np.empty((0, len(classes)), np.float32)
+    over_time = {record.video_id: empty for record in table.records}
+    for block in evaluation_blocks(table, ClipSampling(), _VIDEOS_PER_BLOCK, num_views=1):
         features = block.frames.to(device).float()[block.rows.to(device)]
         probabilities = model.scores_over_time(features).softmax(2).cpu().numpy()
-        for place, (video, num_frames) in enumerate(zip(block.videos.tolist(), block.lengths.tolist(), strict=True)):
-            found[video] = probabilities[:num_frames, place].copy()  # without the padding of longer neighbours
-    return Beliefs(tuple(record.video_id for record in table.records), found)
+        for column, (video, num_frames) in enumerate(zip(block.videos.tolist(), block.lengths.tolist(), strict=True)):
+            # Shorter videos of a block are padded to the longest; the copy drops the padding.
+            over_time[table.records[video].video_id] = probabilities[:num_frames, column].copy()
+    return over_time

@@ -1,4 +1,4 @@
-"""What training does to a recurrent matrix: its eigenvalues before and after."""
+"""Eigenvalues of a recurrent matrix before and after training."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,10 @@ Spectrum = npt.NDArray[np.complex128]
 
 
 def spectra(config: ModelConfig, seed: int, trained: SequenceClassifier) -> dict[str, Spectrum] | None:
-    """Eigenvalues of the first layer's W_hh ``[hidden]``, ``before`` and ``after`` training.
+    """Eigenvalues of the first layer's W_hh, complex128 ``[hidden]``, ``before`` and ``after`` training.
 
-    ``before`` is of the network made anew from ``seed``, as training made it. ``None`` for a network without one
-    recurrent matrix: the frame average, LSTM and GRU.
+    ``before`` is computed from a network that is initialised with ``seed``, as training did. Returns ``None`` for
+    networks without a single recurrent matrix: the frame average, LSTM and GRU.
     """
     with torch.random.fork_rng(devices=[]):
         untrained = new_classifier(config, seed, len(trained.feature_mean), trained.classifier.out_features)

@@ -4,7 +4,7 @@ import numpy as np
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.evaluation.predictions import Predictions, true_class_ranks, video_probabilities
+from pipeline.evaluation.predictions import Predictions
 from pipeline.training.batches import Batch
 from pipeline.training.objective import Outcome, Validation
 
@@ -18,8 +18,6 @@ def cross_entropy(model: nn.Module, batch: Batch, label_smoothing: float) -> Out
 
 def class_validation(predictions: Predictions) -> Validation:
     """Video-level top-1 and negative log-likelihood; the best epoch has the highest accuracy, then the lowest loss."""
-    probabilities = video_probabilities(predictions)
-    accuracy = float((true_class_ranks(probabilities, predictions.labels) == 0).mean())
-    true = probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    loss = float(-np.log(true.clip(1e-12)).mean())
+    accuracy = float(predictions.correct.mean())
+    loss = float(-np.log(predictions.true_probability.clip(1e-12)).mean())
     return Validation({"validation_accuracy": accuracy, "validation_loss": loss}, (-accuracy, loss))

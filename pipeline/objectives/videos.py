@@ -17,10 +17,9 @@ from data.records import DatasetError, VideoDataset, VideoRecord
 from models.classifier import SequenceClassifier
 from pipeline.cache.job import FeatureCache
 from pipeline.cache.packed import PackedFeatures
-from pipeline.evaluation.predictions import Predictions, video_predictions, video_probabilities
+from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import digest, read_metrics, read_provenance
-from pipeline.evaluation.scoring import beliefs as probabilities_over_time
-from pipeline.evaluation.scoring import predict
+from pipeline.evaluation.scoring import predict, probabilities_over_time
 from pipeline.evaluation.spectra import spectra
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.objectives.classification import class_validation, cross_entropy
@@ -227,7 +226,7 @@ class VideoClassification:
             predictions,
             facts,
             run.history(),
-            beliefs=probabilities_over_time(model, table, self.outputs, task.device),
+            probabilities_over_time=probabilities_over_time(model, table, self.outputs, task.device),
             seconds=self._seconds(table.records),
             strips=strips,
             spectra=spectra(config.model, self._seed, model),
@@ -292,7 +291,5 @@ def find_baseline(run: Run, protocol: str, seed: int) -> Path | None:
 
 def most_telling_first(predictions: Predictions) -> list[int]:
     """Indices of videos: mistakes, then correct ones, then missing ones; the most confident first."""
-    correct = video_predictions(predictions) == predictions.labels
-    confidence = video_probabilities(predictions).max(axis=1)
-    order: list[int] = np.lexsort((-confidence, correct, predictions.missing)).tolist()
+    order: list[int] = np.lexsort((-predictions.confidence, predictions.correct, predictions.missing)).tolist()
     return order

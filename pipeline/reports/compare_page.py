@@ -1,76 +1,69 @@
-"""The page that sets several evaluations side by side, and the tables and figures that go with it.
+"""The comparison of several evaluations: its page, tables and figures.
 
-Runs of one test list are compared in pairs, video by video. Runs of several splits, or seeds, of one experiment stand
-side by side with their mean; across splits nothing is paired.
+Runs with the same test list are compared in pairs, video by video. The runs of one experiment on several splits or with
+several seeds are shown side by side with their mean; across splits nothing is paired.
 """
 
-import os
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from data.atomic import write_atomically
 from pipeline.evaluation.comparison import (
     PAIRED_METRICS,
-    ComparisonError,
     ConfusionDifference,
     RecallDifference,
-    VideoPredictions,
     confusion_difference,
     flips,
     recall_differences,
 )
-from pipeline.evaluation.metrics import METRICS
-from pipeline.evaluation.predictions import NOT_PREDICTED, IntArray
-from pipeline.reports.compare_figures import (
+from pipeline.evaluation.metrics import COUNTS, METRICS
+from pipeline.evaluation.predictions import NOT_PREDICTED, EvaluationError, IntArray, Predictions
+from pipeline.reports.compare_runs import LEVEL, TEST_LIST, Evaluation, Pair, all_pairs, by_test_list, read_evaluations
+from pipeline.reports.figures import (
+    MISSING,
+    StaticFigure,
     changed_classes,
     confusion_difference_figure,
     difference_figure,
     recall_difference_figure,
+    shortened,
 )
-from pipeline.reports.compare_runs import (
-    LEVEL,
-    TEST_LIST,
-    Evaluation,
-    Pair,
-    all_pairs,
-    by_test_list,
-    in_points,
-    read_evaluations,
+from pipeline.reports.leaderboard import EXPERIMENT, REPEAT, deviation, experiments, mean
+from pipeline.reports.pages import (
+    VIDEO_TITLES,
+    csv_bytes,
+    p_text,
+    points,
+    relative_url,
+    render_page,
+    write_files,
 )
-from pipeline.reports.figures import MISSING, StaticFigure, shortened
-from pipeline.reports.leaderboard import COUNTS, EXPERIMENT, REPEAT, deviation, experiments
-from pipeline.reports.pages import render_page
-from pipeline.reports.report import csv_bytes
-from pipeline.reports.report_page import TITLES
 
-NUM_LISTED = 20  # rows of a list on the page; the CSV files hold all
-NUM_DETAILED = 10  # pairs that get matrices and lists of videos; the others are in the tables
+NUM_LISTED = 20  # rows of a list on the page; the CSV files contain all
+NUM_DETAILED = 10  # pairs that get matrices and lists of videos; the others are only in the tables
 FIGURES = "comparison_figures"
 
 
 def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
-    """Compares evaluations; writes ``comparison.html, comparison.csv, flips.csv, comparison_figures/`` into ``folder``.
+    """Compare evaluations and write ``comparison.html, comparison.csv, flips.csv, comparison_figures/`` to ``folder``.
 
     Args:
-        evaluations: folders that ``write_evaluation`` filled. The order decides which of a pair is A.
+        evaluations: folders that ``write_evaluation`` filled. Of each pair, the first is A.
 
-    Returns the page. Raises ``ComparisonError`` where an evaluation is missing or damaged, where two of one split are
-    of different videos, labels or classes, and where there is nothing to compare.
+    Returns the page. Raises ``EvaluationError`` where an evaluation is missing or damaged, where two with the same
+    split differ in their videos, labels or classes, and where there is nothing to compare.
     """
-    folds = by_test_list(read_evaluations(evaluations))
-    taking_part = [evaluation for fold in folds for evaluation in fold]
-    grouped = [runs for runs in experiments([{**e.results, "number": e.number} for e in taking_part]) if len(runs) > 1]
-    pairs = all_pairs(folds)
-    if not pairs and not grouped:
-        listed = "; ".join(f"{e.name}: {_label(e.results, (*EXPERIMENT, *REPEAT))}" for e in taking_part)
-        raise ComparisonError(
-            f"nothing to compare: no two of the runs share a test list, and none are repeats of one experiment "
-            f"({listed}). Name runs of one split, or one experiment's runs on several."
+    test_lists = by_test_list(read_evaluations(evaluations))
+    compared = sorted((e for group in test_lists for e in group), key=lambda evaluation: evaluation.number)
+    rows = [{**evaluation.results, "number": evaluation.number} for group in test_lists for evaluation in group]
+    repeats = [runs for runs in experiments(rows) if len(runs) > 1]
+    pairs = all_pairs(test_lists)
+    if not pairs and not repeats:
+        listed = "; ".join(f"{e.name}: {_label(e.results, (*EXPERIMENT, *REPEAT))}" for e in compared)
+        raise EvaluationError(
+            f"nothing to compare: no two of the runs have the same test list, and none are repeats of one experiment "
+            f"({listed}). Name several runs on one split, or one experiment's runs on several splits."
         )
     details = [PairDetails.of(pair) for pair in pairs[:NUM_DETAILED]]
     figures = [figure for detail in details for figure in detail.figures]
@@ -78,14 +71,13 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
         names = [(pair.a.name, pair.b.name) for pair in pairs]
         figures.insert(0, difference_figure(names, [pair.differences["video_top1"] for pair in pairs]))
     files = {
-        **{f"{FIGURES}/{figure.name}.{kind}": content for figure in figures for kind, content in _contents(figure)},
+        **{f"{FIGURES}/{name}": content for figure in figures for name, content in figure.files().items()},
         "comparison.csv": csv_bytes(_pair_rows(pairs)),
-        "flips.csv": csv_bytes(_flip_rows(folds)),
-        "comparison.html": _page(folder, folds, pairs, details, grouped).encode(),
+        "flips.csv": csv_bytes(_flip_rows(test_lists)),
+        "comparison.html": _page(folder, compared, pairs, details, repeats).encode(),
     }
-    for name, content in files.items():
-        write_atomically(folder / name, partial(Path.write_bytes, data=content))
-    # An earlier comparison of more pairs must not leave figures that this page knows nothing of.
+    write_files(folder, files)
+    # An earlier comparison of more pairs may have left figures that are not on this page.
     for old in (folder / FIGURES).glob("*_difference_*"):
         if f"{FIGURES}/{old.name}" not in files:
             old.unlink()
@@ -94,7 +86,7 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class PairDetails:
-    """What the page tells of one pair beside its differences."""
+    """The part of the page about one pair."""
 
     pair: Pair
     confusion: ConfusionDifference
@@ -102,14 +94,14 @@ class PairDetails:
 
     @classmethod
     def of(cls, pair: Pair) -> "PairDetails":
-        a, b = pair.a.answers, pair.b.answers
+        a, b = pair.a.predictions, pair.b.predictions
         return cls(pair, confusion_difference(a, b), recall_differences(a, b))
 
     @property
     def figures(self) -> list[StaticFigure]:
-        """None where nothing changed."""
+        """The figures in which anything changed."""
         a, b, key = self.pair.a.name, self.pair.b.name, self.pair.key
-        classes = self.pair.a.answers.classes
+        classes = self.pair.a.predictions.classes
         figures = []
         if self.confusion.counts.any():
             figures.append(confusion_difference_figure(f"confusion_difference_{key}", a, b, self.confusion, classes))
@@ -118,9 +110,9 @@ class PairDetails:
         return figures
 
     def matrix(self) -> dict[str, object]:
-        """The matrix of differences as a drawing: sizes in pixels, and every cell that is not 0."""
+        """The drawing of the difference of the confusion matrices: sizes in pixels, and the cells that are not 0."""
         rows, columns = changed_classes(self.confusion)
-        names = [*self.pair.a.answers.classes, MISSING]
+        names = [*self.pair.a.predictions.classes, MISSING]
         counts, shares = self.confusion.counts, self.confusion.shares
         size = min(max(560 // max(len(columns), 1), 13), 44)
         cells = [
@@ -128,12 +120,12 @@ class PairDetails:
                 "x": x * size,
                 "y": y * size,
                 "is_better": (shares[row, column] > 0) == (row == column),
-                # The square root lets a single video be seen beside a whole class.
+                # The square root makes a single video visible beside a whole class.
                 "strength": f"{0.15 + 0.6 * abs(shares[row, column]) ** 0.5:.2f}",
                 "text": signed(int(counts[row, column])) if size >= 24 else "",
-                "tip": f"{names[row]} taken for {names[column]}: {self.confusion.of_a[row, column]} in "
-                f"{self.pair.a.name}, {self.confusion.of_b[row, column]} in {self.pair.b.name} "
-                f"({signed(int(counts[row, column]))}, {in_points(shares[row, column], '+')} points)",
+                "tip": f"{names[row]} classified as {names[column]}: {self.confusion.a[row, column]} in "
+                f"{self.pair.a.name}, {self.confusion.b[row, column]} in {self.pair.b.name} "
+                f"({signed(int(counts[row, column]))}, {points(shares[row, column], plus=True)} points)",
             }
             for y, row in enumerate(rows)
             for x, column in enumerate(columns)
@@ -153,14 +145,14 @@ class PairDetails:
         return [row for row in self.recalls if row.difference]
 
     def confusions(self) -> list[dict[str, object]]:
-        """Every pair of classes that was confused more or less often, the largest change first."""
-        classes, counts = self.pair.a.answers.classes, self.confusion.counts[:, :-1]
+        """Every pair of classes that was confused more or less often, by decreasing change."""
+        classes, counts = self.pair.a.predictions.classes, self.confusion.counts[:, :-1]
         changed = [
             {
                 "true": classes[row],
                 "predicted": classes[column],
-                "a": int(self.confusion.of_a[row, column]),
-                "b": int(self.confusion.of_b[row, column]),
+                "a": int(self.confusion.a[row, column]),
+                "b": int(self.confusion.b[row, column]),
                 "change": int(counts[row, column]),
             }
             for row, column in zip(*counts.nonzero(), strict=True)
@@ -169,8 +161,8 @@ class PairDetails:
         return sorted(changed, key=lambda change: -abs(change["change"]))
 
     def flips(self) -> dict[str, list[dict[str, object]]]:
-        """The videos whose answer changed, by what became of it; for each what both models said."""
-        a, b = self.pair.a.answers, self.pair.b.answers
+        """The videos that the models classify differently, by heading, with the answers of both."""
+        a, b = self.pair.a.predictions, self.pair.b.predictions
         found = flips(a, b)
 
         def rows(videos: IntArray) -> list[dict[str, object]]:
@@ -185,19 +177,19 @@ class PairDetails:
             ]
 
         return {
-            f"Right in {self.pair.b.name} only": rows(found.gained),
-            f"Right in {self.pair.a.name} only": rows(found.lost),
-            "Wrong in both, but differently": rows(found.otherwise_wrong),
+            f"Correct only in {self.pair.b.name}": rows(found.gained),
+            f"Correct only in {self.pair.a.name}": rows(found.lost),
+            "Wrong in both, with different answers": rows(found.otherwise_wrong),
         }
 
 
-def _answer(answers: VideoPredictions, video: int) -> dict[str, Any]:
-    predicted = int(answers.predicted[video])
+def _answer(predictions: Predictions, video: int) -> dict[str, Any]:
+    predicted = int(predictions.predicted[video])
     return {
-        "predicted": MISSING if predicted == NOT_PREDICTED else answers.classes[predicted],
-        "is_right": predicted == answers.labels[video],
-        "confidence": float(answers.probabilities[video].max()),
-        "true_probability": float(answers.probabilities[video, answers.labels[video]]),
+        "predicted": MISSING if predicted == NOT_PREDICTED else predictions.classes[predicted],
+        "is_correct": bool(predictions.correct[video]),
+        "confidence": float(predictions.confidence[video]),
+        "true_probability": float(predictions.true_probability[video]),
     }
 
 
@@ -206,12 +198,8 @@ def signed(number: int) -> str:
 
 
 def _label(results: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """What is known of a run, such as ``split 1, seed 0``."""
+    """The known facts of a run, such as ``split 1, seed 0``."""
     return ", ".join(f"{key.replace('_', ' ')} {results[key]}" for key in keys if results.get(key) is not None)
-
-
-def _contents(figure: StaticFigure) -> list[tuple[str, bytes]]:
-    return [("png", figure.png), ("svg", figure.svg), ("csv", csv_bytes(figure.rows))]
 
 
 def _pair_rows(pairs: Sequence[Pair]) -> Iterable[list[object]]:
@@ -230,32 +218,30 @@ def _pair_rows(pairs: Sequence[Pair]) -> Iterable[list[object]]:
         ]
 
 
-def _flip_rows(folds: Sequence[Sequence[Evaluation]]) -> Iterable[list[object]]:
-    """One row per video and run, of the videos that the runs of one test list do not all take for the same class."""
+def _flip_rows(test_lists: Sequence[Sequence[Evaluation]]) -> Iterable[list[object]]:
+    """One row per video and run, for the videos on which the runs of one test list disagree."""
     yield [*TEST_LIST, "video_id", "label", "run", "predicted", "correct", "confidence", "true_probability"]
-    for fold in folds:
-        predicted = [evaluation.answers.predicted for evaluation in fold]
-        first = fold[0].answers
+    for evaluations in test_lists:
+        first = evaluations[0].predictions
         for video, video_id in enumerate(first.video_ids):
-            if len({int(of_run[video]) for of_run in predicted}) == 1:
+            if len({int(evaluation.predictions.predicted[video]) for evaluation in evaluations}) == 1:
                 continue
-            for evaluation in fold:
-                answer = _answer(evaluation.answers, video)
+            for evaluation in evaluations:
+                answer = _answer(evaluation.predictions, video)
                 yield [
                     *(evaluation.results.get(key) for key in TEST_LIST),
                     *(video_id, first.classes[first.labels[video]], evaluation.name, answer["predicted"]),
-                    *(int(answer["is_right"]), f"{answer['confidence']:.9g}", f"{answer['true_probability']:.9g}"),
+                    *(int(answer["is_correct"]), f"{answer['confidence']:.9g}", f"{answer['true_probability']:.9g}"),
                 ]
 
 
 def _page(
     folder: Path,
-    folds: Sequence[Sequence[Evaluation]],
+    evaluations: Sequence[Evaluation],
     pairs: Sequence[Pair],
     details: Sequence[PairDetails],
     repeats: Sequence[Sequence[Mapping[str, Any]]],
 ) -> str:
-    evaluations = sorted((e for fold in folds for e in fold), key=lambda evaluation: evaluation.number)
     results = [evaluation.results for evaluation in evaluations]
     widest = max(
         (abs(bound) for pair in pairs for d in pair.differences.values() for bound in (d.low, d.high, d.difference)),
@@ -266,16 +252,16 @@ def _page(
         ("sortable.js",),
         dataset=results[0].get("dataset"),
         unit=evaluations[0].unit,
-        titles=TITLES,
+        titles=VIDEO_TITLES,
         evaluations=evaluations,
         labels={e.number: _label(e.results, ("model", *REPEAT)).removeprefix("model ") for e in evaluations},
-        reports={e.number: _url(e.folder / "report.html", folder) for e in evaluations},
+        reports={e.number: relative_url(e.folder / "report.html", folder) for e in evaluations},
         pairs=pairs,
         test_lists={pair.key: _label(pair.a.results, TEST_LIST) for pair in pairs},
         num_test_lists=len({_label(pair.a.results, TEST_LIST) for pair in pairs}),
         widest=max(widest, 0.01),
         level=LEVEL,
-        points=partial(in_points, sign="+"),
+        p_text=p_text,
         signed=signed,
         details=details,
         detailed={detail.pair.key for detail in details},
@@ -287,11 +273,11 @@ def _page(
 
 
 def _side_by_side(repeats: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
-    """Experiments as rows, their splits and seeds as columns; ``None`` where no experiment has several runs."""
+    """A table with experiments as rows, splits and seeds as columns; ``None`` where no experiment has several runs."""
     if not repeats:
         return None
     every = [run for runs in repeats for run in runs]
-    # Where the model alone does not tell experiments apart, what they differ in does.
+    # Experiments with the same model are named after the facts in which they differ.
     are_named = len({run.get("model") for run in every}) == len(repeats)
     naming = ["model"] if are_named else [key for key in EXPERIMENT if len({str(run.get(key)) for run in every}) > 1]
     columns = list(dict.fromkeys(_label(run, REPEAT) for run in sorted(every, key=lambda run: _label(run, REPEAT))))
@@ -299,9 +285,7 @@ def _side_by_side(repeats: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, A
         {
             "name": _label(runs[0], naming).removeprefix("model ").removeprefix("settings "),
             "cells": [[run for run in runs if _label(run, REPEAT) == column] for column in columns],
-            "means": {
-                metric: (statistics.fmean(run[metric] for run in runs), *deviation(runs, metric)) for metric in TITLES
-            },
+            "means": {metric: (mean(runs, metric), *deviation(runs, metric)) for metric in VIDEO_TITLES},
         }
         for runs in repeats
     ]
@@ -309,13 +293,8 @@ def _side_by_side(repeats: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, A
 
 
 def _differing_facts(results: Sequence[Mapping[str, Any]]) -> dict[str, list[object]]:
-    """What is told of the runs, and is not the same for all: by fact, one value per run."""
-    told_elsewhere = {*METRICS, *COUNTS, "intervals", "accuracy", "run", "command", "made_from"}
-    facts = [key for key in dict.fromkeys(key for result in results for key in result) if key not in told_elsewhere]
+    """The facts that differ between runs, with one value per run."""
+    shown_elsewhere = {*METRICS, *COUNTS, "intervals", "accuracy", "run", "command", "provenance"}
+    facts = [key for key in dict.fromkeys(key for result in results for key in result) if key not in shown_elsewhere]
     values = {fact: [result.get(fact) for result in results] for fact in facts}
-    return {fact: of_runs for fact, of_runs in values.items() if len(set(map(str, of_runs))) > 1}
-
-
-def _url(path: Path, folder: Path) -> str:
-    """Relative, so that the runs and the page may move together."""
-    return quote(Path(os.path.relpath(path, folder.resolve())).as_posix())
+    return {fact: by_run for fact, by_run in values.items() if len(set(map(str, by_run))) > 1}

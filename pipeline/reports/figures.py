@@ -1,6 +1,6 @@
-"""The figures of an evaluation: each a picture (PNG and SVG) and the numbers in it (CSV).
+"""The figures of reports and comparisons: each is a picture (PNG and SVG) with its numbers (CSV).
 
-They are drawn on white; the page inverts them where it is dark.
+They are drawn on white; the dark theme of the pages inverts them.
 """
 
 import io
@@ -16,12 +16,14 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from pipeline.evaluation.analysis import TENTHS, Accuracy, LengthBin
+from pipeline.evaluation.comparison import ConfusionDifference, PairedDifference, RecallDifference
 from pipeline.evaluation.metrics import CalibrationBin
 from pipeline.evaluation.predictions import IntArray
+from pipeline.reports.pages import csv_bytes, percent
 
 MISSING = "(missing)"
 BLUE, RED, GREY = "#1f62b0", "#c42030", "#8a929b"
-_SIZE = (5.4, 3.7)  # inches, of a figure that shares a line of the page with another
+_SIZE = (5.4, 3.7)  # inches: two such figures fit side by side on the page
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class StaticFigure:
     """One figure.
 
     Attributes:
-        name: of its files, without an ending.
-        title, caption: what the page says above and below it.
-        description: what it shows, for those who can't see it.
+        name: of its files, without a suffix.
+        title, caption: the text above and below it on the page; empty where a page has its own text.
+        description: its content, for people who can't see it; empty likewise.
         rows: of its CSV, the column names first.
     """
 
@@ -43,13 +45,17 @@ class StaticFigure:
     svg: bytes
     rows: tuple[tuple[object, ...], ...]
 
+    def files(self) -> dict[str, bytes]:
+        """File names and contents."""
+        return {f"{self.name}.png": self.png, f"{self.name}.svg": self.svg, f"{self.name}.csv": csv_bytes(self.rows)}
+
 
 def confusion_figure(counts: IntArray, classes: Sequence[str], unit: str = "video") -> StaticFigure:
-    """A confusion matrix as ``confusion_matrix`` gives it; each row is divided by its number of videos.
+    """A confusion matrix, as ``confusion_matrix`` returns it, with each row divided by its number of videos.
 
-    Right answers are blue and mistakes red, on a scale that lets a single mistake be seen. Cells are wide enough for
-    the names of both axes at any number of classes; up to 20 classes they also hold the number of videos. A class
-    without test videos is a grey row; the column of missing videos is drawn if there are any.
+    Correct answers are blue and mistakes red, on a scale on which even a single mistake is visible. Cells are large
+    enough for the class names on both axes; with up to 20 classes they also show the number of videos. A class without
+    test videos is a grey row. The column of missing videos is drawn only if there are any.
     """
     num_classes = len(classes)
     columns = [*classes, MISSING] if counts[:, -1].any() else list(classes)
@@ -58,29 +64,23 @@ def confusion_figure(counts: IntArray, classes: Sequence[str], unit: str = "vide
     counts = counts[:, : len(columns)]
     support = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(support, 1)
-    right = np.eye(num_classes, len(columns), dtype=bool) & (support > 0)
-    mistaken = ~right & (counts > 0)
+    correct = np.eye(num_classes, len(columns), dtype=bool) & (support > 0)
+    wrong = ~correct & (counts > 0)
 
-    cell = float(np.clip(6 / num_classes, 0.2, 0.8))  # inches; 0.2 is a line of 9-point names
+    cell = _cell_size(num_classes)
     width, height = cell * len(columns), cell * num_classes
-    # The cells fill the figure; names and colour bars hang outside, and saving it "tight" takes them in.
+    # The cells fill the figure. Names and colour bars are outside of it; the tight bounding box includes them.
     figure = Figure(figsize=(width, height), dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(np.broadcast_to(support > 0, counts.shape), cmap="gray", vmin=-5, vmax=1)
-    for place, (title, shown, colours) in enumerate((("right", right, "Blues"), ("mistaken", mistaken, "Reds"))):
+    for bar_index, (title, shown, colours) in enumerate((("correct", correct, "Blues"), ("wrong", wrong, "Reds"))):
         image = axes.imshow(np.ma.masked_where(~shown, share), cmap=colours, norm=PowerNorm(0.5, 0, 1))
-        bar_axes = axes.inset_axes((1 + (0.2 + 0.8 * place) / width, 1 - 2.4 / height, 0.12 / width, 2.2 / height))
+        left = 1 + (0.2 + 0.8 * bar_index) / width
+        bar_axes = axes.inset_axes((left, 1 - 2.4 / height, 0.12 / width, 2.2 / height))
         bar = figure.colorbar(image, cax=bar_axes)
         bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"], size=8)
         bar_axes.set_title(title, size=9, loc="left")
-    # Text is drawn as it stands: a class called "$5" is no formula.
-    size = 9 if num_classes > 20 else 10
-    axes.set_xticks(
-        range(len(columns)), [shortened(name) for name in columns], rotation=90, size=size, parse_math=False
-    )
-    axes.set_yticks(range(num_classes), [shortened(name) for name in classes], size=size, parse_math=False)
-    axes.set_xlabel("predicted class", size=12)
-    axes.set_ylabel("true class", size=12)
+    _name_classes(axes, classes, columns, size=9 if num_classes > 20 else 10)
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.9", linewidth=0.5)
@@ -91,13 +91,13 @@ def confusion_figure(counts: IntArray, classes: Sequence[str], unit: str = "vide
                 text = f"{count}\n{share[row, column]:.0%}" if num_classes < 8 else str(count)
                 colour = "white" if share[row, column] > 0.4 else "black"
                 axes.text(column, row, text, ha="center", va="center", color=colour, size=9)
-    return static_figure(
+    return _static_figure(
         figure,
         "confusion",
         "Confusion matrix",
-        f"Rows: the true class; columns: what its {unit}s were taken for, as a share of the row.",
-        f"Confusion matrix of {num_classes} classes; its numbers are in confusion.csv, its largest in the next table.",
-        rows,
+        f"Rows: the true class; columns: the predicted class of its {unit}s, as a share of the row.",
+        f"Confusion matrix of {num_classes} classes. Its numbers are in confusion.csv, the largest in the next table.",
+        rows=rows,
     )
 
 
@@ -116,15 +116,15 @@ def calibration_figure(bins: Sequence[CalibrationBin], error: float, unit: str =
     below.set(xlabel="confidence", ylabel=f"{unit}s")
     _plain(axes)
     _plain(below)
-    return static_figure(
+    return _static_figure(
         figure,
         "calibration",
         "Calibration",
-        f"Expected calibration error {100 * error:.1f} %: the distance between confidence and accuracy (red), averaged "
-        f"over {len(bins)} equal bins weighted by their {unit}s. Bars on the dashed line would mean that answers given "
-        "with 80 % confidence are right in 80 % of the cases; below it the model is too sure of itself.",
-        f"Accuracy by confidence in {len(bins)} bins, against the diagonal of perfect calibration.",
-        [
+        f"Expected calibration error {percent(error)} %: the gap between confidence and accuracy (red), averaged over "
+        f"{len(bins)} equal bins weighted by their {unit}s. On the dashed line, answers given with 80 % confidence are "
+        "correct in 80 % of the cases; below it, the model is overconfident.",
+        f"Accuracy by confidence in {len(bins)} bins, with the diagonal of perfect calibration.",
+        rows=[
             ("low", "high", "count", "confidence", "accuracy"),
             *((part.low, part.high, part.count, part.confidence, part.accuracy) for part in bins),
         ],
@@ -132,7 +132,7 @@ def calibration_figure(bins: Sequence[CalibrationBin], error: float, unit: str =
 
 
 def length_figure(bins: Sequence[LengthBin], quantity: str, unit: str = "video") -> StaticFigure:
-    """Accuracy against length; ``quantity`` is what lengths are measured in."""
+    """Accuracy by length; ``quantity`` is the unit of the lengths."""
     figure, axes = _single()
     _with_intervals(axes, range(len(bins)), [part.accuracy for part in bins], "o")
     names = [
@@ -142,13 +142,13 @@ def length_figure(bins: Sequence[LengthBin], quantity: str, unit: str = "video")
     axes.set_xticks(range(len(bins)), names, rotation=30, ha="right", size=9)
     axes.set(xlabel=f"length, {quantity}", ylabel="accuracy", ylim=(0, 1.03), xlim=(-0.5, len(bins) - 0.5))
     fewest = min(part.accuracy.num_videos for part in bins)
-    return static_figure(
+    return _static_figure(
         figure,
         "length",
         "Accuracy against length",
-        f"{unit.capitalize()}s by length, at least {fewest} to a bin, with 95 % intervals.",
+        f"{unit.capitalize()}s binned by length, at least {fewest} per bin, with 95 % intervals.",
         f"Accuracy in {len(bins)} bins of length.",
-        [
+        rows=[
             ("shortest", "longest", "num_videos", "accuracy", "low", "high"),
             *((part.shortest, part.longest, part.accuracy.num_videos, *_bounds(part.accuracy)) for part in bins),
         ],
@@ -156,33 +156,34 @@ def length_figure(bins: Sequence[LengthBin], quantity: str, unit: str = "video")
 
 
 def frames_seen_figure(accuracies: Sequence[Accuracy], unit: str = "video") -> StaticFigure:
-    """Accuracy after each tenth of the frames, as from ``accuracy_against_share_seen``."""
+    """Accuracy after each tenth of the frames: the result of ``accuracy_against_share_seen``."""
     figure, axes = _single()
-    percent = [10 * tenths for tenths in TENTHS]
-    _with_intervals(axes, percent, accuracies, "o-")
-    axes.set(xlabel=f"% of the {unit}'s frames seen", ylabel="accuracy", ylim=(0, 1.03), xticks=percent)
-    return static_figure(
+    seen = [10 * tenths for tenths in TENTHS]
+    _with_intervals(axes, seen, accuracies, "o-")
+    axes.set(xlabel=f"% of the {unit}'s frames seen", ylabel="accuracy", ylim=(0, 1.03), xticks=seen)
+    return _static_figure(
         figure,
         "frames_seen",
         "Accuracy against frames seen",
-        f"How early it is right: each {unit} is read once from its first frame, and asked after every tenth; with 95 % "
-        "intervals. The last point need not equal the figures above, which average several clips.",
+        f"How early the answer is correct: each {unit} is read once from its first frame and classified after every "
+        "tenth of its frames; with 95 % intervals. The last point may differ from the scores above, which average "
+        "several clips.",
         "Accuracy after 10, 20, ... 100 % of the frames: "
         + ", ".join(f"{100 * accuracy.share:.0f} %" for accuracy in accuracies),
-        [
+        rows=[
             ("percent_seen", "num_videos", "accuracy", "low", "high"),
             *(
-                (share, accuracy.num_videos, *_bounds(accuracy))
-                for share, accuracy in zip(percent, accuracies, strict=True)
+                (percent_seen, accuracy.num_videos, *_bounds(accuracy))
+                for percent_seen, accuracy in zip(seen, accuracies, strict=True)
             ),
         ],
     )
 
 
 def learning_curves(history: Sequence[Mapping[str, object]]) -> StaticFigure | None:
-    """Loss and accuracy over the epochs, for training and validation; ``None`` if there is nothing to draw.
+    """Training and validation loss and accuracy by epoch; ``None`` if there is nothing to draw.
 
-    A row may lack a value, hold ``None`` or (a run that diverged) NaN: the curve has a gap there.
+    Where a row lacks a value, or has ``None`` or NaN (a run that diverged), the curve has a gap.
     """
     drawn = [
         (quantity, part)
@@ -194,7 +195,7 @@ def learning_curves(history: Sequence[Mapping[str, object]]) -> StaticFigure | N
         return None
     figure = Figure(figsize=(5.4, 4.6), dpi=110, layout="constrained")
     panels = dict(zip(("loss", "accuracy"), figure.subplots(2, sharex=True), strict=True))
-    epochs = [row.get("epoch", place) for place, row in enumerate(history, start=1)]
+    epochs = [row.get("epoch", number) for number, row in enumerate(history, start=1)]
     curves = {}
     for quantity, part in drawn:
         values = [row.get(f"{part}_{quantity}") for row in history]
@@ -207,18 +208,18 @@ def learning_curves(history: Sequence[Mapping[str, object]]) -> StaticFigure | N
         if axes.lines:
             axes.legend(frameon=False)
     panels["accuracy"].set(xlabel="epoch", ylim=(0, 1.02))
-    return static_figure(
+    return _static_figure(
         figure,
         "learning_curves",
         "Learning curves",
         "Dashed: training, solid: validation.",
         "Loss and accuracy on training and validation data, by epoch.",
-        [("epoch", *curves), *zip(epochs, *curves.values(), strict=True)],
+        rows=[("epoch", *curves), *zip(epochs, *curves.values(), strict=True)],
     )
 
 
 def spectrum_figure(spectra: Mapping[str, NDArray[np.complexfloating]]) -> StaticFigure:
-    """Eigenvalues of a recurrent matrix, ``before`` and ``after`` training, beside the unit circle."""
+    """Eigenvalues of a recurrent matrix, ``before`` and ``after`` training, with the unit circle."""
     figure, axes = _single()
     circle = np.exp(1j * np.linspace(0, 2 * np.pi, 200))
     axes.plot(circle.real, circle.imag, color=GREY, linewidth=1)
@@ -230,18 +231,129 @@ def spectrum_figure(spectra: Mapping[str, NDArray[np.complexfloating]]) -> Stati
     figure.legend(frameon=False, loc="outside upper right", ncols=len(spectra))
     radii = {name: float(np.abs(values).max()) for name, values in spectra.items()}
     largest = ", ".join(f"{radius:.3f} {name}" for name, radius in radii.items())
-    return static_figure(
+    return _static_figure(
         figure,
         "spectrum",
         "Spectrum of the recurrent matrix",
-        f"Eigenvalues of W_hh before and after training; the largest modulus is {largest}. Inside the circle a "
-        "direction of the state is forgotten, on it it is kept, outside it grows.",
+        f"Eigenvalues of W_hh before and after training; the largest modulus is {largest}. Along an eigenvector, the "
+        "state decays if the eigenvalue is inside the circle, persists if it is on it, and grows if it is outside.",
         f"Eigenvalues in the complex plane with the unit circle; largest modulus {largest}.",
-        [
+        rows=[
             ("when", "real", "imaginary"),
             *((name, value.real, value.imag) for name, values in spectra.items() for value in values.tolist()),
         ],
     )
+
+
+def difference_figure(pairs: Sequence[tuple[str, str]], differences: Sequence[PairedDifference]) -> StaticFigure:
+    """A forest plot of the difference in top-1 for each pair of models (names of A and B), with its interval."""
+    figure, axes = _named_rows([f"{shortened(b)} − {shortened(a)}" for a, b in pairs])
+    rows = range(len(pairs))
+    low, middle, high = (
+        [100 * getattr(difference, name) for difference in differences] for name in ("low", "difference", "high")
+    )
+    axes.hlines(rows, low, high, color=BLUE)
+    axes.plot(middle, rows, "o", color=BLUE, markersize=5)
+    axes.set_xlabel("difference in top-1, percentage points")
+    return _static_figure(
+        figure,
+        "differences",
+        rows=[
+            ("a", "b", "difference", "low", "high", "num_videos"),
+            *((a, b, d.difference, d.low, d.high, d.num_videos) for (a, b), d in zip(pairs, differences, strict=True)),
+        ],
+    )
+
+
+def confusion_difference_figure(
+    name: str, a: str, b: str, difference: ConfusionDifference, classes: Sequence[str]
+) -> StaticFigure:
+    """B's confusion matrix minus A's, as shares of the videos of each row, for the classes in which anything changed.
+
+    Blue: B is better (more videos on the diagonal, fewer off it); red: A is better. The CSV contains all classes, in
+    videos.
+    """
+    rows, columns = changed_classes(difference)
+    names = [*classes, MISSING]
+    shown = difference.shares[np.ix_(rows, columns)]
+    gain = np.where(np.equal.outer(rows, columns), shown, -shown)
+    largest = float(np.abs(gain).max(initial=0.01))
+    cell = _cell_size(max(len(columns), 1))
+    width, height = cell * max(len(columns), 3), cell * max(len(rows), 3)
+    figure = Figure(figsize=(width, height), dpi=110)
+    # As in confusion_figure, names and the colour bar are outside of the figure.
+    axes = figure.add_axes((0, 0, 1, 1))
+    image = axes.imshow(gain, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+    _name_classes(axes, [names[row] for row in rows], [names[column] for column in columns], size=9)
+    bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.2 / width, 0, 0.12 / width, 1)))
+    bar.set_ticks([-largest, 0, largest], labels=[f"{largest:.0%} worse", "0", f"{largest:.0%} better"], size=8)
+    axes.set_title(f"{shortened(b)} − {shortened(a)}", size=10, parse_math=False)
+    return _static_figure(
+        figure,
+        name,
+        rows=[
+            ("true \\ predicted", *names),
+            *((name, *row) for name, row in zip(classes, difference.counts.tolist(), strict=True)),
+        ],
+    )
+
+
+def changed_classes(difference: ConfusionDifference) -> tuple[list[int], list[int]]:
+    """The rows and columns of the classes whose row or column is not all 0.
+
+    The last column, missing videos, is included only if it is not all 0.
+    """
+    changed = difference.counts != 0
+    num_classes = len(changed)
+    rows = np.flatnonzero(changed.any(axis=1) | changed[:, :num_classes].any(axis=0)).tolist()
+    columns = [*rows, num_classes] if changed[:, num_classes].any() else rows
+    return rows, columns
+
+
+def recall_difference_figure(name: str, a: str, b: str, rows: Sequence[RecallDifference]) -> StaticFigure:
+    """Bars for the classes whose recall changed. The CSV contains all classes."""
+    changed = [row for row in rows if row.difference]
+    figure, axes = _named_rows([shortened(row.name) for row in changed])
+    colours = [BLUE if row.difference > 0 else RED for row in changed]
+    axes.barh(range(len(changed)), [100 * row.difference for row in changed], color=colours)
+    axes.set_xlabel("difference in recall, percentage points")
+    axes.set_title(f"{shortened(b)} − {shortened(a)}", size=10, parse_math=False)
+    return _static_figure(
+        figure,
+        name,
+        rows=[
+            ("class", "recall_a", "recall_b", "difference", "num_videos"),
+            *((row.name, row.a, row.b, row.difference, row.support) for row in rows),
+        ],
+    )
+
+
+def _cell_size(num_columns: int) -> float:
+    """Side of a confusion matrix's cell in inches; the minimum fits one line of 9-point text."""
+    return float(np.clip(6 / num_columns, 0.2, 0.8))
+
+
+def _name_classes(axes: Axes, rows: Sequence[str], columns: Sequence[str], size: int) -> None:
+    # Without parse_math, a class called "$5" is not a formula.
+    names = [shortened(name) for name in columns]
+    axes.set_xticks(range(len(columns)), names, rotation=90, size=size, parse_math=False)
+    axes.set_yticks(range(len(rows)), [shortened(name) for name in rows], size=size, parse_math=False)
+    axes.set_xlabel("predicted class", size=12)
+    axes.set_ylabel("true class", size=12)
+
+
+def _named_rows(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """Axes with a row for each name, the first at the top, and a vertical line at 0."""
+    figure = Figure(figsize=(6, 0.8 + 0.28 * len(names)), dpi=110)
+    axes = figure.add_subplot()
+    axes.axvline(0, color="0.4", linewidth=1)
+    axes.set_yticks(range(len(names)), names, size=9, parse_math=False)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure, axes
 
 
 def _single() -> tuple[Figure, Axes]:
@@ -261,20 +373,25 @@ def _bounds(accuracy: Accuracy) -> tuple[float, float, float]:
     return accuracy.share, accuracy.low, accuracy.high
 
 
-def _with_intervals(axes: Axes, places: Sequence[int], accuracies: Sequence[Accuracy], style: str) -> None:
+def _with_intervals(axes: Axes, positions: Sequence[int], accuracies: Sequence[Accuracy], style: str) -> None:
     share, low, high = np.array([_bounds(accuracy) for accuracy in accuracies]).T
-    # Rounding may leave the interval of all right a hair below 1.
+    # Rounding errors may place a bound on the wrong side of the share.
     around = np.maximum([share - low, high - share], 0)
-    axes.errorbar(places, share, yerr=around, fmt=style, color=BLUE, capsize=3, markersize=5)
+    axes.errorbar(positions, share, yerr=around, fmt=style, color=BLUE, capsize=3, markersize=5)
 
 
-def static_figure(
-    figure: Figure, name: str, title: str, caption: str, description: str, rows: Iterable[tuple[object, ...]]
+def _static_figure(
+    figure: Figure,
+    name: str,
+    title: str = "",
+    caption: str = "",
+    description: str = "",
+    *,
+    rows: Iterable[tuple[object, ...]],
 ) -> StaticFigure:
-    """A drawn figure with its numbers, ready to be written."""
-    # One evaluation gives one set of bytes: no date, and ids that do not depend on chance.
+    """Encode a drawn figure. The same numbers always give the same bytes."""
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.draw_without_rendering()  # places everything, so that its extent is known
+        figure.draw_without_rendering()  # computes the layout, which the extent depends on
         extent = figure.get_tightbbox().padded(0.1)
         png, svg = (_saved(figure, kind, extent) for kind in ("png", "svg"))
     return StaticFigure(name, title, caption, description, png, svg, tuple(rows))
@@ -288,6 +405,6 @@ def _saved(figure: Figure, kind: str, extent: Bbox) -> bytes:
 
 
 def shortened(name: str) -> str:
-    """A class name on one line, of at most 28 characters."""
+    """A class name on one line, cut to 28 characters."""
     name = " ".join(name.split())
     return name if len(name) <= 28 else name[:27] + "…"

@@ -1,82 +1,60 @@
-"""Several evaluations side by side: ``leaderboard.csv`` with raw numbers, ``.md`` and ``.html`` to be read."""
+"""A table of several evaluations: ``leaderboard.csv`` with raw numbers, ``.md`` and ``.html`` for reading."""
 
-import csv
-import io
-import os
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from data.atomic import write_text_atomically
-from pipeline.evaluation.metrics import METRICS
+from pipeline.evaluation.metrics import COUNTS, METRICS
 from pipeline.evaluation.predictions import EvaluationError
-from pipeline.reports.pages import render_page
-from pipeline.reports.report_page import metric_titles
+from pipeline.reports.pages import CLIP_AND_VIDEO_TITLES as TITLES
+from pipeline.reports.pages import csv_bytes, percent, relative_url, render_page, write_files
 
 Row = Mapping[str, Any]
 
-# Runs that agree in the first are repeats of one experiment; the others tell the repeats apart.
+# Runs that agree in EXPERIMENT are repeats of one experiment; REPEAT identifies each repeat.
 EXPERIMENT = ("dataset", "evaluated_on", "model", "backbone", "settings")
 FOLD = ("split", "holdout_group")
 REPEAT = (*FOLD, "seed")
-METRIC_TITLES = metric_titles("video")
-COUNTS = ("num_videos", "num_clips", "num_classes", "num_missing")
 
 
 def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path] = ()) -> str:
-    """Writes ``leaderboard.csv``, ``.md`` and ``.html`` into ``folder``; returns the Markdown.
+    """Write ``leaderboard.csv``, ``.md`` and ``.html`` into ``folder`` and return the Markdown.
+
+    Experiments are sorted by dataset, then by decreasing mean video top-1.
 
     Args:
-        rows: one ``metrics.json`` per run. Beside the metrics these facts are shown, each where it is known: ``run``
-            (its name), ``dataset, model, backbone, split, holdout_group, seed``; ``evaluated_on``, where that is not
-            the split's test videos; and ``settings``: one short text for whatever else was set differently from run to
-            run. Runs that agree in dataset, videos, model, backbone and settings are repeats of one experiment, and an
-            experiment of several runs also gets their mean (see ``deviation``).
-        reports: each row's page, for the HTML to link to.
+        rows: one ``metrics.json`` per run. Besides the metrics, these facts are shown where they are known: ``run``
+            (its name), ``dataset, model, backbone, split, holdout_group, seed``; ``evaluated_on``, if not the test
+            videos of the split; and ``settings``: a short text with every other setting that differs between runs.
+            Runs that agree in ``EXPERIMENT`` are repeats of one experiment, and their mean is shown as well (see
+            ``deviation``).
+        reports: the page of each row, which the HTML links to.
 
-    Experiments stand by dataset, then the best mean video top-1 first. Raises ``EvaluationError`` if there is no run or
-    one lacks a metric.
+    Raises:
+        EvaluationError: there are no runs, or one lacks a metric.
     """
     if reports:
-        links = [quote(Path(os.path.relpath(report.resolve(), folder.resolve())).as_posix()) for report in reports]
+        links = [relative_url(report, folder) for report in reports]
         rows = [{**row, "report": link} for row, link in zip(rows, links, strict=True)]
     grouped = experiments(rows)
     markdown = _markdown(grouped)
-    write_text_atomically(folder / "leaderboard.csv", _csv(grouped))
-    write_text_atomically(folder / "leaderboard.html", _page(grouped))
-    write_text_atomically(folder / "leaderboard.md", markdown)
+    write_files(
+        folder,
+        {
+            "leaderboard.csv": csv_bytes(_csv_rows(grouped)),
+            "leaderboard.html": _page(grouped).encode(),
+            "leaderboard.md": markdown.encode(),
+        },
+    )
     return markdown
 
 
-def deviation(runs: Sequence[Row], metric: str) -> tuple[float, str]:
-    """Sample standard deviation of one experiment's repeats, and what it was taken over.
-
-    The folds of one protocol (three splits, or each person held out once) make *one* estimate together. So where
-    several seeds were each run on the same folds, the deviation is that of the seeds' means (``"seeds"``); with one
-    seed it is that of the folds (``"folds"``). Where seeds and folds make no full grid it is that of all runs
-    (``"runs"``).
-    """
-    by_seed: dict[object, list[Row]] = {}
-    for run in runs:
-        by_seed.setdefault(run.get("seed"), []).append(run)
-    folds = [sorted(str([run.get(key) for key in FOLD]) for run in repeats) for repeats in by_seed.values()]
-    if len(by_seed) > 1 and all(fold == folds[0] for fold in folds):
-        return statistics.stdev(_mean(repeats, metric) for repeats in by_seed.values()), "seeds"
-    over = "folds" if len(by_seed) == 1 and len(set(folds[0])) == len(runs) else "runs"
-    return statistics.stdev(run[metric] for run in runs), over
-
-
-def _mean(runs: Sequence[Row], metric: str) -> float:
-    return statistics.fmean(run[metric] for run in runs)
-
-
 def experiments(rows: Sequence[Row]) -> list[list[Row]]:
-    """The runs grouped by experiment: by dataset, then the best mean first; inside, by fold and seed."""
+    """Group the runs by experiment: sorted by dataset, then by decreasing mean; within a group by fold and seed."""
     if not rows:
-        raise EvaluationError("a leaderboard needs at least one evaluated run. Give the folders of runs that are.")
+        raise EvaluationError("a leaderboard needs at least one evaluated run. Name the folders of evaluated runs.")
     for row in rows:
         if lacking := [name for name in METRICS if name not in row]:
             raise EvaluationError(f"run {row.get('run')!r} lacks {', '.join(lacking)}. Evaluate it again.")
@@ -84,29 +62,50 @@ def experiments(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         groups.setdefault(str([row.get(key) for key in EXPERIMENT]), []).append(row)
     repeats = [sorted(group, key=lambda row: [str(row.get(key)) for key in REPEAT]) for group in groups.values()]
-    return sorted(repeats, key=lambda group: (str(group[0].get("dataset")), -_mean(group, "video_top1")))
+    return sorted(repeats, key=lambda group: (str(group[0].get("dataset")), -mean(group, "video_top1")))
 
 
-def _csv(experiments: Sequence[Sequence[Row]]) -> str:
-    """Each experiment's mean (where there are several runs), then its runs; a cell that does not apply is empty."""
+def mean(runs: Sequence[Row], metric: str) -> float:
+    """Mean of a metric over one experiment's repeats."""
+    return statistics.fmean(run[metric] for run in runs)
+
+
+def deviation(runs: Sequence[Row], metric: str) -> tuple[float, str]:
+    """Sample standard deviation of a metric over one experiment's repeats, and what it was computed over.
+
+    The folds of one protocol (three splits, or each person held out once) make *one* estimate together. Where several
+    seeds were each run on the same folds, the deviation is therefore computed over the seeds' means (``"seeds"``).
+    With one seed it is computed over the folds (``"folds"``), and where seeds and folds do not form a full grid over
+    all runs (``"runs"``).
+    """
+    by_seed: dict[object, list[Row]] = {}
+    for run in runs:
+        by_seed.setdefault(run.get("seed"), []).append(run)
+    folds = [sorted(str([run.get(key) for key in FOLD]) for run in repeats) for repeats in by_seed.values()]
+    if len(by_seed) > 1 and all(fold == folds[0] for fold in folds):
+        return statistics.stdev(mean(repeats, metric) for repeats in by_seed.values()), "seeds"
+    over = "folds" if len(by_seed) == 1 and len(set(folds[0])) == len(runs) else "runs"
+    return statistics.stdev(run[metric] for run in runs), over
+
+
+def _csv_rows(experiments: Sequence[Sequence[Row]]) -> Iterable[Sequence[object]]:
+    """For each experiment a row with its mean (if it has several runs), then its runs; empty where not applicable."""
     scores = [f"{name}{part}" for name in METRICS for part in ("", "_low", "_high", "_deviation")]
     columns = ["kind", "run", *EXPERIMENT, *REPEAT, "num_runs", "deviation_over", *COUNTS, *scores]
-    text = io.StringIO()
-    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
+    yield columns
     for runs in experiments:
         if len(runs) > 1:
-            mean = {"kind": "mean", "num_runs": len(runs), **{key: runs[0].get(key) for key in EXPERIMENT}}
+            row = {"kind": "mean", "num_runs": len(runs), **{key: runs[0].get(key) for key in EXPERIMENT}}
             for name in METRICS:
-                mean[name] = _mean(runs, name)
-                mean[f"{name}_deviation"], mean["deviation_over"] = deviation(runs, name)
-            table.writerow(mean)
+                row[name] = mean(runs, name)
+                row[f"{name}_deviation"], row["deviation_over"] = deviation(runs, name)
+            yield [row.get(column) for column in columns]
         for run in runs:
             intervals = run.get("intervals", {})
-            low = {f"{name}_low": interval[0] for name, interval in intervals.items() if name in METRICS}
-            high = {f"{name}_high": interval[1] for name, interval in intervals.items() if name in METRICS}
-            table.writerow({**run, **low, **high, "kind": "run", "num_runs": 1})
-    return text.getvalue()
+            low = {f"{name}_low": intervals[name][0] for name in METRICS if name in intervals}
+            high = {f"{name}_high": intervals[name][1] for name in METRICS if name in intervals}
+            row = {**run, **low, **high, "kind": "run", "num_runs": 1}
+            yield [row.get(column) for column in columns]
 
 
 def _known_facts(runs: Sequence[Row]) -> list[str]:
@@ -120,25 +119,25 @@ def _is_shared(fact: str, runs: Sequence[Row]) -> bool:
 def _page(experiments: Sequence[Sequence[Row]]) -> str:
     runs = [run for repeats in experiments for run in repeats]
     facts = [key for key in _known_facts(runs) if key != "run"]
-    telling = [key for key in facts if not _is_shared(key, runs)]
+    differing = [key for key in facts if not _is_shared(key, runs)]
     bounds = {
         name: [bound for run in runs for bound in (run[name], *run.get("intervals", {}).get(name, ()))]
-        for name in METRIC_TITLES
+        for name in TITLES
     }
     return render_page(
         "leaderboard.html.j2",
         scripts=("sortable.js",),
         runs=runs,
-        facts=telling,
-        experiment_facts=[key for key in telling if key in EXPERIMENT] or ["model"],
-        shared_facts={key: runs[0][key] for key in facts if key not in telling},
-        titles=METRIC_TITLES,
+        facts=differing,
+        experiment_facts=[key for key in differing if key in EXPERIMENT] or ["model"],
+        shared_facts={key: runs[0][key] for key in facts if key not in differing},
+        titles=TITLES,
         scales={name: (min(values), max(values)) for name, values in bounds.items()},
         means=[
             {
                 **repeats[0],
                 "num_runs": len(repeats),
-                "scores": {name: (_mean(repeats, name), *deviation(repeats, name)) for name in METRIC_TITLES},
+                "scores": {name: (mean(repeats, name), *deviation(repeats, name)) for name in TITLES},
             }
             for repeats in experiments
             if len(repeats) > 1
@@ -148,39 +147,45 @@ def _page(experiments: Sequence[Sequence[Row]]) -> str:
 
 def _markdown(experiments: Sequence[Sequence[Row]]) -> str:
     runs = [run for repeats in experiments for run in repeats]
-    # What all runs share is said by the dataset's and the model's columns; long settings are shown to tell runs apart.
+    # Settings are long: they are shown only where runs differ in them.
     shown = [key for key in _known_facts(runs) if key != "settings" or not _is_shared(key, runs)]
     sections = []
     if any(len(repeats) > 1 for repeats in experiments):
         keys = [key for key in shown if key in EXPERIMENT]
-        lines = [_line([*keys, "runs", *METRIC_TITLES.values(), "± over"]), _rule(len(keys), 1 + len(METRICS), 1)]
-        for repeats in experiments:
-            facts = [repeats[0].get(key) for key in keys]
-            spreads = {name: deviation(repeats, name) for name in METRIC_TITLES} if len(repeats) > 1 else {}
-            means = [
-                f"{100 * _mean(repeats, name):.1f}" + (f" ± {100 * spreads[name][0]:.1f}" if spreads else "")
-                for name in METRIC_TITLES
-            ]
-            lines.append(_line([*facts, len(repeats), *means, spreads["video_top1"][1] if spreads else None]))
+        lines = [
+            _line([*keys, "runs", *TITLES.values(), "± over"]),
+            _line_below_head([*(["left"] * len(keys)), *(["right"] * (1 + len(TITLES))), "left"]),
+        ]
+        lines += [_mean_line(repeats, keys) for repeats in experiments]
         sections.append("## Mean over runs\n\n" + "\n".join(lines) + "\n\n± is one sample standard deviation.\n")
-    lines = [_line([*shown, "videos", *METRIC_TITLES.values()]), _rule(len(shown), 1 + len(METRICS), 0)]
+    lines = [
+        _line([*shown, "videos", *TITLES.values()]),
+        _line_below_head([*(["left"] * len(shown)), *(["right"] * (1 + len(TITLES)))]),
+    ]
     for run in runs:
-        scores = [_with_interval(run, name) for name in METRIC_TITLES]
+        scores = [_with_interval(run, name) for name in TITLES]
         lines.append(_line([*(run.get(key) for key in shown), run.get("num_videos"), *scores]))
     sections.append("## Runs\n\n" + "\n".join(lines) + "\n\nIn brackets: 95 % bootstrap interval over videos.\n")
     return "# Leaderboard\n\nAll scores in percent of the test videos or clips.\n\n" + "\n".join(sections)
 
 
+def _mean_line(repeats: Sequence[Row], keys: Sequence[str]) -> str:
+    facts = [repeats[0].get(key) for key in keys]
+    means = [percent(mean(repeats, name)) for name in TITLES]
+    over = None
+    if len(repeats) > 1:
+        means = [f"{value} ± {percent(deviation(repeats, name)[0])}" for value, name in zip(means, TITLES, strict=True)]
+        over = deviation(repeats, "video_top1")[1]
+    return _line([*facts, len(repeats), *means, over])
+
+
 def _with_interval(run: Row, name: str) -> str:
-    interval = run.get("intervals", {}).get(name)
-    score = f"{100 * run[name]:.1f}"
-    return f"{score} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})" if interval else score
+    interval, score = run.get("intervals", {}).get(name), percent(run[name])
+    return f"{score} ({percent(interval[0])}–{percent(interval[1])})" if interval else score
 
 
-def _rule(*widths: int) -> str:
-    """The line under a Markdown table's head: names to the left, numbers to the right, the rest to the left."""
-    left, right, rest = widths
-    return "| " + " | ".join(["---"] * left + ["---:"] * right + ["---"] * rest) + " |"
+def _line_below_head(alignments: Sequence[str]) -> str:
+    return "| " + " | ".join("---:" if alignment == "right" else "---" for alignment in alignments) + " |"
 
 
 def _line(cells: Sequence[object]) -> str:
@@ -188,5 +193,5 @@ def _line(cells: Sequence[object]) -> str:
 
 
 def _escape(cell: object) -> str:
-    """Text that Markdown shows as it stands, on one line: a pipe would end the cell, a tag would be one."""
+    """Text that Markdown shows verbatim on one line: an unescaped pipe would end the cell, a tag would be HTML."""
     return "" if cell is None else re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(str(cell).split()))

@@ -1,30 +1,47 @@
-"""What every HTML page of this project shares: its frame, its style, and a policy that lets nothing in from a network.
+"""What all reports share: the frame of an HTML page, titles, number formats, CSV, and writing files.
 
-A page is a template beside this file that begins with ``{% extends "page.html.j2" %}`` and fills the blocks ``title``
-and ``content``. It is one file: style and scripts stand in it, so that it opens from disk and without a network.
+A page is a Jinja template in this folder that extends ``page.html.j2`` and fills its blocks ``title`` and ``content``.
+Style and scripts are inlined, so a page is one file that opens from disk and offline. Its Content-Security-Policy
+blocks everything from the network.
 """
 
 import base64
+import csv
 import hashlib
-from collections.abc import Sequence
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
+
+from data.atomic import write_atomically
+
+VIDEO_TITLES = {"video_top1": "Top-1", "video_top5": "Top-5", "mean_class_accuracy": "Mean-class accuracy"}
+CLIP_AND_VIDEO_TITLES = {
+    "video_top1": "Video top-1",
+    "video_top5": "Video top-5",
+    "mean_class_accuracy": "Mean-class accuracy",
+    "clip_top1": "Clip top-1",
+    "clip_top5": "Clip top-5",
+}
 
 _FOLDER = Path(__file__).parent
 
 
 def render_page(template: str, scripts: Sequence[str] = (), **values: object) -> str:
-    """The page that a template makes of ``values``.
+    """Render a template with ``values``.
 
-    Text is escaped wherever it stands; data for a script goes through ``{{ value | tojson }}`` in a ``<script
-    type="application/json">``, where a class called ``</script>`` stays text. Other filters: ``percent`` (0.5 ->
-    "50.0"), ``readable`` (any value), ``data_uri`` (the bytes of a picture, and its type).
+    All text is escaped. Data for a script goes through ``{{ value | tojson }}`` into a ``<script
+    type="application/json">``, where even a class named ``</script>`` stays text. Further filters: ``percent``,
+    ``points`` (signed), ``readable`` (any value), ``data_uri`` (the bytes of a picture and its media type).
 
     Args:
         template: file name of the template.
-        scripts: file names of scripts. Only these run, by their hash: none that some text could smuggle in.
+        scripts: file names of scripts. The page allows only these to run, by their hashes.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
@@ -33,7 +50,9 @@ def render_page(template: str, scripts: Sequence[str] = (), **values: object) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, readable=_readable, data_uri=_data_uri)
+    environment.filters.update(
+        percent=percent, points=partial(points, plus=True), readable=_readable, data_uri=_data_uri
+    )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("theme.js", *scripts)]
     return environment.get_template(template).render(
@@ -44,12 +63,27 @@ def render_page(template: str, scripts: Sequence[str] = (), **values: object) ->
 
 
 def _content_hash(text: str) -> str:
-    """How a Content-Security-Policy names an inline script."""
+    """The name of an inline script in a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share in percent with one decimal: 0.5 -> "50.0"; a dash for ``None``."""
     return "–" if share is None else f"{100 * share:.1f}"
+
+
+def points(share: float, *, plus: bool = False) -> str:
+    """A difference in percentage points: 0.031 -> "3.1". ``plus`` adds a plus sign to positive values."""
+    value = round(100 * share, 1) or 0.0  # never -0.0
+    sign = "+" if plus and value > 0 else ""
+    return f"{sign}{value:.1f}".replace("-", "−")
+
+
+def p_text(p_value: float) -> str:
+    """A p-value for a sentence, never as 0: "p = 0.031", "p < 0.001"."""
+    if p_value < 0.001:
+        return "p < 0.001"
+    return "p = 1" if p_value >= 0.995 else f"p = {p_value:.2g}"
 
 
 def _readable(value: object) -> str:
@@ -64,3 +98,21 @@ def _readable(value: object) -> str:
 
 def _data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def relative_url(path: Path, folder: Path) -> str:
+    """The link from a page in ``folder`` to ``path``; it stays valid when both move together."""
+    return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+
+
+def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
+    """Comma-separated values in UTF-8; ``None`` becomes an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write each file atomically, in the order given. Names may contain subfolders."""
+    for name, content in files.items():
+        write_atomically(folder / name, partial(Path.write_bytes, data=content))

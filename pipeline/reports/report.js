@@ -1,5 +1,5 @@
 "use strict";
-// The confusion matrix one can walk about in, and the panel that shows the videos of a cell.
+// The interactive confusion matrix, and the panel that shows the videos of a cell.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const { classes, clusters, videos, unit } = data;
@@ -7,9 +7,9 @@
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
   const plural = (number) => `${number} ${unit}${number === 1 ? "" : "s"}`;
 
-  // ---- What is in the cells --------------------------------------------------------------------------------------
+  // ---- Cells -----------------------------------------------------------------------------------------------------
 
-  const MISSING = classes.length; // the column of videos that have no answer
+  const MISSING = classes.length; // the column of videos without a prediction
   const NAMES = [...classes, "(missing)"];
   const hasMissing = videos.some((video) => video.predicted === undefined);
   const support = classes.map(() => 0);
@@ -23,10 +23,10 @@
   }
   const videosIn = (actual, predicted) => cells.get(keyOf(actual, predicted)) ?? [];
   const shareOf = (actual, predicted) => videosIn(actual, predicted).length / Math.max(support[actual], 1);
-  const recall = classes.map((_, place) => (support[place] ? shareOf(place, place) : Infinity));
+  const recall = classes.map((_, label) => (support[label] ? shareOf(label, label) : Infinity));
   const fullest = Math.max(...[...cells.values()].map((inside) => inside.length));
 
-  const inOrder = classes.map((_, place) => place);
+  const inOrder = classes.map((_, label) => label);
   const orders = {
     name: [...inOrder].sort((a, b) => classes[a].localeCompare(classes[b])),
     accuracy: [...inOrder].sort((a, b) => recall[a] - recall[b] || a - b),
@@ -36,8 +36,10 @@
   function describe(actual, predicted) {
     const number = videosIn(actual, predicted).length;
     const share = support[actual] ? ` of ${support[actual]} (${(100 * shareOf(actual, predicted)).toFixed(1)} %)` : "";
-    const answer = predicted === MISSING ? "could not be decoded" : `taken for ${NAMES[predicted]}`;
-    return `True class ${classes[actual]}, ${actual === predicted ? "and recognised" : answer}: ${plural(number)}${share}`;
+    let answer = `classified as ${NAMES[predicted]}`;
+    if (actual === predicted) answer = "classified correctly";
+    if (predicted === MISSING) answer = "could not be decoded";
+    return `True class ${classes[actual]}, ${answer}: ${plural(number)}${share}`;
   }
 
   // ---- The matrix ------------------------------------------------------------------------------------------------
@@ -45,15 +47,15 @@
   const SMALLEST = 2, LARGEST = 72; // pixels of a cell
   const area = byId("matrix"), tip = byId("tip"), status = byId("cell");
   const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
-  const room = document.createElement("div"); // as large as the whole matrix; the canvas shows the part in view
-  room.append(canvas);
-  area.append(room);
+  const extent = document.createElement("div"); // has the size of the whole matrix; the canvas shows the visible part
+  extent.append(canvas);
+  area.append(extent);
 
   const numRows = classes.length, numColumns = classes.length + (hasMissing ? 1 : 0);
   let order = orders.name, size = 0, threshold = 0, showsCounts = false;
-  let current = null, hovered = null; // { row, column }: places on the screen, not classes
+  let current = null, hovered = null; // { row, column }: positions in the current order, not classes
 
-  const classAt = (place) => order[place] ?? MISSING;
+  const classAt = (position) => order[position] ?? MISSING;
   const videosAt = (cell) => videosIn(order[cell.row], classAt(cell.column));
   const valueOf = (actual, predicted) =>
     showsCounts ? videosIn(actual, predicted).length : 100 * shareOf(actual, predicted);
@@ -63,22 +65,22 @@
   };
   const fontSize = () => clamp(size - 1, 8, 12);
   const hasNames = () => size >= 8;
-  // Where the cells begin, right of and below the names.
+  // The space for the names, left of and above the cells.
   function edge() {
     if (!hasNames()) return 4;
-    pen.font = `bold ${fontSize()}px system-ui, sans-serif`; // as the marked ones are
+    pen.font = `bold ${fontSize()}px system-ui, sans-serif`; // marked names are bold
     const widest = Math.max(...NAMES.slice(0, numColumns).map((name) => pen.measureText(name).width));
     return Math.ceil(Math.min(widest + 12, 170, area.clientWidth / 3));
   }
 
   function resize() {
-    room.style.width = `${edge() + numColumns * size + 1}px`;
-    room.style.height = `${edge() + numRows * size + 1}px`;
+    extent.style.width = `${edge() + numColumns * size + 1}px`;
+    extent.style.height = `${edge() + numRows * size + 1}px`;
     draw();
   }
 
   function draw() {
-    if (!area.clientWidth) return; // not shown, as on paper
+    if (!area.clientWidth) return; // hidden, for example in print
     const left = edge(), top = left;
     const width = Math.min(area.clientWidth, left + numColumns * size + 1);
     const height = Math.min(area.clientHeight, top + numRows * size + 1);
@@ -138,7 +140,7 @@
         const actual = order[row], predicted = classAt(column);
         if (!isShown(actual, predicted)) continue;
         const value = valueOf(actual, predicted);
-        // By its root, so that a single mistake among many videos is seen.
+        // The square root keeps a single mistake among many videos visible.
         const strength = 0.15 + 0.85 * Math.sqrt(value / (showsCounts ? fullest : 100));
         pen.fillStyle = `rgba(${actual === predicted ? good : bad}, ${strength})`;
         pen.fillRect(x(column), y(row), size, size);
@@ -157,17 +159,17 @@
   function drawNames(x, y, left, top, colour) {
     pen.textBaseline = "middle";
     const marked = hovered ?? current;
-    const write = (place, isMarked) => {
+    const prepare = (position, isMarked) => {
       pen.font = `${isMarked ? "bold " : ""}${fontSize()}px system-ui, sans-serif`;
       pen.fillStyle = colour(isMarked ? "--ink" : "--quiet");
-      return shortened(NAMES[classAt(place)], left - 10);
+      return shortened(NAMES[classAt(position)], left - 10);
     };
     pen.save();
     pen.beginPath();
     pen.rect(0, top, left, canvas.clientHeight - top);
     pen.clip();
     pen.textAlign = "right";
-    for (let row = 0; row < numRows; row++) pen.fillText(write(row, marked?.row === row), left - 5, y(row) + size / 2);
+    for (let row = 0; row < numRows; row++) pen.fillText(prepare(row, marked?.row === row), left - 5, y(row) + size / 2);
     pen.restore();
     pen.save();
     pen.beginPath();
@@ -178,7 +180,7 @@
       pen.save();
       pen.translate(x(column) + size / 2, top - 5);
       pen.rotate(-Math.PI / 2);
-      pen.fillText(write(column, marked?.column === column), 0, 0);
+      pen.fillText(prepare(column, marked?.column === column), 0, 0);
       pen.restore();
     }
     pen.restore();
@@ -191,7 +193,7 @@
     return `${name.slice(0, length)}…`;
   }
 
-  // ---- Moving about in it ----------------------------------------------------------------------------------------
+  // ---- Navigation ------------------------------------------------------------------------------------------------
 
   function cellUnder(event) {
     const box = canvas.getBoundingClientRect(), left = edge();
@@ -202,20 +204,20 @@
     return row < numRows && column < numColumns ? { row, column } : null;
   }
 
-  function zoomTo(wanted, event) {
+  function zoomTo(newSize, event) {
     const left = edge(), box = canvas.getBoundingClientRect();
-    // What lies here stays here: under the pointer, or in the middle.
+    // This point stays in place: the pointer, or the middle.
     const atX = event ? event.clientX - box.left - left : (box.width - left) / 2;
     const atY = event ? event.clientY - box.top - left : (box.height - left) / 2;
     const column = (area.scrollLeft + atX) / size, row = (area.scrollTop + atY) / size;
-    size = clamp(wanted, SMALLEST, LARGEST);
+    size = clamp(newSize, SMALLEST, LARGEST);
     resize();
     area.scrollTo(column * size - atX, row * size - atY);
     draw();
   }
 
   function fit() {
-    size = LARGEST; // with names, whose room depends on the size of the cells
+    size = LARGEST; // so that the space for the names, which depends on the cell size, is counted
     size = clamp(Math.floor((area.clientWidth - edge() - 2) / numColumns), SMALLEST, 48);
     if (!hasNames()) size = clamp((area.clientWidth - edge() - 2) / numColumns, SMALLEST, 48);
     resize();
@@ -225,9 +227,9 @@
     current = cell;
     hovered = null;
     const left = edge();
-    const into = (scroll, place, extent) => {
-      const start = place * size;
-      return clamp(scroll, start + size - (extent - left) + 4, start);
+    const into = (scroll, position, visible) => {
+      const start = position * size;
+      return clamp(scroll, start + size - (visible - left) + 4, start);
     };
     area.scrollTo(
       into(area.scrollLeft, cell.column, area.clientWidth),
@@ -281,10 +283,10 @@
   }
 
   function onSort() {
-    const place = current && [order[current.row], classAt(current.column)];
+    const marked = current && [order[current.row], classAt(current.column)];
     order = orders[byId("sort").value];
-    // The marked cell stays the same two classes.
-    if (place) current = { row: order.indexOf(place[0]), column: (order.indexOf(place[1]) + numColumns) % numColumns };
+    // The marked cell keeps its two classes. The column of missing videos is not in the order: it is the last.
+    if (marked) current = { row: order.indexOf(marked[0]), column: (order.indexOf(marked[1]) + numColumns) % numColumns };
     draw();
   }
 
@@ -302,20 +304,20 @@
     openPanel(describe(video.true, video.predicted ?? MISSING), [video]);
   }
 
-  // report.html#video=ID, as a comparison of runs links to it
+  // Comparisons of runs link to report.html#video=ID.
   function openLinked() {
     const [key, id] = location.hash.slice(1).split("=");
-    const video = key === "video" && videos.find((one) => one.id === decodeURIComponent(id));
+    const video = key === "video" && videos.find((candidate) => candidate.id === decodeURIComponent(id));
     if (video) openVideo(video);
   }
 
   function openPanel(title, listed) {
-    const surestFirst = [...listed].sort((a, b) => (b.top?.[0][1] ?? 0) - (a.top?.[0][1] ?? 0));
+    const mostConfidentFirst = [...listed].sort((a, b) => (b.top?.[0][1] ?? 0) - (a.top?.[0][1] ?? 0));
     let shown = 0;
     const showMore = () => {
-      byId("panel-videos").append(...surestFirst.slice(shown, shown + PER_PAGE).map(videoCard));
+      byId("panel-videos").append(...mostConfidentFirst.slice(shown, shown + PER_PAGE).map(videoCard));
       shown += PER_PAGE;
-      byId("panel-more").hidden = shown >= surestFirst.length;
+      byId("panel-more").hidden = shown >= mostConfidentFirst.length;
     };
     byId("panel-title").textContent = title;
     byId("panel-videos").replaceChildren();
@@ -326,27 +328,27 @@
     panel.scrollTop = 0;
   }
 
-  // Text that tells of a cell or of a video becomes a button that shows it.
-  function makeButton(place, show) {
+  // Turns the text of an element about a cell or a video into a button that shows it.
+  function makeButton(element, show) {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "text-button";
-    button.append(...place.childNodes);
+    button.append(...element.childNodes);
     button.addEventListener("click", show);
-    place.append(button);
+    element.append(button);
   }
 
-  // ---- Putting it together ---------------------------------------------------------------------------------------
+  // ---- Start -----------------------------------------------------------------------------------------------------
 
   document.documentElement.classList.add("scripted");
-  for (const place of document.querySelectorAll("[data-true]")) {
-    makeButton(place, () => openCell(Number(place.dataset.true), Number(place.dataset.predicted)));
+  for (const element of document.querySelectorAll("[data-true]")) {
+    makeButton(element, () => openCell(Number(element.dataset.true), Number(element.dataset.predicted)));
   }
-  for (const place of document.querySelectorAll("[data-video]")) {
-    makeButton(place, () => openVideo(videos[Number(place.dataset.video)]));
+  for (const element of document.querySelectorAll("[data-video]")) {
+    makeButton(element, () => openVideo(videos[Number(element.dataset.video)]));
   }
   byId("panel-close").addEventListener("click", () => panel.close());
-  panel.addEventListener("click", (event) => event.target === panel && panel.close()); // beside it
+  panel.addEventListener("click", (event) => event.target === panel && panel.close()); // a click outside of it
 
   area.addEventListener("keydown", onKey);
   area.addEventListener("scroll", draw);
@@ -382,7 +384,7 @@
   new ResizeObserver(draw).observe(area);
 
   fit();
-  if (!hasNames()) zoomTo(9); // many classes on a small screen: better a part with names than the whole without
+  if (!hasNames()) zoomTo(9); // many classes on a small screen: show a part with names rather than all without
   area.scrollTo(0, 0);
   onThreshold();
   openLinked();

@@ -1,27 +1,30 @@
-"""What one evaluation leaves on disk: tables, figures and the HTML page.
+"""The report of one evaluation: every file of its folder, and the HTML page.
 
-``evaluation/`` of a run folder holds ``metrics.json, predictions.csv, per_class.csv, confusion.csv, confusion.png,
-report.html``, the page's figures as PNG, SVG and CSV in ``figures/`` and, where they were asked for, strips of frames
-in ``strips/``. Each file is written aside and published with ``os.replace``, ``metrics.json`` last: where it lies, the
-others are whole.
+``evaluation/`` of a run contains ``predictions.safetensors`` (all predictions; what comparisons read), ``metrics.json,
+predictions.csv, per_class.csv, confusion.csv, confusion.png, report.html``, the figures of the page as PNG, SVG and CSV
+in ``figures/`` and, if requested, strips of frames in ``strips/``. Each file is written atomically, ``metrics.json``
+last: where it exists, the others are complete.
 """
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.atomic import write_atomically
-from pipeline.evaluation.analysis import accuracy_against_length, accuracy_against_share_seen
-from pipeline.evaluation.comparison import PROBABILITY
-from pipeline.evaluation.metrics import calibration, class_scores, confusion_matrix, expected_calibration_error, metrics
-from pipeline.evaluation.predictions import EvaluationError, Predictions, video_predictions, video_probabilities
-from pipeline.evaluation.scoring import Beliefs
+from pipeline.evaluation.analysis import accuracy_against_length, accuracy_against_share_seen, confusion_order
+from pipeline.evaluation.comparison import PairedDifference, aligned, bootstrap, paired_differences
+from pipeline.evaluation.metrics import (
+    calibration,
+    class_scores,
+    confused_pairs,
+    confusion_matrix,
+    expected_calibration_error,
+    metrics,
+)
+from pipeline.evaluation.predictions import FILE_NAME, NOT_PREDICTED, EvaluationError, Predictions
 from pipeline.reports.figures import (
     StaticFigure,
     calibration_figure,
@@ -31,7 +34,13 @@ from pipeline.reports.figures import (
     length_figure,
     spectrum_figure,
 )
-from pipeline.reports.report_page import compare_with_baseline, evaluation_page
+from pipeline.reports.pages import CLIP_AND_VIDEO_TITLES, VIDEO_TITLES, csv_bytes, render_page, write_files
+from pipeline.reports.verdict import verdict
+
+NUM_LISTED = 20  # rows of the tables of confused pairs and confident mistakes; the CSV files contain all of them
+NUM_CURVE_POINTS = 32  # of a curve of probabilities over time; more would only make the page larger
+
+OverTime = Mapping[str, NDArray[np.floating]]
 
 
 def write_evaluation(
@@ -40,72 +49,74 @@ def write_evaluation(
     facts: Mapping[str, object],
     history: Sequence[Mapping[str, object]] = (),
     *,
-    beliefs: Beliefs | None = None,
+    probabilities_over_time: OverTime | None = None,
     seconds: Mapping[str, float] | None = None,
     strips: Mapping[str, Path] | None = None,
     spectra: Mapping[str, NDArray[np.complexfloating]] | None = None,
     baseline: Path | None = None,
     unit: str = "video",
 ) -> dict[str, object]:
-    """Writes every file of one evaluation into ``folder`` and returns what ``metrics.json`` holds.
+    """Write every file of one evaluation into ``folder`` and return the content of ``metrics.json``.
+
+    The page shows only what is given.
 
     Args:
-        folder: made if need be; its older files of the same names are replaced.
-        predictions: what the model said about every video of the test list.
-        facts: how the numbers came about: ``dataset, split, seed, model, ...``. They go into ``metrics.json`` beside
-            the metrics and to the head of the page. What JSON does not know is written as ``str``.
+        folder: created if necessary; older files of the same names are replaced.
+        predictions: for every video of the test list.
+        facts: the origin of the numbers: ``dataset, split, seed, model, ...``. They are stored in ``metrics.json``
+            beside the metrics and shown at the top of the page. Values that JSON can't represent are stored as ``str``.
         history: the rows of ``metrics.jsonl``, for the learning curves.
-        beliefs: what the model believed after each frame.
-        seconds: how long each video is, by video id. Without them the number of stored frames is its length.
+        probabilities_over_time: class probabilities after each frame, ``[num_frames, num_classes]``, by video id.
+        seconds: length of each video by video id. Without it, the number of stored frames is the length.
         strips: the strip of frames of each video that has one, by video id: files inside ``folder``.
         spectra: eigenvalues of the recurrent matrix, ``before`` and ``after`` training.
-        baseline: evaluation folder of a run to compare with; its reason is on the page where that can't be done.
-        unit: what one row is called, "video" or "digit".
+        baseline: evaluation folder of a run to compare with. Where that is impossible, the page gives the reason.
+        unit: the name of one row, "video" or "digit".
 
-    What is not given is not on the page. Raises ``EvaluationError`` if a fact bears the name of a metric.
+    Raises:
+        EvaluationError: a fact has the name of a metric.
+        OSError: a file can't be written.
     """
     results = metrics(predictions)
     if clash := sorted(results.keys() & facts.keys()):
-        raise EvaluationError(f"facts would overwrite the metrics {', '.join(clash)}. Give these facts other names.")
-    summary: dict[str, object] = {**facts, **results}
-    believed = {} if beliefs is None else dict(zip(beliefs.video_ids, beliefs.probabilities, strict=True))
+        raise EvaluationError(f"facts would overwrite the metrics {', '.join(clash)}. Rename these facts.")
+    over_time = probabilities_over_time or {}
     confusion = confusion_figure(confusion_matrix(predictions), predictions.classes, unit)
     others = [
         _calibration(predictions, unit),
-        _against_length(predictions, seconds or {}, believed, unit),
-        frames_seen_figure(accuracy_against_share_seen(predictions, believed), unit) if believed else None,
+        _against_length(predictions, seconds or {}, over_time, unit),
+        frames_seen_figure(accuracy_against_share_seen(predictions, over_time), unit) if over_time else None,
         learning_curves(history),
         spectrum_figure(spectra) if spectra else None,
     ]
     figures = [confusion, *(figure for figure in others if figure is not None)]
-    page = evaluation_page(
+    page = _page(
         predictions,
         facts,
         results,
         figures,
         history=history,
-        beliefs=believed,
+        over_time=over_time,
         strips={video_id: path.relative_to(folder).as_posix() for video_id, path in (strips or {}).items()},
-        baseline=None if baseline is None else compare_with_baseline(predictions, baseline),
+        baseline=None if baseline is None else _compare_with_baseline(predictions, baseline),
         unit=unit,
     )
-    # All is made before anything is published, so that a failure leaves the older files as they were.
+    summary = {**facts, **results}
+    # All contents are computed before the first file is written, so a failure leaves the older files unchanged.
     files = {
-        "predictions.csv": csv_bytes(_prediction_rows(predictions)),
+        "predictions.csv": csv_bytes(predictions.csv_rows()),
         "per_class.csv": csv_bytes(_class_rows(predictions)),
         "confusion.csv": csv_bytes(confusion.rows),
         "confusion.png": confusion.png,
-        **{f"figures/{figure.name}.png": figure.png for figure in figures},
-        **{f"figures/{figure.name}.svg": figure.svg for figure in figures},
-        **{f"figures/{figure.name}.csv": csv_bytes(figure.rows) for figure in figures},
+        **{f"figures/{name}": content for figure in figures for name, content in figure.files().items()},
         "report.html": page.encode(),
         "metrics.json": (json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n").encode(),
     }
-    for path in (folder / "figures").glob("*"):  # an older evaluation may have had figures that this one has not
+    for path in (folder / "figures").glob("*"):  # an older evaluation may have had figures that this one lacks
         if path.relative_to(folder).as_posix() not in files:
             path.unlink()
-    for name, content in files.items():
-        write_atomically(folder / name, partial(Path.write_bytes, data=content))
+    predictions.save(folder / FILE_NAME)
+    write_files(folder, files)
     return summary
 
 
@@ -116,51 +127,14 @@ def _calibration(predictions: Predictions, unit: str) -> StaticFigure | None:
 
 
 def _against_length(
-    predictions: Predictions,
-    seconds: Mapping[str, float],
-    believed: Mapping[str, NDArray[np.floating]],
-    unit: str,
+    predictions: Predictions, seconds: Mapping[str, float], over_time: OverTime, unit: str
 ) -> StaticFigure | None:
-    """In seconds where they are known, else in stored frames; nothing where all are equally long."""
-    num_frames = {video_id: float(len(belief)) for video_id, belief in believed.items()}
+    """Accuracy by length in seconds, or in stored frames where seconds are unknown or all equal."""
+    num_frames = {video_id: float(len(probabilities)) for video_id, probabilities in over_time.items()}
     for quantity, lengths in (("seconds", seconds), ("stored frames", num_frames)):
         if bins := accuracy_against_length(predictions, lengths):
             return length_figure(bins, quantity, unit)
     return None
-
-
-def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
-    """Comma-separated values, UTF-8; ``None`` is an empty cell."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
-
-
-def _prediction_rows(predictions: Predictions) -> Iterable[list[object]]:
-    """One row per video, in the list's order; nine digits, so that a float32 score is read back unchanged."""
-    num_top = min(5, len(predictions.classes))
-    top_names = [f"top{place}{what}" for place in range(1, num_top + 1) for what in ("_class", "_probability")]
-    yield [
-        *("video_id", "label", "predicted", "correct", "confidence", "num_clips"),
-        *top_names,
-        *(PROBABILITY + name for name in predictions.classes),
-    ]
-    probabilities = video_probabilities(predictions)
-    best_first = np.argsort(-probabilities, axis=1, kind="stable")[:, :num_top]
-    predicted, num_clips = video_predictions(predictions), predictions.clip_counts
-    for video, video_id in enumerate(predictions.video_ids):
-        label = int(predictions.labels[video])
-        if predictions.missing[video]:
-            yield [video_id, predictions.classes[label], "", 0, "", 0]
-            continue
-        row = [f"{probability:.9g}" for probability in probabilities[video].tolist()]
-        top = [cell for place in best_first[video] for cell in (predictions.classes[place], row[place])]
-        yield [
-            *(video_id, predictions.classes[label], predictions.classes[predicted[video]]),
-            *(int(predicted[video] == label), row[predicted[video]], int(num_clips[video])),
-            *top,
-            *row,
-        ]
 
 
 def _class_rows(predictions: Predictions) -> Iterable[list[object]]:
@@ -170,3 +144,137 @@ def _class_rows(predictions: Predictions) -> Iterable[list[object]]:
             *(scores.name, scores.precision, scores.recall, scores.f1, scores.support),
             *(scores.confused_with, scores.num_confused),
         ]
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """A baseline on the same videos.
+
+    Attributes:
+        name: of the baseline's run.
+        scores: its metrics, by name.
+        differences: this evaluation's metrics minus the baseline's.
+    """
+
+    name: str
+    scores: Mapping[str, float]
+    differences: Mapping[str, PairedDifference]
+
+
+def _compare_with_baseline(predictions: Predictions, evaluation_folder: Path) -> _Baseline | str:
+    """The comparison with another run's evaluation, or the reason why there is none."""
+    name = evaluation_folder.absolute().parent.name
+    try:
+        baseline = aligned(Predictions.load(evaluation_folder / FILE_NAME), predictions, (name, "this evaluation"))
+    except EvaluationError as error:
+        return str(error)
+    draws = bootstrap(baseline)
+    return _Baseline(name, draws.scores, paired_differences(draws, bootstrap(predictions)))
+
+
+def _page(
+    predictions: Predictions,
+    facts: Mapping[str, object],
+    results: Mapping[str, object],
+    figures: Sequence[StaticFigure],
+    *,
+    history: Sequence[Mapping[str, object]],
+    over_time: OverTime,
+    strips: Mapping[str, str],
+    baseline: _Baseline | str | None,
+    unit: str,
+) -> str:
+    """The HTML page. It is one file, except for the strips of frames, and works offline.
+
+    Args:
+        results: the result of ``metrics``.
+        figures: the confusion matrix first.
+        over_time: probabilities after each frame ``[num_frames, num_classes]``, by video id.
+        strips: URLs relative to the page, by video id.
+    """
+    titles = CLIP_AND_VIDEO_TITLES if unit == "video" else VIDEO_TITLES
+    if len(predictions.classes) <= 5:  # then the true class is always among the top five
+        titles = {name: title for name, title in titles.items() if not name.endswith("top5")}
+    return render_page(
+        "report.html.j2",
+        ("sortable.js", "video_cards.js", "report.js"),
+        title=_title(facts),
+        facts={key: value for key, value in facts.items() if value is not None and key != "provenance"},
+        results=results,
+        titles=titles,
+        unit=unit,
+        num_correct=int(predictions.correct.sum()),
+        verdict=verdict(predictions, history, unit),
+        baseline=None if isinstance(baseline, str) else baseline,
+        no_baseline=baseline if isinstance(baseline, str) else None,
+        pairs=confused_pairs(predictions),
+        mistakes=_confident_mistakes(predictions),
+        num_listed=NUM_LISTED,
+        scores=sorted(class_scores(predictions), key=lambda row: (row.recall is None, row.recall, row.name)),
+        class_indices={name: index for index, name in enumerate(predictions.classes)},
+        confusion=figures[0],
+        figures=figures[1:],
+        strips=strips,
+        data=_page_data(predictions, over_time, strips, unit),
+    )
+
+
+def _page_data(
+    predictions: Predictions, over_time: OverTime, strips: Mapping[str, str], unit: str
+) -> dict[str, object]:
+    """The data of report.js: every video with its prediction.
+
+    Probabilities of the top classes are in tenths of a percent, curves in percent.
+    """
+    videos = []
+    for index, video_id in enumerate(predictions.video_ids):
+        label, predicted = int(predictions.labels[index]), int(predictions.predicted[index])
+        top = predictions.top_classes[index].tolist()
+        video: dict[str, object] = {"id": video_id, "true": label}
+        if predicted != NOT_PREDICTED:
+            video["predicted"] = predicted
+            video["top"] = [[name, round(1000 * predictions.video_probabilities[index, name])] for name in top]
+        if video_id in strips:
+            video["strip"] = strips[video_id]
+        if video_id in over_time:
+            num_curves = 2 if predicted == label else 3
+            shown = list(dict.fromkeys([label, predicted, *top]))[:num_curves]
+            video["frames"] = len(over_time[video_id])
+            video["curves"] = [[name, curve_points(over_time[video_id][:, name])] for name in shown]
+        videos.append(video)
+    return {
+        "unit": unit,
+        "classes": predictions.classes,
+        "clusters": confusion_order(confusion_matrix(predictions)),
+        "videos": videos,
+        "hasStrips": bool(strips),
+    }
+
+
+def curve_points(probabilities: NDArray[np.floating]) -> list[int]:
+    """At most ``NUM_CURVE_POINTS`` evenly spaced points of a curve, including both ends, in whole percent."""
+    chosen = np.linspace(0, len(probabilities) - 1, min(len(probabilities), NUM_CURVE_POINTS)).round().astype(int)
+    return [round(100 * float(value)) for value in probabilities[chosen]]
+
+
+def _confident_mistakes(predictions: Predictions) -> list[dict[str, object]]:
+    """The wrongly classified videos, by decreasing confidence."""
+    wrong = np.flatnonzero(~predictions.correct & ~predictions.missing)
+    return [
+        {
+            "index": int(video),
+            "video_id": predictions.video_ids[video],
+            "true": predictions.classes[predictions.labels[video]],
+            "predicted": predictions.classes[predictions.predicted[video]],
+            "confidence": float(predictions.confidence[video]),
+            "true_probability": float(predictions.true_probability[video]),
+        }
+        for video in wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
+    ]
+
+
+def _title(facts: Mapping[str, object]) -> str:
+    model, dataset = facts.get("model", "Evaluation"), facts.get("dataset")
+    parts = [f"{model} on {dataset}" if dataset is not None else str(model)]
+    words = (("split", "split"), ("holdout_group", "held out"), ("seed", "seed"))
+    return ", ".join(parts + [f"{word} {facts[key]}" for key, word in words if facts.get(key) is not None])

@@ -1,6 +1,6 @@
 "use strict";
-// Tables of class "sortable": a button in each head sorts by its column. A cell's data-value goes before its text;
-// numbers sort as numbers, from high to low at first; cells without a value come last either way.
+// Tables of class "sortable": a button in each column head sorts by that column. A cell's data-value takes precedence
+// over its text. Numbers are sorted numerically, first in descending order; empty cells come last in both directions.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];

@@ -1,4 +1,4 @@
-"""A strip of frames for each video: what one sees at a glance, beside the page that talks about it."""
+"""Strips of frames: a preview of each video for the report."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,27 +17,30 @@ from pipeline.features.sampling import FrameSampling
 
 FRAMES = FrameSampling("uniform", 8)
 HEIGHT = 96  # pixels
-WIDEST = 2 * HEIGHT  # of one frame: a banner does not make a page-wide strip
+MAX_WIDTH = 2 * HEIGHT  # of one frame, so that very wide videos do not make very wide strips
 JPEG_QUALITY = 80
 
 
 def make_strips(
     records: Sequence[VideoRecord], folder: Path, limit: int, *, workers: int = 1, timeout: float = 60.0
 ) -> dict[str, Path]:
-    """Eight frames of each video side by side, evenly spread from its beginning to its end, as one JPEG.
+    """Write one JPEG per video with eight evenly spaced frames side by side.
 
     Args:
-        records: the most interesting first: only the first ``limit`` get a strip.
-        folder: of the evaluation; the strips go to ``strips/`` in it. Those that are there are kept.
-        workers: processes that decode.
-        timeout: seconds without a newly decoded frame after which a video is given up.
+        records: the most interesting first; only the first ``limit`` get a strip.
+        folder: the evaluation folder; strips are written to its ``strips/``. Existing strips are kept.
+        workers: number of decoding processes.
+        timeout: seconds without a newly decoded frame after which a video fails.
 
     Returns:
-        the strip of each video that has one, by video id. A video that can't be read has none; standard error says why.
-        Raises ``OSError`` where a strip can't be written.
+        The strip of each video that has one, by video id. A video that can't be read has none; the reason is printed to
+        standard error.
+
+    Raises:
+        OSError: a strip can't be written.
     """
-    wanted = {record.video_id: strip_path(folder, record.video_id) for record in records[:limit]}
-    lacking = [record for record in records[:limit] if not wanted[record.video_id].exists()]
+    paths = {record.video_id: strip_path(folder, record.video_id) for record in records[:limit]}
+    lacking = [record for record in records[:limit] if not paths[record.video_id].exists()]
     progress = Progress(total=len(lacking), unit="video", what="strips of frames")
     events = read_videos(
         [record.path for record in lacking], FRAMES, None, workers=max(1, min(workers, len(lacking))), timeout=timeout
@@ -50,22 +53,22 @@ def make_strips(
                 continue
             video_id, frames = lacking[event.job].video_id, thumbnails.pop(event.job, [])
             if isinstance(event, Finished):
-                _write_strip(wanted[video_id], frames)
+                _write_strip(paths[video_id], frames)
             elif isinstance(event, Failed):
                 progress.note(f"no strip of {video_id}: {event.reason}")
             progress.advance()
-    return {video_id: path for video_id, path in wanted.items() if path.exists()}
+    return {video_id: path for video_id, path in paths.items() if path.exists()}
 
 
 def strip_path(folder: Path, video_id: str) -> Path:
-    """Where a video's strip lies: a name that any disk and any browser can do with, whatever the video is called."""
+    """Path of a video's strip: a name that is valid on any disk and in any URL, whatever the video id is."""
     digest = hashlib.sha256(video_id.encode(errors="surrogateescape")).hexdigest()[:20]
     return folder / "strips" / f"{digest}.jpg"
 
 
 def _thumbnail(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width, _ = frame.shape
-    size = (int(np.clip(round(width * HEIGHT / height), 1, WIDEST)), HEIGHT)
+    size = (int(np.clip(round(width * HEIGHT / height), 1, MAX_WIDTH)), HEIGHT)
     return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 

@@ -1,12 +1,12 @@
 "use strict";
-// Light or dark: as the system says, until a reader chooses. It runs in the head, so that the page never flashes.
+// Light or dark theme: the system's, until the reader chooses one. This runs in the head, so the page never flashes.
 {
   const names = ["system", "light", "dark"];
   let chosen = "system";
   try {
     chosen = localStorage.getItem("theme") ?? "system";
   } catch {
-    // Storage may be forbidden; then the choice lasts as long as the page.
+    // Storage may be blocked; then the choice lasts until the page is closed.
   }
 
   const apply = (name) => {

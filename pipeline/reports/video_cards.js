@@ -1,6 +1,6 @@
 "use strict";
-// A card for each video of the panel: its frames, its five likeliest classes, and what was believed while it ran.
-// Returns the function that makes one. `unit`: what a video is called.
+// Returns a function that makes the card of a video: its frames, its five most probable classes, and the class
+// probabilities after each frame. `unit` is the name of one row, "video" or "digit".
 function videoCards({ classes, unit, hasStrips }) {
   function element(name, attributes = {}, ...children) {
     const isPicture = ["svg", "polyline", "line", "text"].includes(name);
@@ -10,40 +10,40 @@ function videoCards({ classes, unit, hasStrips }) {
     return made;
   }
 
-  const roleOf = (video, place) =>
-    place === video.true ? "is-true" : place === video.predicted ? "is-predicted" : "is-next";
+  const roleOf = (video, label) =>
+    label === video.true ? "is-true" : label === video.predicted ? "is-predicted" : "is-next";
 
   function videoCard(video) {
     const card = element("article", { class: "video" }, element("h3", {}, video.id));
     if (video.strip) {
-      const about = `Frames of ${video.id}, from its beginning to its end`;
+      const about = `Frames of ${video.id}, from start to end`;
       card.append(element("img", { class: "strip", src: video.strip, alt: about, loading: "lazy" }));
     } else if (hasStrips) {
-      const why = `No frames to show: this ${unit} could not be read, or is not among those that get a strip.`;
+      const why = `No frames: this ${unit} could not be read, or no strip was made for it.`;
       card.append(element("p", { class: "quiet" }, why));
     }
     const answers = element("div", { class: "answers" });
     if (video.top) answers.append(element("ol", { class: "top" }, ...video.top.map((answer) => bar(video, answer))));
-    else answers.append(element("p", {}, `This ${unit} could not be decoded, so there is no answer.`));
+    else answers.append(element("p", {}, `This ${unit} could not be decoded, so it has no prediction.`));
     if (video.curves) answers.append(curves(video));
     card.append(answers);
     return card;
   }
 
-  function bar(video, [place, permille]) {
+  function bar(video, [label, permille]) {
     const percent = `${(permille / 10).toFixed(1)} %`;
-    const meter = element("span", { class: `meter ${roleOf(video, place)}`, "aria-hidden": "true" });
+    const meter = element("span", { class: `meter ${roleOf(video, label)}`, "aria-hidden": "true" });
     meter.style.setProperty("--share", `${permille / 10}%`);
-    const name = classes[place] + (place === video.true ? " ✓" : "");
+    const name = classes[label] + (label === video.true ? " ✓" : "");
     return element("li", {}, element("span", { title: name }, name), meter, element("span", { class: "figure" }, percent));
   }
 
-  // Probability over time: one line for each of the classes that matter for this video.
+  // Probability over time: one line each for the true class, the predicted class and the next best.
   function curves(video) {
     const width = 340, height = 120, left = 34, bottom = 16, top = 6;
-    const roles = { "is-true": "true class", "is-predicted": "taken for", "is-next": "next best" };
+    const roles = { "is-true": "true class", "is-predicted": "predicted class", "is-next": "next best" };
     const last = (points) => points[points.length - 1];
-    const about = video.curves.map(([place, points]) => `${classes[place]} ends at ${last(points)} %`).join(", ");
+    const about = video.curves.map(([label, points]) => `${classes[label]} ends at ${last(points)} %`).join(", ");
     const picture = element("svg", {
       class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Probability over time: ${about}`,
     });
@@ -59,14 +59,14 @@ function videoCards({ classes, unit, hasStrips }) {
       element("text", { x: left, y: height - 2 }, "1"),
       element("text", { x: width, y: height - 2, "text-anchor": "end" }, end),
     );
-    for (const [place, points] of [...video.curves].reverse()) {
+    for (const [label, points] of [...video.curves].reverse()) {
       const drawn = points.length > 1 ? points : [points[0], points[0]];
       const at = drawn.map((p, i) => `${left + (i / (drawn.length - 1)) * (width - left)},${y(p).toFixed(1)}`);
-      picture.append(element("polyline", { class: roleOf(video, place), points: at.join(" ") }));
+      picture.append(element("polyline", { class: roleOf(video, label), points: at.join(" ") }));
     }
-    const legend = video.curves.map(([place]) => {
-      const role = roleOf(video, place);
-      return element("span", { class: role }, `${{ "is-true": "━", "is-predicted": "╍", "is-next": "┈" }[role]} ${roles[role]}: ${classes[place]}  `);
+    const legend = video.curves.map(([label]) => {
+      const role = roleOf(video, label);
+      return element("span", { class: role }, `${{ "is-true": "━", "is-predicted": "╍", "is-next": "┈" }[role]} ${roles[role]}: ${classes[label]}  `);
     });
     return element("div", {}, picture, element("p", { class: "legend" }, ...legend));
   }

@@ -1,4 +1,4 @@
-"""pipeline/analysis.py: where a model is right and where not."""
+"""pipeline/evaluation/analysis.py: where a model is right and wrong."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ from tests.evaluation.test_metrics import predictions_of
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60))
-def test_the_interval_is_wilsons(right: list[bool]) -> None:
-    """The bounds solve Wilson's equation, hold the share, and stay within [0, 1] even where all are right."""
-    result = accuracy(right)
-    z, n = norm.ppf(0.975), len(right)
+def test_the_interval_is_wilsons(correct: list[bool]) -> None:
+    """The bounds solve Wilson's equation, enclose the share, and stay within [0, 1] even if all are correct."""
+    result = accuracy(correct)
+    z, n = norm.ppf(0.975), len(correct)
     for bound in (result.low, result.high):
         assert abs(result.share - bound) == pytest.approx(z * np.sqrt(bound * (1 - bound) / n), abs=1e-6)
     assert 0 <= result.low <= result.share + 1e-9
@@ -22,7 +22,7 @@ def test_the_interval_is_wilsons(right: list[bool]) -> None:
 
 
 def test_videos_of_one_length_stay_together() -> None:
-    """Bins hold all videos whose length is known, in order, none twice, and never cut one length in two."""
+    """Bins contain each video of known length once, are in order, and never separate videos of equal length."""
     answers = [(video, [1.0, 0.0]) for video in range(60)]
     predictions = predictions_of([0] * 30 + [1] * 30, answers, num_classes=2)
     lengths = {f"v{video}": 1.0 + (video // 10) for video in range(60) if video != 59}
@@ -34,25 +34,25 @@ def test_videos_of_one_length_stay_together() -> None:
     assert all(earlier[1] < later[0] for earlier, later in zip(edges, edges[1:], strict=False))
 
 
-def test_equal_lengths_tell_nothing() -> None:
-    """Where all videos are equally long, or no length is known, there are no bins to draw."""
+def test_equal_lengths_give_no_bins() -> None:
+    """There are no bins where all videos are equally long or no length is known."""
     predictions = predictions_of([0, 0], [(0, [1.0]), (1, [1.0])], num_classes=1)
     assert accuracy_against_length(predictions, {"v0": 3.0, "v1": 3.0}) == []
     assert accuracy_against_length(predictions, {}) == []
 
 
 def test_accuracy_against_frames_seen_by_hand() -> None:
-    """Of two videos one is right from its first of two frames on, one from its seventh of ten; a missing one never."""
+    """One video is correct from the first of two frames on, one from the seventh of ten, and a missing one never."""
     right, wrong = [0.9, 0.1], [0.1, 0.9]
     predictions = predictions_of([0, 0, 0], [(0, right), (1, right)], num_classes=2)
-    beliefs = {"v0": np.array([right, right]), "v1": np.array([wrong] * 6 + [right] * 4)}
-    shares = [part.share for part in accuracy_against_share_seen(predictions, beliefs)]
+    over_time = {"v0": np.array([right, right]), "v1": np.array([wrong] * 6 + [right] * 4)}
+    shares = [part.share for part in accuracy_against_share_seen(predictions, over_time)]
     assert shares == pytest.approx([1 / 3] * 6 + [2 / 3] * 4)
 
 
-def test_confused_classes_stand_together() -> None:
-    """Classes 0 and 4, 1 and 3 are taken for each other: they are neighbours in the order, which holds each class once;
-    a class without test videos is no problem."""
+def test_confused_classes_are_adjacent() -> None:
+    """Classes 0 and 4, and 1 and 3, are confused with each other: each two are neighbours in the order, which contains
+    each class once, also one without test videos."""
     counts = np.zeros((6, 7), dtype=np.int64)
     np.fill_diagonal(counts, [5, 5, 5, 5, 5, 0])
     for one, other in ((0, 4), (1, 3)):

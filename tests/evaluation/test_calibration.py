@@ -1,21 +1,21 @@
-"""Calibration in pipeline/evaluation.py: how confidence and accuracy agree."""
+"""Calibration in pipeline/evaluation/metrics.py: whether confidence and accuracy agree."""
 
 import numpy as np
 import pytest
 
 from pipeline.evaluation.metrics import calibration, expected_calibration_error
-from pipeline.evaluation.predictions import Predictions, video_probabilities
+from pipeline.evaluation.predictions import Predictions
 from tests.evaluation.test_metrics import predictions_of, random_predictions
 
 
-def two_class(confidences: list[float], right: list[bool]) -> Predictions:
-    """Videos of class 0, answered with these confidences, rightly or wrongly."""
-    rows = [[c, 1 - c] if good else [1 - c, c] for c, good in zip(confidences, right, strict=True)]
+def two_class(confidences: list[float], correct: list[bool]) -> Predictions:
+    """Videos of class 0 with these confidences, classified correctly or not."""
+    rows = [[c, 1 - c] if good else [1 - c, c] for c, good in zip(confidences, correct, strict=True)]
     return predictions_of([0] * len(rows), list(enumerate(rows)), num_classes=2)
 
 
 def test_a_case_worked_by_hand() -> None:
-    """Two bins with gaps of 0.3 and 0.1, of two and three videos: the error is their weighted mean."""
+    """Three bins with gaps of 0.45, 0.65 and 0.1, of one, one and three videos: the error is their weighted mean."""
     predictions = two_class([0.55, 0.65, 0.9, 0.9, 0.9], [True, False, True, True, True])
     bins = calibration(predictions, num_bins=5)
     assert [(part.low, part.high, part.count) for part in bins if part.count] == [
@@ -27,23 +27,23 @@ def test_a_case_worked_by_hand() -> None:
     assert expected_calibration_error(bins) == pytest.approx((0.45 + 0.65 + 3 * 0.1) / 5)
 
 
-def test_the_error_is_what_its_definition_says() -> None:
-    """On random predictions it equals the sum written out video by video, and every video is in one bin."""
+def test_the_error_follows_its_definition() -> None:
+    """On random predictions the error equals the sum over bins computed directly, and every video is in one bin."""
     predictions = random_predictions(num_videos=500, num_classes=6, num_clips=2)
-    probabilities = video_probabilities(predictions)
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == predictions.labels
+    probabilities = predictions.video_probabilities
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == predictions.labels
     bins = calibration(predictions, num_bins=10)
     expected = 0.0
     for low in np.arange(10) / 10:
         inside = (confidence > low) & (confidence <= low + 0.1)
         if inside.any():
-            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+            expected += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
     assert expected_calibration_error(bins) == pytest.approx(expected)
     assert sum(part.count for part in bins) == 500
 
 
 def test_certainty_and_missing_videos() -> None:
-    """A confidence of exactly 1 is in the last bin; a video without an answer has no confidence; none at all: None."""
+    """A confidence of exactly 1 is in the last bin; missing videos are in none; without videos the error is None."""
     bins = calibration(predictions_of([0, 1], [(0, [1.0, 0.0])], num_classes=2))
     assert [part.count for part in bins] == [0] * 14 + [1]
     assert expected_calibration_error(bins) == 0

@@ -1,4 +1,4 @@
-"""A classifier's answers on a list of videos."""
+"""pipeline/evaluation/scoring.py: the probabilities of a classifier on a list of videos."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ import torch
 from models.classifier import SequenceClassifier
 from models.config import ModelConfig, ModelName, Readout
 from pipeline.evaluation.metrics import metrics
-from pipeline.evaluation.predictions import EvaluationError, video_probabilities
-from pipeline.evaluation.scoring import beliefs, predict
+from pipeline.evaluation.predictions import EvaluationError
+from pipeline.evaluation.scoring import predict, probabilities_over_time
 from pipeline.training.clips import ClipSampling
 from tests.helpers.synthetic import make_record, make_table, make_table_of_views, rising_and_falling
 
@@ -19,14 +19,14 @@ TABLE = rising_and_falling(13, seed=0)
 
 @pytest.fixture
 def model() -> SequenceClassifier:
-    """An untrained classifier, left in training mode as a training loop leaves it."""
+    """An untrained classifier in training mode, as after a training loop."""
     torch.manual_seed(0)
     config = ModelConfig(hidden_size=8, readout="last", input_scale="sqrt_hidden")
     return SequenceClassifier(config, TABLE.feature_dim, len(CLASSES)).train()
 
 
-def test_probabilities_are_the_softmax_of_each_clip_alone(model: SequenceClassifier) -> None:
-    """Dropout is off, padding changes nothing, and each clip keeps its video: the answers one by one are the same."""
+def test_probabilities_are_the_softmax_of_each_separate_clip(model: SequenceClassifier) -> None:
+    """Dropout is off, padding has no effect, and each clip belongs to its video: single clips give the same result."""
     predictions = predict(model, TABLE, ClipSampling(), CLASSES, CPU, batch_size=4)
     assert not model.training
     for row, video in enumerate(predictions.clip_videos):
@@ -38,7 +38,7 @@ def test_probabilities_are_the_softmax_of_each_clip_alone(model: SequenceClassif
 
 
 def test_clips_of_a_video_are_averaged(model: SequenceClassifier) -> None:
-    """Several clips give one answer per video, each clip counted once, whatever the batch size."""
+    """The clips of a video are averaged with equal weights, whatever the batch size."""
     clips = ClipSampling(frames=4, per_video=2)
     predictions = predict(model, TABLE, clips, CLASSES, CPU)
     assert (predictions.clip_counts == 2).all()
@@ -48,28 +48,28 @@ def test_clips_of_a_video_are_averaged(model: SequenceClassifier) -> None:
         )
         for video in range(len(TABLE))
     ]
-    np.testing.assert_allclose(video_probabilities(predictions), expected)
+    np.testing.assert_allclose(predictions.video_probabilities, expected)
     by_one = predict(model, TABLE, clips, CLASSES, CPU, batch_size=1)
-    np.testing.assert_allclose(video_probabilities(by_one), expected, atol=1e-5)
+    np.testing.assert_allclose(by_one.video_probabilities, expected, atol=1e-5)
 
 
 def test_views_of_a_video_are_averaged(model: SequenceClassifier) -> None:
-    """Each view of a clip is scored by itself and counts as a clip; the video's answer is the mean over all of them."""
+    """Each view of a clip is scored separately and counts as a clip; the video's probabilities are their mean."""
     views = [[TABLE.video(number).numpy() * sign for sign in (1, -1)] for number in range(len(TABLE))]
-    single = [make_table([of_video[view] for of_video in views], TABLE.labels.tolist()) for view in (0, 1)]
+    single = [make_table([video_views[view] for video_views in views], TABLE.labels.tolist()) for view in (0, 1)]
     clips = ClipSampling(frames=4, per_video=2)
     first, second = (predict(model, table, clips, CLASSES, CPU) for table in single)
     both = predict(model, make_table_of_views(views, TABLE.labels.tolist()), clips, CLASSES, CPU)
     assert (both.clip_counts == 4).all()
-    expected = (video_probabilities(first) + video_probabilities(second)) / 2
-    np.testing.assert_allclose(video_probabilities(both), expected, atol=1e-6)
-    assert np.abs(video_probabilities(first) - expected).max() > 0.01
-    clip_right = float(str(metrics(first)["clip_top1"])) + float(str(metrics(second)["clip_top1"]))
-    assert metrics(both)["clip_top1"] == pytest.approx(clip_right / 2)
+    expected = (first.video_probabilities + second.video_probabilities) / 2
+    np.testing.assert_allclose(both.video_probabilities, expected, atol=1e-6)
+    assert np.abs(first.video_probabilities - expected).max() > 0.01
+    clip_sum = float(str(metrics(first)["clip_top1"])) + float(str(metrics(second)["clip_top1"]))
+    assert metrics(both)["clip_top1"] == pytest.approx(clip_sum / 2)
 
 
 def test_a_video_without_features_is_counted_as_wrong(model: SequenceClassifier) -> None:
-    """A missing test video stays in the list: the same answers give a lower accuracy, never the same one."""
+    """A missing test video stays in the list, so the same answers give a lower accuracy."""
     missing = [make_record("lost1", 0), make_record("lost2", 1)]
     whole = metrics(predict(model, TABLE, ClipSampling(), CLASSES, CPU))
     lacking = metrics(predict(model, TABLE, ClipSampling(), CLASSES, CPU, missing))
@@ -78,12 +78,12 @@ def test_a_video_without_features_is_counted_as_wrong(model: SequenceClassifier)
     assert lacking["clip_top1"] == pytest.approx(float(str(whole["clip_top1"])) * 13 / 15)
 
 
-def test_probabilities_that_are_no_numbers_name_the_video(model: SequenceClassifier) -> None:
-    """One video whose features are NaN is named, and does not spoil its neighbours in the block."""
+def test_non_finite_probabilities_name_the_video(model: SequenceClassifier) -> None:
+    """A video with NaN features is named, and its neighbours in the block are not affected."""
     videos = [TABLE.video(number).numpy() for number in range(3)]
-    spoilt = make_table([videos[0], np.full_like(videos[1], np.nan), videos[2]])
+    corrupted = make_table([videos[0], np.full_like(videos[1], np.nan), videos[2]])
     with pytest.raises(EvaluationError, match=r"video 'v1' .*NaN or infinite.*features are not finite"):
-        predict(model, spoilt, ClipSampling(), CLASSES, CPU)
+        predict(model, corrupted, ClipSampling(), CLASSES, CPU)
 
 
 def trained_on_table(name: ModelName, readout: Readout, num_layers: int) -> SequenceClassifier:
@@ -117,7 +117,7 @@ every_network = pytest.mark.parametrize(
 def test_sharing_frames_changes_no_answer(
     name: ModelName, readout: Readout, num_layers: int, clips: ClipSampling
 ) -> None:
-    """Whatever is computed once for several clips, every network's probabilities are those of ``forward`` on each."""
+    """However frames are shared between clips, the probabilities are those of ``forward`` on each clip."""
     model = trained_on_table(name, readout, num_layers)
     predictions = predict(model, TABLE, clips, CLASSES, CPU, batch_size=7)
     for video in range(len(TABLE)):
@@ -128,7 +128,7 @@ def test_sharing_frames_changes_no_answer(
 
 
 def test_a_frame_that_clips_share_is_projected_once(model: SequenceClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five overlapping clips of a video cost the product of its frames once, not five times."""
+    """Five overlapping clips of a video project its frames once, not five times."""
     projected: list[int] = []
     project = SequenceClassifier.project
 
@@ -143,23 +143,26 @@ def test_a_frame_that_clips_share_is_projected_once(model: SequenceClassifier, m
 
 
 @every_network
-def test_beliefs_are_the_answers_to_what_was_seen_so_far(name: ModelName, readout: Readout, num_layers: int) -> None:
-    """After each frame stands what the network says of a video cut off there; other videos change nothing."""
+def test_probabilities_over_time_are_those_of_truncated_videos(
+    name: ModelName, readout: Readout, num_layers: int
+) -> None:
+    """The probabilities after a frame are those of the video truncated there; other videos have no effect."""
     model = trained_on_table(name, readout, num_layers)
-    over_time = beliefs(model.train(), TABLE, CLASSES, CPU)
+    over_time = probabilities_over_time(model.train(), TABLE, CLASSES, CPU)
     assert not model.training
-    assert over_time.video_ids == tuple(record.video_id for record in TABLE.records)
-    for video, probabilities in enumerate(over_time.probabilities):
+    assert list(over_time) == [record.video_id for record in TABLE.records]
+    for video, probabilities in enumerate(over_time.values()):
         frames = TABLE.video(video).float()[:, None]
         so_far = torch.cat([model(frames[:seen]).softmax(1) for seen in range(1, len(frames) + 1)])
         assert probabilities.dtype == np.float32
         np.testing.assert_allclose(probabilities, so_far.detach().numpy(), atol=1e-5)
 
 
-def test_beliefs_are_of_the_first_view(model: SequenceClassifier) -> None:
-    """A mirrored view of the frames has no say in what is shown as one reading of the video."""
+def test_probabilities_over_time_use_the_first_view(model: SequenceClassifier) -> None:
+    """A mirrored view has no effect on the curve of a video."""
     views = [[TABLE.video(number).numpy() * sign for sign in (1, -1)] for number in range(len(TABLE))]
-    both = beliefs(model, make_table_of_views(views), CLASSES, CPU)
-    first = beliefs(model, make_table([of_video[0] for of_video in views]), CLASSES, CPU)
-    for ours, expected in zip(both.probabilities, first.probabilities, strict=True):
-        np.testing.assert_allclose(ours, expected, atol=1e-6)
+    both = probabilities_over_time(model, make_table_of_views(views), CLASSES, CPU)
+    first = probabilities_over_time(model, make_table([video_views[0] for video_views in views]), CLASSES, CPU)
+    assert both.keys() == first.keys()
+    for video_id, expected in first.items():
+        np.testing.assert_allclose(both[video_id], expected, atol=1e-6)

@@ -1,4 +1,4 @@
-"""An evaluation as large as UCF101's, made up: confusions between neighbouring classes, beliefs that grow, strips."""
+"""A synthetic evaluation as large as UCF101's: confusions between neighbouring classes, growing confidence, strips."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.scoring import Beliefs
 from pipeline.reports.report import write_evaluation
 from pipeline.reports.strips import strip_path
 
@@ -19,7 +18,7 @@ THINGS = ("Archery", "Balloons", "Cello", "Drums", "Eyeliner", "Frisbee", "Guita
 
 @dataclass(frozen=True)
 class MadeEvaluation:
-    """What was written, and the answers that it was made of."""
+    """The folder that was written, the predictions it was written from, and its ``metrics.json``."""
 
     folder: Path
     predictions: Predictions
@@ -29,7 +28,7 @@ class MadeEvaluation:
 def make_evaluation(
     folder: Path, num_classes: int = 101, num_videos: int = 3783, num_strips: int = 30
 ) -> MadeEvaluation:
-    """Write the evaluation of a model that is right on about 80 % and takes classes for their neighbours."""
+    """Write the evaluation of a model with an accuracy of about 80 % that confuses neighbouring classes."""
     rng = np.random.default_rng(0)
     names = [f"{deed}{thing}" for deed in DEEDS for thing in THINGS][: num_classes - 1]
     classes = (*names, HOSTILE)
@@ -37,17 +36,17 @@ def make_evaluation(
     video_ids = tuple(f"{classes[label][:9]}/v_g{1 + n % 7:02d}_c{n:04d}.avi" for n, label in enumerate(labels))
     missing = rng.random(num_videos) < 0.001
     num_frames = rng.integers(5, 26, size=num_videos)
-    probabilities, beliefs = [], []
+    over_time = []
     for label, frames in zip(labels, num_frames, strict=True):
         scores = rng.normal(size=(frames, num_classes)).cumsum(axis=0) / 2
         growth = np.linspace(0.1, 1, frames)
         scores[:, label] += 7.0 * growth
-        scores[:, (label // 4) * 4] += 5.0 * growth  # the first of each four classes is the answer too often
-        belief = np.exp(scores - scores.max(axis=1, keepdims=True))
-        beliefs.append((belief / belief.sum(axis=1, keepdims=True)).astype(np.float32))
-        probabilities.append(beliefs[-1][-1])
+        scores[:, (label // 4) * 4] += 5.0 * growth  # the first of every four classes is predicted too often
+        exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+        over_time.append((exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32))
     answered = np.flatnonzero(~missing)
-    predictions = Predictions(classes, video_ids, labels, np.array(probabilities)[answered], answered)
+    final = np.array([over_time[video][-1] for video in answered])
+    predictions = Predictions(classes, video_ids, labels, final, answered)
     strips = {}
     for video_id in [video_ids[video] for video in answered[:num_strips]]:
         frames = rng.integers(0, 256, size=(6, 64, 3), dtype=np.uint8)
@@ -81,7 +80,7 @@ def make_evaluation(
         predictions,
         facts,
         history,
-        beliefs=Beliefs(tuple(video_ids[video] for video in answered), [beliefs[video] for video in answered]),
+        probabilities_over_time={video_ids[video]: over_time[video] for video in answered},
         seconds={video_id: frames / 3.7 for video_id, frames in zip(video_ids, num_frames.tolist(), strict=True)},
         strips=strips,
         spectra={"before": np.linalg.eigvals(matrix @ matrix.T), "after": np.linalg.eigvals(matrix)},

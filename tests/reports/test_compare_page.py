@@ -1,4 +1,4 @@
-"""pipeline/reports/compare_page.py and its parts: the page and the tables that set runs side by side."""
+"""pipeline/reports/compare_page.py and compare_runs.py: the comparison of runs."""
 
 import csv
 import html
@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluation.comparison import ComparisonError, holm, paired_difference, read_video_predictions
-from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.comparison import bootstrap, holm, paired_differences
+from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predictions
 from pipeline.reports import compare_page
 from pipeline.reports.compare_page import write_comparison
-from pipeline.reports.compare_runs import in_points, p_text
+from pipeline.reports.pages import p_text, points
 from pipeline.reports.report import write_evaluation
 
 CLASSES = ("<script>alert(1)</script>", "$\\frac{", "sit, or 'stand'")
@@ -29,7 +29,7 @@ LABELS = np.repeat([0, 1, 2], 20)
 
 
 def predictions(strength: float, seed: int, missing: int | None = None) -> Predictions:
-    """Of sixty videos, some of them as hard for every model; ``missing``: one that could not be decoded."""
+    """Predictions for sixty videos, some of them hard for every model; ``missing``: one that could not be decoded."""
     scores = np.random.default_rng(0).normal(size=(60, 3)) + np.random.default_rng(seed).normal(size=(60, 3)) / 2
     scores[np.arange(60), LABELS] += strength
     probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
@@ -41,27 +41,27 @@ def predictions(strength: float, seed: int, missing: int | None = None) -> Predi
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The evaluations of three models: a weak and a strong one, and one that is like the strong one."""
+    """The evaluations of three models: weak, strong, and about as good as the strong one."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, answers in {
+    for name, model in {
         "weak": predictions(0.3, 1, missing=7),
         "strong": predictions(2.5, 2),
         "like strong": predictions(2.5, 3),
     }.items():
         facts = {"run": name, "dataset": "demo", "split": "1", "seed": 0, "model": name, "command": f"make {name}"}
-        write_evaluation(folder / name / "evaluation", answers, facts)
+        write_evaluation(folder / name / "evaluation", model, facts)
     return folder
 
 
 @pytest.fixture
 def runs(made: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(made, tmp_path / "runs"))
 
 
 @pytest.fixture(scope="module")
 def compared(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page that compares all three, beside their folders."""
+    """The comparison of all three, written into a copy of their folder."""
     folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("compared") / "runs"))
     return write_comparison(folder, [evaluation(folder, name) for name in NAMES])
 
@@ -71,7 +71,7 @@ def evaluation(runs: Path, name: str) -> Path:
 
 
 def another(runs: Path, like: str, name: str, facts: Mapping[str, object]) -> Path:
-    """A copy of an evaluation that tells other facts of itself."""
+    """A copy of an evaluation with other facts."""
     folder = Path(shutil.copytree(evaluation(runs, like), evaluation(runs, name)))
     results = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps({**results, "run": name, **facts}))
@@ -84,13 +84,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def text_of(page: Path) -> str:
-    """What a reader sees, without tags and spread spaces."""
+    """The visible text, without tags and repeated spaces."""
     shown = re.sub(r"<(style|script)>.*?</\1>|<title>.*?</title>|<[^>]+>", " ", page.read_text(), flags=re.S)
     return " ".join(html.unescape(shown).split())
 
 
 def test_two_runs_are_compared(runs: Path, tmp_path: Path) -> None:
-    """The page, the tables and every figure are written, and the numbers are those of the paired statistics."""
+    """The page, the tables and every figure are written, with the numbers of the paired statistics."""
     weak, strong = evaluation(runs, "weak"), evaluation(runs, "strong")
     page = write_comparison(tmp_path / "out", [weak, strong])
     assert page == tmp_path / "out" / "comparison.html"
@@ -98,18 +98,19 @@ def test_two_runs_are_compared(runs: Path, tmp_path: Path) -> None:
         *("comparison.csv", "comparison.html", "comparison_figures", "flips.csv")
     ]
     (row,) = read_csv(tmp_path / "out" / "comparison.csv")
-    a, b = read_video_predictions(weak), read_video_predictions(strong)
+    a, b = Predictions.load(weak / FILE_NAME), Predictions.load(strong / FILE_NAME)
+    differences = paired_differences(bootstrap(a), bootstrap(b))
     for metric in ("video_top1", "video_top5", "mean_class_accuracy"):
-        expected = paired_difference(a, b, metric)
+        expected = differences[metric]
         for part in ("difference", "low", "high"):
             assert float(row[f"{metric}_{part}"]) == getattr(expected, part)
     assert (row["a"], row["b"], row["split"], row["num_videos"]) == ("weak", "strong", "1", "60")
     counts = {name: int(row[f"num_{name}"]) for name in ("both_right", "only_a_right", "only_b_right", "both_wrong")}
     assert sum(counts.values()) == 60
-    assert counts["only_b_right"] == int((b.right & ~a.right).sum())
-    top1 = paired_difference(a, b)
-    points = f"{in_points(top1.difference)} points [{in_points(top1.low)}, {in_points(top1.high)}], p < 0.001."
-    assert row["verdict"] == f"strong is better than weak by {points}"
+    assert counts["only_b_right"] == int((b.correct & ~a.correct).sum())
+    top1 = differences["video_top1"]
+    size = f"{points(top1.difference)} points [{points(top1.low)}, {points(top1.high)}], p < 0.001."
+    assert row["verdict"] == f"strong is better than weak by {size}"
     assert row["verdict"] in text_of(page)
     figures = {path.name for path in (page.parent / "comparison_figures").iterdir()}
     names = ("differences", "confusion_difference_1_2", "recall_difference_1_2")
@@ -120,8 +121,8 @@ def test_two_runs_are_compared(runs: Path, tmp_path: Path) -> None:
         xml.etree.ElementTree.parse(page.parent / "comparison_figures" / f"{name}.svg")
 
 
-def test_the_matrix_of_differences_adds_up(runs: Path, tmp_path: Path) -> None:
-    """In each true class what one answer gains another loses; the video that was missing in A only is gained from."""
+def test_the_confusion_difference_adds_up(runs: Path, tmp_path: Path) -> None:
+    """In each true class the differences sum to 0, and the video that is missing only in A reduces the last column."""
     write_comparison(tmp_path, [evaluation(runs, "weak"), evaluation(runs, "strong")])
     with (tmp_path / "comparison_figures" / "confusion_difference_1_2.csv").open(newline="") as file:
         head, *rows = list(csv.reader(file))
@@ -132,9 +133,9 @@ def test_the_matrix_of_differences_adds_up(runs: Path, tmp_path: Path) -> None:
     assert np.trace(counts[:, :-1]) > 0
 
 
-def test_flips_name_every_video_that_runs_disagree_on(compared: Path) -> None:
-    """One row per video and run, also where both are wrong; who agrees is not listed."""
-    models = [read_video_predictions(evaluation(compared.parent, name)) for name in NAMES]
+def test_flips_list_every_video_that_runs_disagree_on(compared: Path) -> None:
+    """There is one row per video and run, also where both are wrong; videos with equal answers are not listed."""
+    models = [Predictions.load(evaluation(compared.parent, name) / FILE_NAME) for name in NAMES]
     disagreed = [len({int(model.predicted[video]) for model in models}) > 1 for video in range(60)]
     rows = read_csv(compared.with_name("flips.csv"))
     assert len(rows) == 3 * sum(disagreed)
@@ -142,21 +143,21 @@ def test_flips_name_every_video_that_runs_disagree_on(compared: Path) -> None:
         model = models[NAMES.index(row["run"])]
         video = model.video_ids.index(row["video_id"])
         assert disagreed[video]
-        assert row["correct"] == str(int(model.right[video]))
-        assert float(row["true_probability"]) == model.probabilities[video, model.labels[video]]
+        assert row["correct"] == str(int(model.correct[video]))
+        assert row["true_probability"] == f"{model.true_probability[video]:.9g}"
     assert [row["predicted"] for row in rows if row["video_id"] == "g7/<b>.avi"][0] == "(missing)"
 
 
-def test_what_is_no_difference_is_called_none(runs: Path, tmp_path: Path) -> None:
-    """Two runs that chance could tell apart as well are not ranked, and one against its copy has no difference."""
+def test_equal_runs_are_not_ranked(runs: Path, tmp_path: Path) -> None:
+    """Two runs whose difference is not significant are not ranked, and a run does not differ from its copy."""
     another(runs, "strong", "copy", {"seed": 5})
     names = ("strong", "like strong", "copy")
     page = write_comparison(tmp_path, [evaluation(runs, name) for name in names])
     by_pair = {(row["a"], row["b"]): row["verdict"] for row in read_csv(tmp_path / "comparison.csv")}
-    assert by_pair["strong", "copy"] == "copy and strong are right on exactly the same 60 videos."
+    assert "copy and strong classify exactly the same videos correctly, out of 60" in by_pair["strong", "copy"]
     assert re.fullmatch(
-        r"No difference between .* can be told apart from chance: \d\.\d points \[.*\], p = .*\. Right in one of them "
-        r"only: \d+ videos? against \d+\.",
+        r"No significant difference between .*: \d\.\d points \[.*\], p = .*\. Correct only in .*: \d+ videos?; "
+        r"only in .*: \d+\.",
         by_pair["strong", "like strong"],
     )
     assert "better" not in by_pair["like strong", "copy"]
@@ -164,7 +165,7 @@ def test_what_is_no_difference_is_called_none(runs: Path, tmp_path: Path) -> Non
 
 
 def test_p_values_of_several_pairs_are_corrected(compared: Path) -> None:
-    """With three runs the page's p-values are Holm's of the three raw ones, and it says so."""
+    """With three runs the p-values have Holm's correction for three pairs, and the page says so."""
     rows = read_csv(compared.with_name("comparison.csv"))
     assert [float(row["mcnemar_p_holm"]) for row in rows] == holm([float(row["mcnemar_p"]) for row in rows])
     assert any(row["mcnemar_p_holm"] != row["mcnemar_p"] for row in rows)
@@ -172,34 +173,34 @@ def test_p_values_of_several_pairs_are_corrected(compared: Path) -> None:
 
 
 def test_the_page_needs_nothing_but_its_folder(compared: Path, tmp_path: Path) -> None:
-    """No address of a network stands in it, every link leads to a file or a place that is there, and it may be moved
-    with its runs."""
+    """The page has no network address, every link leads to an existing file or anchor, and it may be moved with its
+    runs."""
     page = Path(shutil.copytree(compared.parent, tmp_path / "moved")) / "comparison.html"
     content = page.read_text()
     assert "http://" not in content and "https://" not in content
-    places = re.findall(r' id="([^"]+)"', content)
-    assert len(set(places)) == len(places)
+    anchors = re.findall(r' id="([^"]+)"', content)
+    assert len(set(anchors)) == len(anchors)
     links = {link for link in re.findall(r'href="([^"]+)"', content)}
     assert "like%20strong/evaluation/report.html" in links
     for link in links:
         if link.startswith("#"):
-            assert link[1:] in places
+            assert link[1:] in anchors
         else:
             assert (page.parent / urllib.parse.unquote(link.partition("#")[0])).is_file()
     assert any(re.fullmatch(r"strong/evaluation/report\.html#video=.+", link) for link in links)
 
 
 def test_names_are_shown_as_text(runs: Path, tmp_path: Path) -> None:
-    """A class, a video or a run whose name is a tag is only ever text; what runs is the page's own scripts."""
+    """Names of classes, videos and runs are never interpreted as HTML, and only the page's own scripts run."""
     hostile = another(runs, "weak", "hostile", {"run": "<img src=x onerror=alert(1)>", "model": "</title><b>"})
     page = write_comparison(tmp_path, [hostile, evaluation(runs, "strong")]).read_text()
     assert "<script>alert" not in page and "<img" not in page and "<b>" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; taken for" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; classified as" in page
     assert page.count("<script>") == 2
     assert "script-src 'sha256-" in html.unescape(page)
 
 
-def test_splits_stand_side_by_side(runs: Path, tmp_path: Path) -> None:
+def test_splits_are_shown_side_by_side(runs: Path, tmp_path: Path) -> None:
     """Runs of several splits are averaged by experiment and compared only within a split."""
     folders = [
         evaluation(runs, "weak"),
@@ -226,7 +227,7 @@ def test_splits_stand_side_by_side(runs: Path, tmp_path: Path) -> None:
 
 
 def test_splits_alone_are_compared_without_pairs(runs: Path, tmp_path: Path) -> None:
-    """One experiment on two splits has nothing to pair, but a mean: the page is written without differences."""
+    """One experiment on two splits has no pairs, but a mean: the page is written without differences."""
     second = another(runs, "weak", "weak 2", {"split": "2"})
     page = write_comparison(tmp_path, [evaluation(runs, "weak"), second])
     text = text_of(page)
@@ -235,8 +236,8 @@ def test_splits_alone_are_compared_without_pairs(runs: Path, tmp_path: Path) -> 
     assert not (tmp_path / "comparison_figures").exists()
 
 
-def test_runs_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
-    """Runs that are called the same, and two evaluations of one run, go by their folders; none counts twice."""
+def test_runs_with_the_same_name_get_unique_names(runs: Path, tmp_path: Path) -> None:
+    """Runs with the same name, and two evaluations of one run, are named after their folders; none is used twice."""
     same = another(runs, "strong", "elsewhere", {"run": "weak"})
     again = Path(shutil.copytree(same, same.with_name("evaluation-clips_1")))
     write_comparison(tmp_path, [evaluation(runs, "weak"), same, again, same])
@@ -247,16 +248,18 @@ def test_runs_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_only_so_many_pairs_are_drawn(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond a number of pairs the tables go on and the details do not, and the page says how to see them; the figures
-    of an earlier comparison do not stay behind, and what is not ours does."""
+def test_the_number_of_detailed_pairs_is_limited(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables contain all pairs, the details only the first ones, and the page says how to see the others.
+
+    Figures of an earlier comparison are removed; other files are not.
+    """
     folders = [evaluation(runs, name) for name in NAMES]
     write_comparison(tmp_path, folders)
     assert len(list((tmp_path / "comparison_figures").glob("*_difference_*.svg"))) == 6
     (tmp_path / "comparison_figures" / "notes.txt").write_text("mine")
     monkeypatch.setattr(compare_page, "NUM_DETAILED", 1)
     page = write_comparison(tmp_path, folders)
-    assert "Of 3 pairs only the first 1 is here" in text_of(page)
+    assert "Of 3 pairs, only the first 1 is shown here" in text_of(page)
     assert page.read_text().count("<details") == 1
     assert len(read_csv(tmp_path / "comparison.csv")) == 3
     kept = {path.stem for path in (tmp_path / "comparison_figures").iterdir()}
@@ -264,55 +267,65 @@ def test_only_so_many_pairs_are_drawn(runs: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_digits_are_not_called_videos(runs: Path, tmp_path: Path) -> None:
-    """The page of a task without video does not talk of videos."""
+    """The page of a task without video does not mention videos."""
     names = ("weak", "strong")
     folders = [another(runs, name, f"digits {name}", {"dataset": "pixel_mnist"}) for name in names]
     text = text_of(write_comparison(tmp_path, folders))
     assert "digits" in text and "video" not in text.lower()
 
 
-def test_what_can_not_be_compared_is_said(runs: Path, tmp_path: Path) -> None:
-    """Every reason is an error that names the runs and what to do, and nothing is written."""
+def test_runs_that_cannot_be_compared_are_an_error(runs: Path, tmp_path: Path) -> None:
+    """Each error names the runs and what to do, and nothing is written."""
     weak, strong = evaluation(runs, "weak"), evaluation(runs, "strong")
     out = tmp_path / "out"
-    with pytest.raises(ComparisonError, match="at least two runs, and got 1"):
+    with pytest.raises(EvaluationError, match="at least two runs, and got 1"):
         write_comparison(out, [weak, weak])
     other_split = another(runs, "strong", "split two", {"split": "2"})
-    with pytest.raises(ComparisonError, match=r"nothing to compare: .*weak: .*split 1.*; split two: .*split 2"):
+    with pytest.raises(EvaluationError, match=r"nothing to compare: .*weak: .*split 1.*; split two: .*split 2"):
         write_comparison(out, [weak, other_split])
     elsewhere = another(runs, "strong", "elsewhere", {"dataset": "hmdb51"})
-    with pytest.raises(ComparisonError, match="different datasets: demo, hmdb51"):
+    with pytest.raises(EvaluationError, match="different datasets: demo, hmdb51"):
         write_comparison(out, [weak, elsewhere])
-    lines = (strong / "predictions.csv").read_text().splitlines(keepends=True)
-    (strong / "predictions.csv").write_text("".join(lines[:-2]))
-    with pytest.raises(ComparisonError, match="weak and strong .* different videos: 2 are only in weak"):
+    whole = Predictions.load(strong / FILE_NAME)
+    kept = whole.clip_videos < 58
+    Predictions(
+        *(whole.classes, whole.video_ids[:58], whole.labels[:58]),
+        *(whole.clip_probabilities[kept], whole.clip_videos[kept]),
+    ).save(strong / FILE_NAME)
+    with pytest.raises(EvaluationError, match="weak and strong .* different videos: 2 are only in weak"):
+        write_comparison(out, [weak, strong])
+    (strong / FILE_NAME).write_bytes((strong / FILE_NAME).read_bytes()[:-1])
+    with pytest.raises(EvaluationError, match="predictions.safetensors is damaged .* python evaluate.py .* --again"):
+        write_comparison(out, [weak, strong])
+    (strong / FILE_NAME).unlink()
+    with pytest.raises(EvaluationError, match="there is no .*predictions.safetensors.*python evaluate.py .* --again"):
         write_comparison(out, [weak, strong])
     (strong / "metrics.json").write_text(json.dumps({"run": "strong", "mse": 0.1}))
-    with pytest.raises(ComparisonError, match="lacks clip_top1, .* no evaluation of a classifier"):
+    with pytest.raises(EvaluationError, match="lacks clip_top1, .* not the evaluation of a classifier"):
         write_comparison(out, [weak, strong])
     (strong / "metrics.json").write_text("{")
-    with pytest.raises(ComparisonError, match="metrics.json is damaged .* Evaluate the run again: python evaluate.py"):
+    with pytest.raises(EvaluationError, match="metrics.json is damaged .* Evaluate the run again: python evaluate.py"):
         write_comparison(out, [weak, strong])
     (strong / "metrics.json").unlink()
-    with pytest.raises(ComparisonError, match="the evaluation was not finished"):
+    with pytest.raises(EvaluationError, match="the evaluation did not finish"):
         write_comparison(out, [weak, strong])
     assert not out.exists()
 
 
 def test_points_and_p_values_read_well() -> None:
-    """No minus before a zero, a real minus sign before others, and no p-value of 0."""
-    assert [in_points(share, "+") for share in (0.031, -0.0004, 0.0, -0.5)] == ["+3.1", "0.0", "0.0", "−50.0"]
-    assert in_points(0.031) == "3.1"
+    """Zero has no sign, negative values have a real minus sign, and no p-value is 0."""
+    assert [points(share, plus=True) for share in (0.031, -0.0004, 0.0, -0.5)] == ["+3.1", "0.0", "0.0", "−50.0"]
+    assert [points(share) for share in (0.031, -0.5)] == ["3.1", "−50.0"]
     assert [p_text(p) for p in (1e-9, 0.0312, 0.97, 1.0)] == ["p < 0.001", "p = 0.031", "p = 0.97", "p = 1"]
 
 
 def test_in_a_browser(compared: Path) -> None:
-    """A link opens its pair, a head sorts, the theme switches, a phone need not scroll sideways, nothing is asked of a
-    network, and axe finds no serious fault, light or dark."""
+    """A link opens its pair, column heads sort, the theme switches, the page fits a phone and requests nothing from the
+    network, and axe finds no serious violation in either theme."""
     from tests.reports.test_report_in_browser import BROWSER, PHONE, opened
 
     if BROWSER is None:
-        pytest.skip("no Chromium on this machine (set CHROMIUM, or install it)")
+        pytest.skip("no Chromium found (install it or set CHROMIUM)")
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import expect, sync_playwright
 

@@ -1,4 +1,4 @@
-"""pipeline/figures.py: the figures of an evaluation."""
+"""pipeline/reports/figures.py: the figures of an evaluation."""
 
 import io
 import xml.etree.ElementTree as ElementTree
@@ -47,8 +47,8 @@ def every_figure() -> list[StaticFigure]:
     ]
 
 
-def test_every_figure_is_a_picture_twice_and_a_table() -> None:
-    """PNG and SVG show something, in SVG as in PNG form; the table has a head and rows of its width; names differ."""
+def test_every_figure_is_a_png_an_svg_and_a_table() -> None:
+    """PNG and SVG have the same shape, all rows of the table have the same width, and names are unique."""
     figures = every_figure()
     assert len({figure.name for figure in figures}) == len(figures) == 6
     for figure in figures:
@@ -63,38 +63,38 @@ def test_every_figure_is_a_picture_twice_and_a_table() -> None:
 
 
 def test_one_evaluation_gives_one_set_of_bytes() -> None:
-    """Neither the date nor chance is in a file: an evaluation made again leaves the same figures."""
+    """Files do not depend on the date or on chance: a repeated evaluation writes the same figures."""
     assert every_figure() == every_figure()
 
 
 def test_the_confusion_picture_has_room_for_the_names_of_101_classes() -> None:
-    """Every row is at least 20 pixels high, enough for a readable name, and the picture is not gigantic."""
+    """Every row is at least 20 pixels high, enough for a readable name, and the picture is of reasonable size."""
     predictions = random_predictions(num_videos=1000, num_classes=101, num_clips=1)
     image = picture(confusion_figure(confusion_matrix(predictions), predictions.classes).png)
     assert min(image.size) > 101 * 20
     assert max(image.size) < 4000
 
 
-def test_the_confusion_picture_tells_right_from_wrong_and_untested() -> None:
-    """A perfect model's picture has blue but no red, an always wrong one's red but no blue; no test videos: grey."""
+def test_the_confusion_picture_distinguishes_correct_wrong_and_untested() -> None:
+    """A perfect model's picture is blue, an always wrong one's is red, and a class without test videos is grey."""
 
     def shares(counts: list[list[int]]) -> tuple[float, float, float]:
-        """Red, blue and grey share of the cells' area; what the colour bars and letters hold is subtracted."""
+        """Shares of red, blue and grey pixels in the picture, including colour bars and text."""
         pixels = np.asarray(picture(confusion_figure(np.array(counts), ("a", "b", "c")).png), dtype=int)
         red, green, blue = np.moveaxis(pixels, -1, 0)
         grey = (red == green) & (green == blue) & (red > 180) & (red < 225)
         return float((red > blue + 40).mean()), float((blue > red + 40).mean()), float(grey.mean())
 
-    right = shares([[5, 0, 0, 0], [0, 5, 0, 0], [0, 0, 5, 0]])
+    correct = shares([[5, 0, 0, 0], [0, 5, 0, 0], [0, 0, 5, 0]])
     wrong = shares([[0, 5, 0, 0], [0, 0, 5, 0], [5, 0, 0, 0]])
     untested = shares([[5, 0, 0, 0], [0, 0, 0, 0], [0, 0, 5, 0]])
-    assert right[1] > wrong[1] + 0.05
-    assert wrong[0] > right[0] + 0.05
-    assert untested[2] > right[2] + 0.05
+    assert correct[1] > wrong[1] + 0.05
+    assert wrong[0] > correct[0] + 0.05
+    assert untested[2] > correct[2] + 0.05
 
 
-def test_learning_curves_live_with_gaps_and_with_nothing() -> None:
-    """Rows without validation values, with NaN, or no rows at all do not stop a report from being written."""
+def test_learning_curves_accept_gaps_and_empty_histories() -> None:
+    """Rows without validation values, rows with NaN, and no rows at all do not break a report."""
     curves = learning_curves(HISTORY)
     assert curves is not None
     assert curves.rows[0] == ("epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
@@ -102,8 +102,8 @@ def test_learning_curves_live_with_gaps_and_with_nothing() -> None:
     assert learning_curves([{"epoch": 1, "seconds": 2.0}]) is None
 
 
-def test_the_spectrum_says_how_far_out_it_reaches() -> None:
-    """The caption has the largest modulus before and after training, the table every eigenvalue."""
+def test_the_spectrum_states_its_largest_modulus() -> None:
+    """The caption contains the largest modulus before and after training, and the table contains every eigenvalue."""
     figure = spectrum_figure({"before": np.array([0.5, -0.75j]), "after": np.array([0.6 + 0.8j, 0.1])})
     assert "0.750 before, 1.000 after" in figure.caption
     assert figure.rows[1:] == (

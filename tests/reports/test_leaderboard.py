@@ -1,4 +1,4 @@
-"""pipeline/leaderboard.py: several runs side by side."""
+"""pipeline/reports/leaderboard.py: a table of several runs."""
 
 import csv
 import re
@@ -38,8 +38,8 @@ def test_every_run_has_a_row_with_raw_numbers_and_intervals(tmp_path: Path) -> N
     assert (tmp_path / "leaderboard.md").read_text(encoding="utf-8") == markdown
 
 
-def test_runs_that_differ_in_the_seed_are_averaged(tmp_path: Path) -> None:
-    """Repeats get one row with mean and sample deviation; another model or other settings are not mixed in."""
+def test_runs_that_differ_only_in_the_seed_are_averaged(tmp_path: Path) -> None:
+    """Repeats get one row with mean and sample deviation; other models and other settings are not included."""
     rows = [run("a", 0.8), run("b", 0.9, seed=1), run("c", 0.2, model="mean"), run("d", 0.1, settings="hidden 64")]
     markdown = write_leaderboard(tmp_path, rows)
     (mean,) = [row for row in read_csv(tmp_path) if row["kind"] == "mean"]
@@ -51,7 +51,7 @@ def test_runs_that_differ_in_the_seed_are_averaged(tmp_path: Path) -> None:
 
 
 def test_folds_are_averaged_within_each_seed_first() -> None:
-    """Persons held out once each make one estimate: their spread is not the deviation between seeds."""
+    """Persons held out once each make one estimate together, so their spread is not the deviation between seeds."""
     folds = [
         run(f"{person}{seed}", score + 0.02 * seed, holdout_group=person, seed=seed)
         for seed in (0, 1)
@@ -65,7 +65,7 @@ def test_folds_are_averaged_within_each_seed_first() -> None:
     assert deviation(folds[:3], "video_top1")[1] == "runs"
 
 
-def test_the_best_stands_first_within_its_dataset(tmp_path: Path) -> None:
+def test_the_best_is_first_within_its_dataset(tmp_path: Path) -> None:
     """Scores on different datasets are not ranked against each other."""
     rows = [
         run("low", 0.2),
@@ -78,7 +78,7 @@ def test_the_best_stands_first_within_its_dataset(tmp_path: Path) -> None:
 
 
 def test_the_page_links_every_run_to_its_report(tmp_path: Path) -> None:
-    """Links are relative and quoted, so that the folder may be moved and a run may be called anything."""
+    """Links are relative and quoted, so the folder may be moved and a run may have any name."""
     reports = [tmp_path / "a & b" / "evaluation" / "report.html", tmp_path.parent / "elsewhere" / "report.html"]
     write_leaderboard(tmp_path, [run("<script>alert(1)</script>", 0.5), run("second", 0.25)], reports)
     page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
@@ -87,8 +87,8 @@ def test_the_page_links_every_run_to_its_report(tmp_path: Path) -> None:
     assert "50.0" in page and "(45.0 – 55.0)" in page
 
 
-def test_the_page_holds_what_the_tables_hold(tmp_path: Path) -> None:
-    """A score without an interval is shown without one, and repeats get their mean and deviation."""
+def test_the_page_has_the_content_of_the_tables(tmp_path: Path) -> None:
+    """A score without an interval is shown without one, and repeats have their mean and deviation."""
     rows = [run("a", 0.8), run("b", 0.9, seed=1), run("c", 0.3, model="mean", intervals={})]
     write_leaderboard(tmp_path, rows)
     page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
@@ -97,8 +97,8 @@ def test_the_page_holds_what_the_tables_hold(tmp_path: Path) -> None:
     assert "Mean over runs" in page
 
 
-def test_other_videos_are_another_experiment(tmp_path: Path) -> None:
-    """Scores on validation videos say so, and are not averaged with those on test videos."""
+def test_validation_videos_are_a_separate_experiment(tmp_path: Path) -> None:
+    """Scores on validation videos are labelled and not averaged with those on test videos."""
     markdown = write_leaderboard(tmp_path, [run("a", 0.8), run("a", 0.9, evaluated_on="validation videos")])
     assert {row["kind"] for row in read_csv(tmp_path)} == {"run"}
     assert "| a | demo | validation videos | np_rnn |" in markdown
@@ -106,7 +106,7 @@ def test_other_videos_are_another_experiment(tmp_path: Path) -> None:
 
 
 def test_names_cannot_break_the_table(tmp_path: Path) -> None:
-    """A pipe, a backslash before it, a line break or a tag in a name stays inside its cell."""
+    """A pipe, a backslash before a pipe, a line break or a tag in a name stays inside its cell."""
     markdown = write_leaderboard(tmp_path, [run("a|b\\|c\nd<b>", 0.5)])
     (line,) = [line for line in markdown.splitlines() if "50.0 (" in line]
     unescaped = re.sub(r"\\.", "", line)
@@ -117,7 +117,7 @@ def test_names_cannot_break_the_table(tmp_path: Path) -> None:
 
 
 def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
-    """No runs, or a run without its metrics, is said by name instead of an empty table."""
+    """No runs, or a run without its metrics, is an error that names the problem instead of an empty table."""
     with pytest.raises(EvaluationError, match="at least one"):
         write_leaderboard(tmp_path, [])
     with pytest.raises(EvaluationError, match="'broken' lacks clip_top1"):

@@ -1,4 +1,4 @@
-"""pipeline/report.py: the files of one evaluation."""
+"""pipeline/reports/report.py: the files of one evaluation."""
 
 import base64
 import csv
@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.metrics import metrics
-from pipeline.evaluation.predictions import EvaluationError, Predictions
-from pipeline.evaluation.scoring import Beliefs
-from pipeline.reports.report import write_evaluation
-from pipeline.reports.report_page import curve_points
+from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predictions
+from pipeline.reports.report import curve_points, write_evaluation
 from tests.evaluation.test_metrics import random_predictions
 from tests.reports.test_figures import HISTORY
 
-FILES = ["confusion.csv", "confusion.png", "metrics.json", "per_class.csv", "predictions.csv", "report.html"]
+FILES = [
+    *("confusion.csv", "confusion.png", "metrics.json", "per_class.csv", "predictions.csv", FILE_NAME, "report.html")
+]
 FACTS: dict[str, object] = {"dataset": "demo", "split": "1", "seed": 0, "model": "np_rnn", "root": Path("videos")}
 
 
 def three_videos(classes: tuple[str, str] = ("sit", "stand")) -> Predictions:
-    """One right, one wrong, one that could not be decoded."""
+    """One correct, one wrong, one that could not be decoded."""
     return Predictions(
         classes=classes,
         video_ids=("a/right.avi", "a/wrong.avi", "b/missing.avi"),
@@ -45,30 +45,30 @@ def page_of(folder: Path) -> str:
 
 
 def words_of(page: str) -> str:
-    """What a reader sees, on one line."""
+    """The visible text on one line."""
     without_code = re.sub(r"<(style|script)\b.*?</\1>", " ", page, flags=re.S)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", without_code)).split())
 
 
 def data_of(page: str) -> dict[str, Any]:
-    """What the page's script is given."""
+    """The data of the page's script."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.S)
     assert found is not None
     return dict(json.loads(found[1]))
 
 
-def test_the_folder_holds_every_file_of_the_contract(tmp_path: Path) -> None:
-    """All files are there under their names, nothing temporary beside them, and metrics.json holds what is returned."""
+def test_the_folder_contains_every_documented_file(tmp_path: Path) -> None:
+    """All files exist, no temporary ones are left, and metrics.json contains the returned values."""
     returned = write_evaluation(tmp_path / "run" / "evaluation", three_videos(), FACTS, HISTORY)
-    there = sorted(path.name for path in (tmp_path / "run" / "evaluation").iterdir())
-    assert there == sorted([*FILES, "figures"])
+    found = sorted(path.name for path in (tmp_path / "run" / "evaluation").iterdir())
+    assert found == sorted([*FILES, "figures"])
     stored = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
     assert stored == {**metrics(three_videos()), **FACTS, "root": "videos"}
     assert {**returned, "root": "videos"} == stored
 
 
 def test_every_video_has_one_row_of_predictions(tmp_path: Path) -> None:
-    """The right, the wrong and the missing video each have a row that says what the model said of them."""
+    """The correct, the wrong and the missing video each have a row with the model's prediction."""
     write_evaluation(tmp_path, three_videos(), FACTS)
     right, wrong, missing = read_csv(tmp_path / "predictions.csv")
     assert [right[key] for key in ("video_id", "label", "predicted", "correct")] == ["a/right.avi", "sit", "sit", "1"]
@@ -85,8 +85,8 @@ def test_every_video_has_one_row_of_predictions(tmp_path: Path) -> None:
     assert (missing["label"], missing["predicted"], missing["correct"], missing["num_clips"]) == ("stand", "", "0", "0")
 
 
-def test_the_predictions_are_enough_to_compute_the_video_metrics_again(tmp_path: Path) -> None:
-    """Nothing that the video-level metrics depend on is lost between the arrays and the CSV."""
+def test_the_video_metrics_can_be_computed_from_the_csv(tmp_path: Path) -> None:
+    """The CSV export contains everything that the video-level metrics depend on."""
     predictions = random_predictions(num_videos=120, num_classes=9, num_clips=3)
     written: dict[str, Any] = write_evaluation(tmp_path, predictions, FACTS)
     rows = read_csv(tmp_path / "predictions.csv")
@@ -102,8 +102,8 @@ def test_the_predictions_are_enough_to_compute_the_video_metrics_again(tmp_path:
     assert sum(int(row["correct"]) for row in rows) / len(rows) == pytest.approx(written["video_top1"])
 
 
-def test_the_tables_say_what_was_counted(tmp_path: Path) -> None:
-    """confusion.csv has the missing videos in a column of their own; an undefined precision is an empty cell."""
+def test_the_tables_contain_missing_videos_and_undefined_scores(tmp_path: Path) -> None:
+    """confusion.csv has a column of missing videos; an undefined score is an empty cell."""
     write_evaluation(tmp_path, three_videos(), FACTS)
     assert (tmp_path / "confusion.csv").read_text() == "true \\ predicted,sit,stand,(missing)\nsit,1,1,0\nstand,0,0,1\n"
     sit, stand = read_csv(tmp_path / "per_class.csv")
@@ -111,8 +111,8 @@ def test_the_tables_say_what_was_counted(tmp_path: Path) -> None:
     assert (stand["precision"], stand["recall"], stand["support"], stand["confused_with"]) == ("0.0", "0.0", "1", "")
 
 
-def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
-    """A class called </script>, a formula that matplotlib can't parse, or one with commas is only ever text."""
+def test_class_names_are_shown_as_text(tmp_path: Path) -> None:
+    """Class names with a script tag, a broken formula or commas are never interpreted."""
     names = ("</script><script>alert('x')</script>", "$\\frac{")
     write_evaluation(tmp_path, three_videos(names), {**FACTS, "run": "<img src=x onerror=alert(1)>"}, HISTORY)
     page = page_of(tmp_path)
@@ -130,11 +130,13 @@ def page_of_plain_names(folder: Path) -> str:
 
 
 def test_the_page_needs_nothing_but_its_folder(tmp_path: Path) -> None:
-    """Opened from disk without a network the page is whole: pictures are inline, links point to files beside it, and
-    the policy lets no other script run than the page's own, by hash."""
+    """The page works from disk and offline: pictures are inline, links point to files in its folder, and its policy
+    allows only the page's own scripts, by hash."""
     write_evaluation(tmp_path, three_videos(), FACTS, HISTORY)
     page = page_of(tmp_path)
-    assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", page) == []  # SVG's name is an address, fetched by nobody
+    assert (
+        re.findall(r"https?://(?!www\.w3\.org/2000/svg)", page) == []
+    )  # the SVG namespace looks like an address, but is never fetched
     assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]+)"', page))
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
     assert policy is not None
@@ -150,15 +152,15 @@ def test_the_page_needs_nothing_but_its_folder(tmp_path: Path) -> None:
     assert all((tmp_path / link).is_file() for link in links)
 
 
-def test_the_page_says_how_good_the_model_is_and_what_it_confuses(tmp_path: Path) -> None:
-    """The head counts videos, scores and the missing one; the tables name the confused pair and the mistake."""
+def test_the_page_contains_scores_and_confusions(tmp_path: Path) -> None:
+    """The top of the page has the scores and the missing video; the tables have the confused pair and the mistake."""
     write_evaluation(tmp_path, three_videos(), FACTS)
     words = words_of(page_of(tmp_path))
     assert "np_rnn on demo, split 1, seed 0" in words
-    assert "Right on 1 of 3 test videos" in words
+    assert "Correct on 1 of 3 test videos" in words
     assert "1 video could not be decoded" in words
     assert "Video top-1 33.3 % 95 % interval" in words
-    assert "sit stand 1 50.0" in words  # true class, taken for, videos, % of the class
+    assert "sit stand 1 50.0" in words  # true class, predicted class, videos, % of the class
     assert "a/wrong.avi sit stand 75.0 25.0" in words
     assert "Calibration" in words
     for absent in ("Learning curves", "frames seen", "Spectrum", "baseline", "length", "no frames"):
@@ -166,32 +168,32 @@ def test_the_page_says_how_good_the_model_is_and_what_it_confuses(tmp_path: Path
 
 
 def test_digits_are_not_called_videos(tmp_path: Path) -> None:
-    """With another unit the page never speaks of videos or clips, which pixel MNIST has none of."""
+    """With another unit the page never mentions videos or clips, which pixel MNIST does not have."""
     write_evaluation(tmp_path, three_videos(), {"dataset": "pixel_mnist"}, HISTORY, unit="digit")
     page = page_of(tmp_path)
     words = words_of(page)
-    assert "Right on 1 of 3 test digits" in words
+    assert "Correct on 1 of 3 test digits" in words
     assert re.findall(r"\b(?:videos?|clips?)\b", words, flags=re.I) == []
     assert data_of(page)["unit"] == "digit"
 
 
-def test_other_videos_than_the_test_list_are_called_what_they_are(tmp_path: Path) -> None:
-    """An evaluation on validation videos does not say that these are test videos."""
+def test_validation_videos_are_not_called_test_videos(tmp_path: Path) -> None:
+    """An evaluation on validation videos says so."""
     write_evaluation(tmp_path, three_videos(), {**FACTS, "evaluated_on": "validation videos"})
     words = words_of(page_of(tmp_path))
-    assert "Right on 1 of 3 validation videos" in words
+    assert "Correct on 1 of 3 validation videos" in words
     assert "test videos (" not in words
 
 
-def test_the_script_is_given_every_video_and_what_was_believed(tmp_path: Path) -> None:
-    """The data has each video's answer, top classes, strip, and one curve for each class that matters, in percent."""
+def test_the_script_gets_every_video_with_its_curves(tmp_path: Path) -> None:
+    """The data has each video's prediction, top classes, strip, and a curve for each relevant class, in percent."""
     strip = tmp_path / "strips" / "0a.jpg"
-    belief = np.array([[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]], dtype=np.float32)
+    curve = np.array([[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]], dtype=np.float32)
     write_evaluation(
         tmp_path,
         three_videos(),
         FACTS,
-        beliefs=Beliefs(("a/right.avi", "a/wrong.avi"), [belief[:1], belief]),
+        probabilities_over_time={"a/right.avi": curve[:1], "a/wrong.avi": curve},
         strips={"a/wrong.avi": strip},
     )
     page = page_of(tmp_path)
@@ -211,8 +213,8 @@ def test_the_script_is_given_every_video_and_what_was_believed(tmp_path: Path) -
     assert "length, stored frames" in page or "Accuracy against length" in page
 
 
-def test_long_curves_are_thinned_out_with_their_ends_kept() -> None:
-    """A curve of a thousand frames becomes 32 points from the first to the last; a short one stays as it is."""
+def test_long_curves_are_thinned_out_and_keep_their_ends() -> None:
+    """A curve of a thousand frames is reduced to 32 points including both ends; a short one is unchanged."""
     points = curve_points(np.linspace(0, 1, 1000))
     assert (len(points), points[0], points[-1]) == (32, 0, 100)
     assert points == sorted(points)
@@ -220,7 +222,7 @@ def test_long_curves_are_thinned_out_with_their_ends_kept() -> None:
 
 
 def test_a_baseline_is_compared_video_by_video(tmp_path: Path) -> None:
-    """The page has the baseline's figure and the paired difference; equal answers differ by nothing."""
+    """The page has the baseline's score and the paired difference, which is 0 for equal predictions."""
     predictions = random_predictions(num_videos=200, num_classes=4, num_clips=1)
     half_wrong = Predictions(
         predictions.classes,
@@ -233,24 +235,24 @@ def test_a_baseline_is_compared_video_by_video(tmp_path: Path) -> None:
     write_evaluation(baseline, half_wrong, FACTS)
     write_evaluation(tmp_path / "better", predictions, FACTS, baseline=baseline)
     words = words_of(page_of(tmp_path / "better"))
-    assert "Compared with the baseline mean-seed_0 on the same videos, it is better" in words
+    assert "Compared with the baseline mean-seed_0 on the same videos, this model is better: " in words
     assert re.search(r"baseline \d+\.\d %, difference \+\d+\.\d \[\+\d+\.\d, \+\d+\.\d\]", words)
     write_evaluation(tmp_path / "same", half_wrong, FACTS, baseline=baseline)
     words = words_of(page_of(tmp_path / "same"))
-    assert "difference +0.0 [+0.0, +0.0]" in words
-    assert "neither better nor worse" in words
+    assert "difference 0.0 [0.0, 0.0]" in words
+    assert "not significantly better or worse" in words
 
 
-def test_a_baseline_that_cannot_be_read_does_not_cost_the_report(tmp_path: Path) -> None:
-    """A baseline without predictions, or of other videos, is named with the reason; the rest of the page is there."""
+def test_an_unusable_baseline_does_not_prevent_the_report(tmp_path: Path) -> None:
+    """For a baseline without predictions, or of other videos, the page gives the reason and is otherwise complete."""
     write_evaluation(tmp_path / "a", three_videos(), FACTS, baseline=tmp_path / "nothing")
-    assert "There is no comparison with the baseline: there is no" in words_of(page_of(tmp_path / "a"))
+    assert "No comparison with the baseline: there is no" in words_of(page_of(tmp_path / "a"))
     write_evaluation(tmp_path / "b", random_predictions(9, 2, 1), FACTS, baseline=tmp_path / "a")
     assert "were evaluated on different" in words_of(page_of(tmp_path / "b"))
 
 
-def test_figures_of_an_older_evaluation_do_not_stay(tmp_path: Path) -> None:
-    """What this evaluation has no figure of is gone from the folder, so that nobody takes it for this one's."""
+def test_figures_of_an_older_evaluation_are_removed(tmp_path: Path) -> None:
+    """A figure that this evaluation does not have is removed, so it can't be mistaken for this evaluation's."""
     write_evaluation(tmp_path, three_videos(), FACTS, HISTORY)
     assert (tmp_path / "figures" / "learning_curves.svg").exists()
     write_evaluation(tmp_path, three_videos(), FACTS)
@@ -259,32 +261,32 @@ def test_figures_of_an_older_evaluation_do_not_stay(tmp_path: Path) -> None:
 
 
 def test_a_model_without_mistakes_has_a_page(tmp_path: Path) -> None:
-    """No confused pair, no confident mistake, one class only: the page says so and does not fail."""
+    """The page works without confused pairs and mistakes, and with a single class."""
     predictions = Predictions(("only",), ("v",), np.array([0]), np.ones((1, 1)), np.array([0]))
     write_evaluation(tmp_path, predictions, {})
     page = page_of(tmp_path)
-    assert "No video was taken for another class." in page
+    assert "No video was classified as another class." in page
     assert "100.0 %" in page
 
 
-def test_no_video_has_an_answer(tmp_path: Path) -> None:
-    """Where every video is missing there is still a page, without a calibration that nothing could be said about."""
+def test_an_evaluation_with_all_videos_missing_has_a_page(tmp_path: Path) -> None:
+    """If every video is missing, there is still a page, without the calibration."""
     predictions = Predictions(("a", "b"), ("v", "w"), np.array([0, 1]), np.zeros((0, 2)), np.zeros(0, dtype=int))
     write_evaluation(tmp_path, predictions, {})
     words = words_of(page_of(tmp_path))
-    assert "First get the 2 videos that could not be read" in words
+    assert "First fix the 2 videos that could not be read" in words
     assert "Calibration" not in words
 
 
 def test_a_fact_cannot_overwrite_a_metric(tmp_path: Path) -> None:
-    """A run fact called like a metric would forge the result: it is an error, and nothing is written."""
+    """A fact with the name of a metric would replace the result: it is an error, and nothing is written."""
     with pytest.raises(EvaluationError, match="num_videos, video_top1"):
         write_evaluation(tmp_path / "evaluation", three_videos(), {"video_top1": 1.0, "num_videos": 3})
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_a_full_disk_leaves_no_half_file_and_no_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """metrics.json is published last, so where it lies the evaluation is whole; what failed leaves nothing behind."""
+def test_a_full_disk_leaves_no_partial_file_and_no_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """metrics.json is written last, so it exists only if the evaluation is complete; a failed file leaves nothing."""
     write_bytes = Path.write_bytes
 
     def disk_full_at_the_picture(path: Path, data: bytes) -> int:
@@ -296,4 +298,9 @@ def test_a_full_disk_leaves_no_half_file_and_no_metrics(tmp_path: Path, monkeypa
     monkeypatch.setattr(Path, "write_bytes", disk_full_at_the_picture)
     with pytest.raises(OSError, match="No space left"):
         write_evaluation(tmp_path, three_videos(), FACTS)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.csv", "per_class.csv", "predictions.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "confusion.csv",
+        "per_class.csv",
+        "predictions.csv",
+        FILE_NAME,
+    ]

@@ -1,6 +1,6 @@
-"""The report as a person uses it: in a real browser, from disk, with mouse, keyboard, phone, paper and no script.
+"""The report in a real browser, from disk: mouse, keyboard, phone, print, and without scripts.
 
-Skipped where there is no Chromium; the environment variable CHROMIUM may name one.
+Skipped without Chromium; the environment variable CHROMIUM may contain its path.
 """
 
 import html
@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.metrics import class_scores, confusion_matrix
-from pipeline.evaluation.predictions import video_predictions
 from tests.end_to_end.test_end_to_end import render_moving_squares
 from tests.helpers.commands import run
 from tests.helpers.made_evaluation import HOSTILE, MadeEvaluation, make_evaluation
@@ -31,7 +30,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 BROWSER = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine (set CHROMIUM, or install it)")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium found (install it or set CHROMIUM)")
 
 DESK: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 3, "has_touch": True}
@@ -47,13 +46,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> MadeEvaluation:
-    """101 classes, 3,783 videos, one class with a hostile name."""
+    """An evaluation with 101 classes and 3,783 videos; one class has a hostile name."""
     return make_evaluation(tmp_path_factory.mktemp("made") / "evaluation")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a run that was trained through the command line, on rendered videos."""
+    """The report of a run that the command line trained on rendered videos."""
     folder = tmp_path_factory.mktemp("trained")
     render_moving_squares(folder / "videos")
     done = run(
@@ -67,15 +66,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def opened(browser: Browser, report: Path, **options: Any) -> Iterator[Page]:
-    """The page, open; afterwards it must have had no error, no message box and no request but to its own folder."""
+    """Open the page; on exit, it must have had no errors, no dialogs and no requests outside of its folder."""
     context = browser.new_context(**{**DESK, **options})
     page = context.new_page()
     faults: list[str] = []
-    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda box: (faults.append(f"message box: {box.message}"), box.dismiss()))
-    own = report.parent.as_uri()
-    page.on("request", lambda asked: asked.url.startswith((own, "data:")) or faults.append(f"asked for {asked.url}"))
+    page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    allowed = (report.parent.as_uri(), "data:")
+    page.on("request", lambda request: request.url.startswith(allowed) or faults.append(f"request: {request.url}"))
     page.goto(report.as_uri())
     try:
         yield page
@@ -85,7 +84,7 @@ def opened(browser: Browser, report: Path, **options: Any) -> Iterator[Page]:
 
 
 def first_filled_cell(page: Page) -> tuple[float, float]:
-    """A point on the canvas where the mouse finds a cell with videos in it, from the top left along the diagonal."""
+    """A point on the canvas above a cell with videos: the first along the diagonal from the top left."""
     page.locator("#matrix").scroll_into_view_if_needed()
     box = page.locator("#matrix canvas").bounding_box()
     assert box is not None
@@ -97,14 +96,14 @@ def first_filled_cell(page: Page) -> tuple[float, float]:
     raise AssertionError("no cell with videos on the diagonal")
 
 
-def number_told(text: str | None) -> int:
+def number_in(text: str | None) -> int:
     found = re.search(r": (\d+) (?:video|digit)s?", text or "")
     assert found is not None, text
     return int(found[1])
 
 
 def coloured_pixels(page: Page) -> tuple[int, int]:
-    """How many blue and red pixels the matrix has."""
+    """The numbers of blue and red pixels of the matrix."""
     blue, red = page.evaluate(
         """() => {
           const canvas = document.querySelector("#matrix canvas");
@@ -130,8 +129,8 @@ def serious_faults(page: Page) -> list[str]:
     ]
 
 
-def test_a_large_report_is_small_and_opens_at_once(browser: Browser, made: MadeEvaluation) -> None:
-    """3,783 videos of 101 classes: under 15 MB, and ready to be used within seconds (measured: well below one)."""
+def test_a_large_report_is_small_and_opens_quickly(browser: Browser, made: MadeEvaluation) -> None:
+    """With 3,783 videos of 101 classes, the page has less than 15 MB and is usable within seconds (measured: < 1 s)."""
     report = made.folder / "report.html"
     size = report.stat().st_size / 1e6
     started = time.perf_counter()
@@ -140,18 +139,18 @@ def test_a_large_report_is_small_and_opens_at_once(browser: Browser, made: MadeE
         seconds = time.perf_counter() - started
         print(f"report.html: {size:.1f} MB, open after {seconds:.2f} s")
         assert size < 15
-        assert seconds < 20  # generous: this may run beside other work; the aim is 2
+        assert seconds < 20  # generous, for busy machines; the goal is 2
 
 
 def test_a_click_on_a_cell_shows_its_videos(browser: Browser, made: MadeEvaluation) -> None:
-    """The mouse is told what a cell holds; a click lists just its videos, with bars and curves; Close closes."""
+    """Hovering describes a cell; a click lists its videos with bars and curves; Close closes the panel."""
     with opened(browser, made.folder / "report.html") as page:
         x, y = first_filled_cell(page)
-        told = page.locator("#tip").text_content()
+        description = page.locator("#tip").text_content()
         page.mouse.click(x, y)
         expect(page.locator("#panel")).to_be_visible()
-        expect(page.locator("#panel-title")).to_have_text(told or "?")
-        number = number_told(told)
+        expect(page.locator("#panel-title")).to_have_text(description or "?")
+        number = number_in(description)
         expect(page.locator("#panel article")).to_have_count(min(20, number))
         if number > 20:
             page.get_by_role("button", name="More").click()
@@ -163,24 +162,23 @@ def test_a_click_on_a_cell_shows_its_videos(browser: Browser, made: MadeEvaluati
         expect(page.locator("#panel")).to_be_hidden()
 
 
-def test_the_keyboard_does_all_that_the_mouse_does(browser: Browser, made: MadeEvaluation) -> None:
-    """Arrows walk, Shift jumps to the next confusion, the live line tells it, Enter opens it, Escape leads back."""
+def test_the_matrix_can_be_used_with_the_keyboard(browser: Browser, made: MadeEvaluation) -> None:
+    """Arrows move, Shift jumps to the next confusion, the live line describes it, Enter opens it, Escape returns."""
     predictions = made.predictions
-    names = sorted(range(101), key=lambda place: predictions.classes[place])
-    predicted = video_predictions(predictions)
+    by_name = sorted(range(101), key=lambda label: predictions.classes[label])
     with opened(browser, made.folder / "report.html") as page:
-        matrix, told = page.locator("#matrix"), page.locator("#cell")
+        matrix, live = page.locator("#matrix"), page.locator("#cell")
         matrix.focus()
-        expect(told).to_contain_text(f"True class {HOSTILE}, and recognised")  # the first by name, and text
+        expect(live).to_contain_text(f"True class {HOSTILE}, classified correctly")  # the first by name, as text
         for _ in range(6):
             page.keyboard.press("ArrowDown")
         page.keyboard.press("Shift+ArrowRight")
-        actual = names[6]
-        expect(told).to_contain_text(f"True class {predictions.classes[actual]}, ")
-        said = re.search(r"taken for (\S+):", told.text_content() or "")
-        answer = predictions.classes.index(said[1]) if said else actual
-        inside = np.flatnonzero((predictions.labels == actual) & (predicted == answer))
-        assert number_told(told.text_content()) == len(inside) > 0
+        actual = by_name[6]
+        expect(live).to_contain_text(f"True class {predictions.classes[actual]}, ")
+        named = re.search(r"classified as (\S+):", live.text_content() or "")
+        predicted = predictions.classes.index(named[1]) if named else actual
+        inside = np.flatnonzero((predictions.labels == actual) & (predictions.predicted == predicted))
+        assert number_in(live.text_content()) == len(inside) > 0
         page.keyboard.press("Enter")
         listed = page.locator("#panel article h3").all_text_contents()
         assert set(listed) <= {predictions.video_ids[video] for video in inside}
@@ -190,8 +188,8 @@ def test_the_keyboard_does_all_that_the_mouse_does(browser: Browser, made: MadeE
         expect(matrix).to_be_focused()
 
 
-def test_classes_stand_in_the_order_asked_for(browser: Browser, made: MadeEvaluation) -> None:
-    """By accuracy the first row is the class with the worst recall; by cluster it is another order again."""
+def test_classes_can_be_sorted(browser: Browser, made: MadeEvaluation) -> None:
+    """Sorted by accuracy, the first row is the class with the lowest recall; sorting by cluster changes the matrix."""
     worst = min(class_scores(made.predictions), key=lambda row: 2 if row.recall is None else row.recall)
     with opened(browser, made.folder / "report.html") as page:
         page.locator("#sort").select_option("accuracy")
@@ -203,7 +201,7 @@ def test_classes_stand_in_the_order_asked_for(browser: Browser, made: MadeEvalua
 
 
 def test_the_threshold_hides_small_cells_and_zoom_enlarges(browser: Browser, made: MadeEvaluation) -> None:
-    """Above every confusion's share no red is left and blue stays; zoomed in, what was hidden is larger when shown."""
+    """A threshold above every confusion hides all red cells and keeps blue ones; zooming in enlarges the matrix."""
     counts = confusion_matrix(made.predictions)[:, :-1]
     share = counts / counts.sum(axis=1, keepdims=True)
     np.fill_diagonal(share, 0)
@@ -219,16 +217,16 @@ def test_the_threshold_hides_small_cells_and_zoom_enlarges(browser: Browser, mad
         expect(page.locator("#threshold-value")).to_have_text("50 videos")
         assert coloured_pixels(page)[1] == 0
         page.locator("#threshold").fill("0")
-        room = page.locator("#matrix > div")
-        width = room.bounding_box()["width"]  # type: ignore[index]
+        extent = page.locator("#matrix > div")
+        width = extent.bounding_box()["width"]  # type: ignore[index]
         page.get_by_role("button", name="Zoom in").click()
-        assert room.bounding_box()["width"] > width  # type: ignore[index]
+        assert extent.bounding_box()["width"] > width  # type: ignore[index]
         page.get_by_role("button", name="Fit").click()
-        assert room.bounding_box()["width"] <= page.locator("#matrix").bounding_box()["width"]  # type: ignore[index]
+        assert extent.bounding_box()["width"] <= page.locator("#matrix").bounding_box()["width"]  # type: ignore[index]
 
 
 def test_tables_sort_by_any_column(browser: Browser, made: MadeEvaluation) -> None:
-    """A click sorts numbers from high to low, a second one turns it round, and the head says so."""
+    """A click sorts numbers in descending order, a second one in ascending order, and the head shows the order."""
     with opened(browser, made.folder / "report.html") as page:
         table = page.get_by_role("region", name="Scores of each class").locator("table")
         column = [head.text_content() for head in table.locator("thead th").all()].index("Precision %")
@@ -250,7 +248,7 @@ def test_tables_sort_by_any_column(browser: Browser, made: MadeEvaluation) -> No
 
 
 def test_a_confused_pair_and_a_mistake_open_the_panel(browser: Browser, made: MadeEvaluation) -> None:
-    """The tables' names are buttons: a pair lists as many videos as its row says, a mistake shows itself."""
+    """Names in the tables are buttons: a pair opens as many videos as its row says, a mistake opens its video."""
     with opened(browser, made.folder / "report.html") as page:
         row = page.get_by_role("region", name="Most confused pairs").locator("tbody tr").first
         row.get_by_role("button").click()
@@ -260,11 +258,11 @@ def test_a_confused_pair_and_a_mistake_open_the_panel(browser: Browser, made: Ma
         mistake = page.get_by_role("region", name="Confident mistakes").locator("tbody button").first
         mistake.click()
         expect(page.locator("#panel article h3")).to_have_text(mistake.text_content() or "?")
-        expect(page.locator("#panel polyline")).to_have_count(3)  # the true class, the answer, the next best
+        expect(page.locator("#panel polyline")).to_have_count(3)  # true class, predicted class, next best
 
 
 def test_a_link_opens_a_video(browser: Browser, made: MadeEvaluation) -> None:
-    """report.html#video=ID, which comparisons link to, shows that video; an unknown one shows the page."""
+    """report.html#video=ID, which comparisons link to, opens that video; an unknown id only opens the page."""
     report = made.folder / "report.html"
     video = made.predictions.video_ids[17]
     with opened(browser, report) as page:
@@ -276,19 +274,19 @@ def test_a_link_opens_a_video(browser: Browser, made: MadeEvaluation) -> None:
 
 
 def test_light_and_dark(browser: Browser, made: MadeEvaluation) -> None:
-    """The page is as the system is; the switch overrules it both ways and is remembered."""
+    """The page follows the system's theme; the button overrides it in both directions and is remembered."""
     report = made.folder / "report.html"
 
     def background(page: Page) -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
     light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 27)"
-    for system, own, other in (("light", light, dark), ("dark", dark, light)):
+    for system, default, other in (("light", light, dark), ("dark", dark, light)):
         with opened(browser, report, color_scheme=system) as page:
             switch = page.locator("#theme")
-            assert background(page) == own
+            assert background(page) == default
             before = page.locator("#matrix canvas").screenshot()
-            while background(page) == own:
+            while background(page) == default:
                 switch.click()
             assert background(page) == other
             assert page.locator("#matrix canvas").screenshot() != before
@@ -296,12 +294,12 @@ def test_light_and_dark(browser: Browser, made: MadeEvaluation) -> None:
             assert background(page) == other
             while switch.text_content() != "Theme: system":
                 switch.click()
-            assert background(page) == own
+            assert background(page) == default
 
 
 @pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, PHONE], ids=["desk", "dark", "phone"])
-def test_nobody_is_shut_out(browser: Browser, made: MadeEvaluation, options: dict[str, Any]) -> None:
-    """axe-core finds no serious or critical fault, neither on the page nor with the panel open."""
+def test_the_page_is_accessible(browser: Browser, made: MadeEvaluation, options: dict[str, Any]) -> None:
+    """axe-core finds no serious or critical violation, with the panel closed and open."""
     with opened(browser, made.folder / "report.html", **options, bypass_csp=True) as page:
         assert serious_faults(page) == []
         page.locator("#matrix").focus()
@@ -312,7 +310,7 @@ def test_nobody_is_shut_out(browser: Browser, made: MadeEvaluation, options: dic
 
 
 def test_it_fits_a_phone(browser: Browser, made: MadeEvaluation) -> None:
-    """Nothing makes the page wider than the screen, and a tap opens a cell."""
+    """The page is not wider than the screen, and a tap opens a cell."""
     with opened(browser, made.folder / "report.html", **PHONE) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         x, y = first_filled_cell(page)
@@ -323,8 +321,8 @@ def test_it_fits_a_phone(browser: Browser, made: MadeEvaluation) -> None:
         assert box["width"] <= 390
 
 
-def test_on_paper_and_without_script_the_picture_stands_in(browser: Browser, made: MadeEvaluation) -> None:
-    """Where nothing can be clicked the static matrix is shown and the controls are not; the tables are all there."""
+def test_print_and_pages_without_scripts_show_the_static_picture(browser: Browser, made: MadeEvaluation) -> None:
+    """In print and without scripts, the static matrix replaces the interactive one; the tables are complete."""
     report = made.folder / "report.html"
     picture = "Picture of the confusion matrix"
     with opened(browser, report, color_scheme="dark") as page:
@@ -341,8 +339,8 @@ def test_on_paper_and_without_script_the_picture_stands_in(browser: Browser, mad
         expect(page.get_by_role("region", name="Scores of each class").locator("tbody tr")).to_have_count(101)
 
 
-def test_no_text_becomes_code(browser: Browser, made: MadeEvaluation) -> None:
-    """A name that is a script is shown as text; and were it ever taken for markup, the page's policy would stop it."""
+def test_text_never_becomes_code(browser: Browser, made: MadeEvaluation) -> None:
+    """A name that is a script is shown as text, and the page's policy would block it even if it became markup."""
     report = made.folder / "report.html"
     assert HOSTILE not in report.read_text(encoding="utf-8")
     assert html.escape(HOSTILE) in report.read_text(encoding="utf-8")
@@ -358,11 +356,11 @@ def test_no_text_becomes_code(browser: Browser, made: MadeEvaluation) -> None:
 
 
 def test_the_report_of_a_trained_run(browser: Browser, trained: Path) -> None:
-    """Made by the command line: cells open, strips of frames load, curves are drawn, axe-core is content."""
+    """In the report of a real run, cells open, strips load, curves are drawn, and axe-core finds no violation."""
     with opened(browser, trained, bypass_csp=True) as page:
         assert serious_faults(page) == []
         page.locator("#matrix").focus()
-        if number_told(page.locator("#cell").text_content()) == 0:
+        if number_in(page.locator("#cell").text_content()) == 0:
             page.keyboard.press("Shift+ArrowRight")
         page.keyboard.press("Enter")
         article = page.locator("#panel article").first

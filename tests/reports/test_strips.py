@@ -1,4 +1,4 @@
-"""pipeline/reports/strips.py: a strip of frames for each video."""
+"""pipeline/reports/strips.py: strips of frames."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ def record(path: Path, video_id: str | None = None) -> VideoRecord:
     return VideoRecord(video_id or path.name, path, 0, "g")
 
 
-def test_a_strip_is_eight_frames_from_beginning_to_end(tmp_path: Path) -> None:
-    """The strip shows the frames that an even sampling takes, in order: each is the frame it is said to be."""
+def test_a_strip_has_eight_frames_from_start_to_end(tmp_path: Path) -> None:
+    """The strip shows evenly spaced frames in order, and each is the right frame of the video."""
     path = tmp_path / "brighter.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (128, 96))
     for step in range(80):
@@ -27,11 +27,11 @@ def test_a_strip_is_eight_frames_from_beginning_to_end(tmp_path: Path) -> None:
     image = Image.open(strips["brighter.avi"])
     assert image.size == (8 * 128, 96)
     brightness = np.asarray(image.convert("L"), dtype=float).reshape(96, 8, 128).mean(axis=(0, 2))
-    assert brightness == pytest.approx([3 * (5 + 10 * piece) for piece in range(8)], abs=4)
+    assert brightness == pytest.approx([3 * (5 + 10 * part) for part in range(8)], abs=4)
 
 
-def test_colours_are_those_of_the_video(tmp_path: Path) -> None:
-    """Red stays red: the order of the channels is not turned round on the way."""
+def test_colours_are_preserved(tmp_path: Path) -> None:
+    """Red stays red: the order of the colour channels is not reversed."""
     path = tmp_path / "red.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
     for _ in range(8):
@@ -42,8 +42,8 @@ def test_colours_are_those_of_the_video(tmp_path: Path) -> None:
     assert red > 180 > 60 > max(green, blue)
 
 
-def test_the_first_get_strips_and_those_there_are_kept(tmp_path: Path) -> None:
-    """Only ``limit`` videos get one, in the caller's order; what is there stays, even where its video is gone."""
+def test_the_first_videos_get_strips_and_existing_strips_are_kept(tmp_path: Path) -> None:
+    """Only the first ``limit`` videos get a strip; an existing strip is kept even if its video no longer exists."""
     records = [record(make_clip(tmp_path / f"{number}.avi", number=number)) for number in range(3)]
     first = make_strips(records, tmp_path, limit=2)
     assert list(first) == ["0.avi", "1.avi"]
@@ -58,19 +58,19 @@ def test_the_first_get_strips_and_those_there_are_kept(tmp_path: Path) -> None:
 def test_a_video_that_cannot_be_read_costs_only_its_own_strip(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty file and a missing one are named with the reason; the good one beside them has its strip."""
+    """An empty file and a missing one are reported with the reason; the valid one has its strip."""
     (tmp_path / "empty.avi").touch()
     records = [record(tmp_path / name) for name in ("empty.avi", "missing.avi")]
     records.append(record(make_clip(tmp_path / "good.avi")))
     assert list(make_strips(records, tmp_path, limit=10)) == ["good.avi"]
-    told = capsys.readouterr().err
-    assert "no strip of empty.avi: " in told and "is empty (0 bytes)" in told
-    assert "no strip of missing.avi: " in told
+    errors = capsys.readouterr().err
+    assert "no strip of empty.avi: " in errors and "is empty (0 bytes)" in errors
+    assert "no strip of missing.avi: " in errors
 
 
 @pytest.mark.parametrize("video_id", ["../../etc/passwd", "a/b.avi", "x" * 300, "häß #?%20\udc80.avi", "CON.avi"])
 def test_any_video_id_is_safe_on_disk_and_in_a_page(video_id: str, tmp_path: Path) -> None:
-    """Whatever a video is called, its strip lies in the folder under a short name of plain letters and digits."""
+    """Whatever the video id, its strip is in the folder under a short name of ASCII letters and digits."""
     path = strip_path(tmp_path, video_id)
     assert path.parent == tmp_path / "strips"
     assert path.name.removesuffix(".jpg").isalnum()
@@ -79,8 +79,8 @@ def test_any_video_id_is_safe_on_disk_and_in_a_page(video_id: str, tmp_path: Pat
     assert path != strip_path(tmp_path, video_id + "x")
 
 
-def test_a_wide_video_does_not_make_an_endless_strip(tmp_path: Path) -> None:
-    """Frames are at most twice as wide as high in the strip; a video of three frames has a strip of three."""
+def test_a_very_wide_video_has_a_strip_of_limited_width(tmp_path: Path) -> None:
+    """Frames in a strip are at most twice as wide as high; a video with three frames has a strip of three."""
     path = tmp_path / "banner.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (960, 64))
     for _ in range(3):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.end_to_end.test_end_to_end import render_moving_squares
+from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import finish, run, start
 
 # Groups that a split trains on and tests on; from 22 on they are for validation. The test videos of split 2 are among

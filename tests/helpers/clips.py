@@ -24,6 +24,27 @@ def make_clip(path: Path, num_frames: int = 20, number: int = 0) -> Path:
     return path
 
 
+def render_moving_squares(root: Path) -> None:
+    """Render two classes, ``left`` and ``right``, which a frame average can't tell apart: a square moves left or right.
+
+    Each class folder has 8 videos ``v_g<group>_<class>.avi`` of 8 frames, 64 x 48 pixels. Both videos of a group have
+    the same background.
+    """
+    for label, name in enumerate(("left", "right")):
+        (root / name).mkdir(parents=True)
+        for group in range(1, 9):
+            background = np.random.default_rng(group).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            codec = cv2.VideoWriter.fourcc(*"XVID")
+            writer = cv2.VideoWriter(str(root / name / f"v_g{group}_{name}.avi"), codec, 25.0, (64, 48))
+            assert writer.isOpened()
+            for step in range(8):
+                frame = cv2.resize(background, (64, 48), interpolation=cv2.INTER_LINEAR) // 2
+                x = 6 * (step if label else 7 - step) + 2
+                frame[16:32, x : x + 16] = (255, 255, 0)
+                writer.write(frame)
+            writer.release()
+
+
 def board_means(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
     """A network that forgets nothing: uint8 ``[N, crop, crop, 3]`` -> the squares' brightness, float16 ``[N, 16]``."""
     num_frames, height, width, _ = frames.shape

@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.evaluation.metrics import class_scores, confusion_matrix
 from pipeline.evaluation.predictions import video_predictions
-from tests.end_to_end.test_end_to_end import render_moving_squares
+from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import run
 from tests.helpers.made_evaluation import HOSTILE, MadeEvaluation, make_evaluation
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.predict import main
 from pipeline.settings.config import ConfigError
-from tests.end_to_end.test_end_to_end import render_moving_squares
+from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import run
 
 VIEWS = 3

@@ -9,34 +9,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
 
+from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import finish, run, start
 
 EPOCHS = 80
 TEST_GROUP = "g8"
-
-
-def render_moving_squares(root: Path) -> None:
-    """Class folders of 8 groups each: in ``left`` a square moves to the left over the group's background, in ``right``
-    to the right; 8 frames of 64x48."""
-    for label, name in enumerate(("left", "right")):
-        (root / name).mkdir(parents=True)
-        for group in range(1, 9):
-            background = np.random.default_rng(group).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-            codec = cv2.VideoWriter.fourcc(*"XVID")
-            writer = cv2.VideoWriter(str(root / name / f"v_g{group}_{name}.avi"), codec, 25.0, (64, 48))
-            assert writer.isOpened()
-            for step in range(8):
-                frame = cv2.resize(background, (64, 48), interpolation=cv2.INTER_LINEAR) // 2
-                x = 6 * (step if label else 7 - step) + 2
-                frame[16:32, x : x + 16] = (255, 255, 0)
-                writer.write(frame)
-            writer.release()
 
 
 class Workplace(NamedTuple):

@@ -30,7 +30,7 @@ def render_moving_squares(root: Path) -> None:
     Each class folder has 8 videos ``v_g<group>_<class>.avi`` of 8 frames, 64 x 48 pixels. Both videos of a group have
     the same background.
     """
-    for label, name in enumerate(("left", "right")):
+    for name in ("left", "right"):
         (root / name).mkdir(parents=True)
         for group in range(1, 9):
             background = np.random.default_rng(group).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -39,7 +39,7 @@ def render_moving_squares(root: Path) -> None:
             assert writer.isOpened()
             for step in range(8):
                 frame = cv2.resize(background, (64, 48), interpolation=cv2.INTER_LINEAR) // 2
-                x = 6 * (step if label else 7 - step) + 2
+                x = 6 * (step if name == "right" else 7 - step) + 2
                 frame[16:32, x : x + 16] = (255, 255, 0)
                 writer.write(frame)
             writer.release()

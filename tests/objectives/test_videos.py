@@ -12,7 +12,7 @@ from data.records import DatasetError, Split, VideoDataset
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest
 from pipeline.experiment import Evaluated, evaluate_run
-from pipeline.objectives.videos import VideoTask, most_telling_first, videos_to_score
+from pipeline.objectives.videos import VideoTask, mistakes_first, videos_to_score
 from pipeline.settings.config import EvaluationOverrides
 from pipeline.training.run import Run
 from tests.helpers.runs import CPU, make_moves, train_moves
@@ -152,4 +152,4 @@ def test_confident_mistakes_come_first() -> None:
     predictions = Predictions(
         ("a", "b"), tuple("vwxyz"), np.zeros(5, dtype=np.int64), probabilities, np.array([0, 1, 3, 4])
     )
-    assert list(most_telling_first(predictions)) == [4, 1, 0, 3, 2]
+    assert list(mistakes_first(predictions)) == [4, 1, 0, 3, 2]

@@ -1,8 +1,8 @@
 """Evaluate trained runs: python evaluate.py RUN [RUN ...]
 
-A RUN is a folder made by train.py, or a folder with runs somewhere below it. Each run's evaluation goes to its
-evaluation/ folder (with other settings than the run's, to evaluation-<those settings>/); finished evaluations are
-skipped. Several runs also get a leaderboard.
+A RUN is a folder made by train.py, or a folder that contains runs at any depth. Each run's evaluation is written to its
+evaluation/ folder, or to evaluation-<overrides>/ if settings are overridden. Finished evaluations are skipped. Several
+runs also get a leaderboard.
 """
 
 import os
@@ -24,20 +24,20 @@ class Arguments:
     """Evaluate trained runs on the test list: metrics, predictions, confusion matrix, report and leaderboard."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """runs, or folders with runs somewhere below them"""
+    """runs, or folders that contain runs at any depth"""
     overrides: EvaluationOverrides
     compare: bool = False
-    """also compare the runs pairwise: which one is better, by more than chance"""
+    """also compare the runs pairwise: which differences are larger than chance"""
     again: bool = False
     """repeat finished evaluations"""
     output: Path | None = None
-    """folder of the leaderboard and the comparison (default: the closest common folder of the runs)"""
+    """folder of the leaderboard and the comparison (default: the deepest folder that contains all runs)"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto uses a GPU if there is one"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if all is done, 1 if runs failed (each is named) or videos without features count as wrong."""
+    """Return 0 on success, 1 if runs failed (each is named) or if videos without features counted as wrong answers."""
     options = parse_arguments(Arguments, arguments, description=__doc__)
     import torch
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.compare and len(classifiers) > 1:
         print(write_comparison(output, classifiers))
     elif options.compare:
-        print("--compare: there are fewer than two evaluated classifiers to compare", file=sys.stderr)
+        print("--compare: skipped, because fewer than two classifiers were evaluated", file=sys.stderr)
     return 1 if len(evaluated) < len(runs) or any(one.metrics.get("num_missing") for one in evaluated) else 0
 
 

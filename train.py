@@ -1,6 +1,6 @@
 """Train a classifier: python train.py --dataset ucf101
 
-Caches missing features, trains, evaluates on the test list and writes the report. Tasks without video work the same
+Caches missing features, trains, evaluates on the test videos and writes the report. Tasks without video work the same
 way: python train.py --dataset addition --length 200
 """
 
@@ -15,13 +15,13 @@ from pipeline.settings.parsing import parse_command_line
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if all is done, 1 if some videos failed and were left out, as --allow-missing permits."""
+    """Return 0 on success, 1 if videos without features were left out (--allow-missing)."""
     config = parse_command_line(Config, arguments)
-    # Before the slow imports below, so that a typo or a wrong folder is answered at once.
+    # Before the slow imports below, so that a typo or a wrong folder is reported at once.
     data = load_dataset(config.data) if config.data.has_video else load_task(config.data)
     import torch
 
-    # Fading states and gradients end in denormal numbers, which are slow on some CPUs. The setting holds for the whole
+    # Decaying states and gradients become denormal numbers, which are slow on some CPUs. The setting is for the whole
     # process, and PyTorch's threads inherit it, so it comes before any tensor work.
     torch.set_flush_denormal(True)
     from pipeline.experiment import run_experiment

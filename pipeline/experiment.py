@@ -1,4 +1,4 @@
-"""Experiments: plan runs, train them, evaluate them, rank them. With and without video, one path."""
+"""Experiments, with or without video: plan runs, train them, evaluate them, rank them."""
 
 import dataclasses
 import os
@@ -39,7 +39,7 @@ class Evaluated(NamedTuple):
     metrics: dict[str, Any]
     has_classes: bool
     was_finished: bool = False
-    """it was found finished, and not repeated"""
+    """whether it was finished before, so that it was not repeated"""
 
     @property
     def main_file(self) -> Path:
@@ -49,9 +49,11 @@ class Evaluated(NamedTuple):
 def run_experiment(config: Config, data: Any = None) -> int:
     """Train and evaluate one run per split and seed.
 
-    ``data`` is what ``data.catalog.load_dataset`` or ``data.sequences.load_task`` returned, if it is already loaded.
+    Args:
+        data: the dataset from ``data.catalog.load_dataset`` or ``data.sequences.load_task``, if it is already loaded.
 
-    Returns the exit code: 1 if videos without features had to be left out, else 0.
+    Returns:
+        The exit code: 1 if videos without features were left out, else 0.
     """
     if not _is_first_process():
         return 0
@@ -59,7 +61,7 @@ def run_experiment(config: Config, data: Any = None) -> int:
     task = Tasks(device).open(config, data)
     runs = plan_runs(config, task)
     for run, run_config in runs:
-        run.check(run_config, task.recipe)  # before hours of caching
+        run.check(run_config, task.recipe)  # fails before hours of caching, not after
     num_missing = task.prepare()
     evaluated = []
     for run, run_config in runs:
@@ -77,9 +79,10 @@ def run_experiment(config: Config, data: Any = None) -> int:
 
 
 def _is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process trains: a classifier trains on one device, whatever ``WORLD_SIZE`` says.
+    """Whether this process should train.
 
-    torchrun starts several processes; all but the first have nothing to do.
+    A classifier trains on one device, so all but the first of torchrun's processes have nothing to do. ``RANK`` and
+    ``WORLD_SIZE`` without torchrun (from a caching job, say) are ignored.
     """
     rank, world_size = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
     if world_size == "1":
@@ -91,7 +94,7 @@ def _is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 class Tasks:
-    """Opens tasks. What several of them share is loaded once: datasets, backbones and features."""
+    """Opens tasks, and loads the datasets, backbones and features that they share only once."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -100,7 +103,7 @@ class Tasks:
         self._features: dict[object, PackedFeatures] = {}
 
     def open(self, config: Config, data: Any = None) -> Task:
-        """The task of a run with these settings; ``data``: its dataset, if it is already loaded."""
+        """The task of a run with these settings. ``data`` is its dataset, if it is already loaded."""
         load = load_dataset if config.data.has_video else load_task
         if config.data not in self._data:
             self._data[config.data] = load(config.data) if data is None else data
@@ -119,7 +122,7 @@ class Tasks:
 
 
 def plan_runs(config: Config, task: Task) -> list[tuple[Run, Config]]:
-    """One run per split and seed, each with the settings that reproduce it alone."""
+    """One run per split and seed, each with the settings that reproduce that run alone."""
     options = config.run
     variants = task.variants(options.splits)
     is_only_run = len(variants) * len(options.seeds) == 1
@@ -138,15 +141,15 @@ def plan_runs(config: Config, task: Task) -> list[tuple[Run, Config]]:
 def evaluate_runs(
     runs: Sequence[Run], device: torch.device, overrides: EvaluationOverrides, again: bool = False
 ) -> list[Evaluated]:
-    """Evaluate runs. A run that fails is named, and the others continue.
+    """Evaluate runs. Runs that fail are named on stderr, and the others continue.
 
-    Baselines come first, so that the other reports can compare with them.
+    Baselines come first, so that the reports of the other runs can compare with them.
 
     Args:
         again: repeat finished evaluations.
 
     Returns:
-        the evaluations that did not fail.
+        The evaluations that did not fail.
     """
     tasks = Tasks(device)
     evaluated = []
@@ -176,7 +179,7 @@ def evaluate_run(
     overrides: EvaluationOverrides | None = None,
     again: bool = False,
 ) -> Evaluated:
-    """Test a run's best checkpoint and write its evaluation, unless that is finished.
+    """Test a run's best checkpoint and write its evaluation, unless it is finished.
 
     Args:
         config: the run's settings, without overrides.
@@ -193,7 +196,7 @@ def evaluate_run(
     if outputs != objective.outputs:
         raise DatasetError(
             f"{run.folder} was trained on {len(outputs)} classes ({', '.join(outputs[:3])} ...), the dataset now has "
-            f"{len(objective.outputs)} ({', '.join(objective.outputs[:3])} ...)."
+            f"{len(objective.outputs)} ({', '.join(objective.outputs[:3])} ...). Restore them, or train a new run."
         )
     facts = {
         "run": run.name,
@@ -212,9 +215,9 @@ def evaluate_run(
 
 
 def choose_by_split(runs: Sequence[Run], split: str | None) -> list[Run]:
-    """The runs that were trained on ``split``; all runs if none was, or if ``split`` is not a split's name.
+    """The runs that were trained on ``split``; all runs if there are none, or if ``split`` is ``None`` or validation.
 
-    Runs that can't be read are kept, so that they are named when they fail.
+    Unreadable runs are kept, so that their evaluation fails and names them.
     """
     if split in (None, VALIDATION):
         return list(runs)

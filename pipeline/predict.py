@@ -30,7 +30,7 @@ class Arguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if all is done, 1 if some videos failed; each is named."""
+    """Return 0 on success, 1 if some videos failed; each is named."""
     options = parse_arguments(Arguments, arguments, prog="python -m pipeline.predict")
     from models.backbones import load_backbone
     from models.preprocessing import VIEWS
@@ -63,7 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     recipe = make_recipe(backbone, sampling)
     if recipe != run.recipe():
         differences = "; ".join(recipe.differences(run.recipe()))
-        raise ConfigError(f"{run.folder}: its features would now be made differently: {differences}")
+        raise ConfigError(
+            f"{run.folder} was trained on other features ({differences}). Restore the backbone's weights, or "
+            "train a new run."
+        )
     model, classes = load_best(run, config)
     encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / NETWORKS, views)
     results = extract(

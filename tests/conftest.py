@@ -9,14 +9,14 @@ import pytest
 
 from tests.helpers import REPOSITORY
 
-# Many small computations on all cores: one thread each is several times faster than many that wait for one another. The
-# programs that tests start inherit it.
+# Tests run in parallel and compute little: one thread each is several times faster than threads that wait for each
+# other. Commands that tests start inherit the setting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
-def _denormal_numbers_count() -> Iterator[None]:
-    """A program called in the tests' own process may flush them for all that come after; hypothesis refuses that."""
+def _keep_denormal_numbers() -> Iterator[None]:
+    """A command that a test calls in process makes PyTorch flush denormal numbers; hypothesis refuses to run then."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
@@ -24,7 +24,7 @@ def _denormal_numbers_count() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def action_data() -> Path:
-    """The folder with real clips, official lists and MNIST; the test is skipped where it is absent."""
+    """The folder with real videos, official lists and MNIST; without it the test is skipped."""
     folder = Path(os.environ.get("ACTION_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set ACTION_DATA)")
@@ -33,7 +33,7 @@ def action_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Name and weight file (random) of a real backbone that loads and runs in no time: 96 features of 160 px frames."""
+    """Name and random weights of a small timm backbone that loads and runs fast: 160 px frames, 96 features."""
     from models.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()

@@ -1,4 +1,4 @@
-"""How an evaluation came about: facts for its readers, and whether it would come out the same again."""
+"""Where an evaluation comes from: facts for its readers, and digests that show whether it is up to date."""
 
 import hashlib
 import importlib.metadata
@@ -12,12 +12,12 @@ from typing import Any
 from pipeline.features.recipe import IMPORTED
 from pipeline.training.run import Run
 
-FORMAT = 2  # of an evaluation's files; raise it when they change, and every evaluation is repeated
+FORMAT = 2  # of an evaluation's files; a new number makes all evaluations unfinished
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
 def digest(value: object) -> str:
-    """A short name (64 bits of SHA-256) for anything that JSON can represent."""
+    """The first 64 bits of the SHA-256 of a JSON value, in hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
@@ -29,7 +29,7 @@ def run_digest(run: Run) -> str:
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """``metrics.json`` of an evaluation's folder; ``None`` if it is missing or can't be read."""
+    """The content of ``metrics.json`` in an evaluation's folder; ``None`` if it is missing or damaged."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -38,7 +38,7 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """The provenance of the evaluation in ``folder``; empty where there is none."""
+    """The provenance of the evaluation in ``folder``; empty if there is none."""
     provenance = (read_metrics(folder) or {}).get("provenance")
     return provenance if isinstance(provenance, dict) else {}
 
@@ -55,7 +55,7 @@ def finished_metrics(folder: Path, provenance: dict[str, object]) -> dict[str, A
 
 
 def training_facts(run: Run) -> dict[str, object]:
-    """How long a run was trained, and its best epoch (as ``metrics.jsonl`` counts them)."""
+    """Number of epochs, best epoch (counted from 0) and duration of a run's training."""
     history, best = run.history(), run.load_checkpoint("best")
     return {
         "num_epochs": len(history),
@@ -66,7 +66,7 @@ def training_facts(run: Run) -> dict[str, object]:
 
 @cache
 def versions(backbone: str | None) -> str:
-    """Versions of Python, PyTorch, the backbone's library (if any), and of this project if git knows it."""
+    """Versions of Python, PyTorch and the backbone's library (if any), and this project's commit (if known)."""
     packages = ["torch"]
     if backbone is not None and not backbone.startswith(IMPORTED):
         packages.append("timm" if backbone.startswith(("timm:", "efficientnet_lite0")) else "torchvision")

@@ -1,4 +1,4 @@
-"""What all classifiers share: cross-entropy in training, accuracy and log-likelihood in validation."""
+"""Training loss and validation that all classifiers share."""
 
 import numpy as np
 from torch import nn
@@ -10,7 +10,7 @@ from pipeline.training.objective import Outcome, Validation
 
 
 def cross_entropy(model: nn.Module, batch: Batch, label_smoothing: float) -> Outcome:
-    """The loss of one batch of labelled sequences."""
+    """Cross-entropy and number of correct answers of one batch."""
     scores = model(batch.inputs, batch.lengths)
     loss = F.cross_entropy(scores, batch.targets, label_smoothing=label_smoothing)
     return Outcome(loss, len(batch.targets), int((scores.argmax(1) == batch.targets).sum()))

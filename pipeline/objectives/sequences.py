@@ -28,12 +28,12 @@ from pipeline.training.batches import Batch
 from pipeline.training.objective import Objective, Outcome, Validation
 from pipeline.training.run import Run
 
-# Training ends once the validation error stays below this for so many epochs: nothing is left to learn.
+# Training ends early once the validation error was below LEARNED_MSE for LEARNED_EPOCHS epochs in a row.
 LEARNED_MSE, LEARNED_EPOCHS = 5e-4, 3
 
 
 class SequenceTask:
-    """A task without video, which has one fixed split."""
+    """A task without video. It has one fixed split."""
 
     recipe = None
 
@@ -58,7 +58,7 @@ class SequenceTask:
 
 
 class _FixedEvaluation:
-    """What both objectives share: overrides that concern videos don't apply, and only the data can change."""
+    """The evaluation folder and provenance of objectives whose evaluation has no overrides."""
 
     _config: Config
 
@@ -70,7 +70,7 @@ class _FixedEvaluation:
 
 
 class Regression(_FixedEvaluation):
-    """Squared error on new sequences at every step: addition and multiplication."""
+    """Addition and multiplication: squared error, on new sequences at every step."""
 
     has_classes = False
     outputs: tuple[str, ...] = ("answer",)
@@ -130,7 +130,7 @@ class Regression(_FixedEvaluation):
 
 
 class DigitClassification(_FixedEvaluation):
-    """Cross-entropy on every training image once per epoch: pixel MNIST."""
+    """Pixel MNIST: cross-entropy, on every training image once per epoch."""
 
     has_classes = True
     outputs: tuple[str, ...] = PixelMNIST.classes
@@ -196,26 +196,26 @@ OBJECTIVES: dict[str, Any] = {"addition": Regression, "multiplication": Regressi
 
 
 def steps_to_solve(history: Sequence[Mapping[str, float]], steps_per_epoch: int) -> int | None:
-    """Training steps up to the first validation with an error below 0.01; ``None`` if there is none."""
+    """Training steps until the first validation error below ``SOLVED_MSE``; ``None`` if there is none."""
     first = next((line["epoch"] for line in history if line["validation_loss"] < SOLVED_MSE), None)
     return None if first is None else (int(first) + 1) * steps_per_epoch
 
 
 @torch.inference_mode()
 def mean_squared_error(model: SequenceClassifier, batches: Iterable[SequenceBatch], device: torch.device) -> float:
-    """Mean squared error of the model's one output over all sequences."""
+    """Mean squared error over all sequences of a model with one output."""
     model.eval()
-    total, number = 0.0, 0
+    total, count = 0.0, 0
     for batch in map(_as_batch, batches):
         batch = batch.to(device)
         total += (model(batch.inputs)[:, 0].double() - batch.targets).square().sum().item()
-        number += len(batch.targets)
-    return total / number
+        count += len(batch.targets)
+    return total / count
 
 
 @torch.inference_mode()
 def predict_digits(model: SequenceClassifier, digits: Digits, device: torch.device) -> Predictions:
-    """Score every image. In the terms of video metrics, each is a video ``<file>-<number>`` with one clip."""
+    """Predict every image. For the metrics, an image is a video ``<file>-<number>`` with one clip."""
     model.eval()
     scores = [model(_as_batch(batch).to(device).inputs).double().softmax(1).cpu().numpy() for batch in digits.batches()]
     return Predictions(

@@ -9,10 +9,10 @@ from pipeline.training.objective import Objective
 
 
 class Variant(NamedTuple):
-    """One thing to train on."""
+    """A version of a task that runs are trained on: a split, a sequence length, permuted pixels."""
 
     name: str
-    """a part of the run's name; may be empty"""
+    """part of the run's name; may be empty"""
     splits: tuple[str, ...] = ()
     """the split as ``--splits`` names it; empty where the task has only one"""
 
@@ -21,17 +21,22 @@ class Task(Protocol):
     """A dataset, ready to train and test on."""
 
     name: str
-    """name of the folder of its runs"""
+    """name of the folder that contains its runs"""
 
     @property
     def recipe(self) -> FeatureRecipe | None:
-        """What makes the features; ``None`` without video."""
+        """How the features are made; ``None`` without video."""
 
     def variants(self, splits: Sequence[str]) -> list[Variant]:
-        """What to train on: these splits, or the task's first. Raises ``UserError`` for a split that does not exist."""
+        """A variant per split; the default is the first split. Raises ``UserError`` for a split that does not exist."""
 
     def prepare(self) -> int:
         """Do the slow work that all runs share (cache features). Returns the number of videos without features."""
 
     def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> Objective:
-        """The objective of one run; ``overrides`` are what its evaluation sets differently from the run."""
+        """The objective of one run.
+
+        Args:
+            config: the run's settings, with the overrides applied.
+            overrides: settings that the evaluation changes.
+        """

@@ -34,7 +34,7 @@ from pipeline.training.run import Run
 
 
 class VideoTask:
-    """A dataset of videos and their features, which are cached when they are first needed."""
+    """A dataset of videos. Its features are cached when they are first needed."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class VideoTask:
         """Make a task.
 
         Args:
-            open_cache: opens the feature cache. That loads the backbone, so it is done only when it is needed.
+            open_cache: opens the feature cache. It is called late, because it loads the backbone.
             allow_missing: accept videos without features.
-            shared: loaded features, shared by tasks that differ in the split only.
+            shared: loaded features, shared with other tasks.
         """
         self.name, self.dataset, self.device = dataset.name, dataset, device
         self._open_cache, self._allow_missing = open_cache, allow_missing
@@ -67,7 +67,7 @@ class VideoTask:
     def features(self) -> PackedFeatures:
         """The features of all videos except those that failed.
 
-        Raises ``DatasetError`` where some failed and that is not allowed.
+        Raises ``DatasetError`` if videos failed and ``allow_missing`` is not set, or if all failed.
         """
         key = (self.cache.store.folder, self.cache.views, self.dataset.videos, self._allow_missing)
         if key not in self._shared:
@@ -89,7 +89,9 @@ class VideoTask:
 
     def variants(self, splits: Sequence[str]) -> list[Variant]:
         if not self.dataset.splits:
-            raise DatasetError(f"{self.name} has no labels, so there is nothing to train on: see --dataset folder")
+            raise DatasetError(
+                f"{self.name} has no labels, so there is nothing to train on. Use --dataset folder for labelled videos."
+            )
         chosen = [self.dataset.split(name) for name in splits or list(self.dataset.splits)[:1]]
         return [Variant(f"split_{split.name}", (split.name,)) for split in chosen]
 
@@ -104,7 +106,7 @@ class VideoTask:
 
 
 class VideoClassification:
-    """Cross-entropy on one random clip of each training video per epoch, judged by the split's test videos."""
+    """Video classification: cross-entropy, on one random clip of each training video per epoch."""
 
     has_classes = True
 
@@ -128,7 +130,7 @@ class VideoClassification:
         return self._table(self._split.validation)
 
     def _table(self, records: Sequence[VideoRecord]) -> FeatureTable | None:
-        return FeatureTable.of_available(records, self._task.features)
+        return FeatureTable.from_available(records, self._task.features)
 
     @property
     def num_inputs(self) -> int:
@@ -172,7 +174,7 @@ class VideoClassification:
         }
 
     def _protocol(self, run: Run) -> str:
-        """Digest of the videos, their features and the clips: evaluations that share it can be compared by video."""
+        """Digest of videos, features and clips. Evaluations with the same digest can be compared video by video."""
         dataset, (videos, _) = self._task.dataset, self._scored
         return digest(
             [
@@ -204,7 +206,10 @@ class VideoClassification:
         task, config, (videos, evaluated_on) = self._task, self._config, self._scored
         if task.recipe != run.recipe():
             differences = "; ".join(task.recipe.differences(run.recipe()))
-            raise ConfigError(f"{run.folder}: its features would now be made differently: {differences}")
+            raise ConfigError(
+                f"{run.folder} was trained on other features ({differences}). Restore the backbone's weights, or train "
+                "a new run."
+            )
         table = self._table(videos)
         if table is None:
             raise DatasetError(
@@ -215,7 +220,7 @@ class VideoClassification:
         strips = None
         if config.run.strips:
             strips = make_strips(
-                [(*table.records, *missing)[video] for video in most_telling_first(predictions)],
+                [(*table.records, *missing)[video] for video in mistakes_first(predictions)],
                 folder,
                 config.run.strips,
                 workers=config.features.workers,
@@ -253,8 +258,8 @@ def videos_to_score(
 ) -> tuple[tuple[VideoRecord, ...], str | None]:
     """The videos to score a run of split ``run_split`` on, and what they are if not that split's test videos.
 
-    ``override`` names another split, or ``VALIDATION``. Raises ``DatasetError`` where there are no such videos, or the
-    run was trained on some of them or chosen by them.
+    ``override`` is another split's name, or ``VALIDATION``. Raises ``DatasetError`` if there are no such videos, or if
+    another split's test videos were used to train the run or to choose its best epoch.
     """
     split = dataset.split(run_split)
     if override in (None, run_split):
@@ -275,7 +280,7 @@ def videos_to_score(
 
 
 def find_baseline(run: Run, protocol: str, seed: int) -> Path | None:
-    """The evaluation folder of a run next to this one with the model ``mean`` and the same protocol.
+    """The evaluation folder of a frame average next to this run with the same protocol.
 
     A baseline with the same seed is preferred.
     """
@@ -289,7 +294,7 @@ def find_baseline(run: Run, protocol: str, seed: int) -> Path | None:
     return min(found)[1] if found else None
 
 
-def most_telling_first(predictions: Predictions) -> list[int]:
-    """Indices of videos: mistakes, then correct ones, then missing ones; the most confident first."""
+def mistakes_first(predictions: Predictions) -> list[int]:
+    """Indices of all videos: mistakes, then correct ones, then missing ones, each by decreasing confidence."""
     order: list[int] = np.lexsort((-predictions.confidence, predictions.correct, predictions.missing)).tolist()
     return order

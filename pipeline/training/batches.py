@@ -1,4 +1,4 @@
-"""Stored features -> batches of clips."""
+"""Batches of clips from stored features."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from pipeline.training.clips import ClipSampling
 
 IndexArray = npt.NDArray[np.integer]
 
-_MAX_STEPS = 2**16  # frames that the clips of one block read: bounds the memory that long videos take
-_ROWS_AT_A_TIME = 1024  # in float64 they fit a processor's cache, which makes the sums several times faster
+_MAX_STEPS = 2**16  # in a block, over all clips: bounds the memory for long videos
+_ROWS_AT_A_TIME = 1024  # fit a CPU cache as float64, which makes the sums several times faster
 
 
 class UnusableFeaturesError(UserError):
-    """Features contain values that nothing can be learned from. The message names the videos."""
+    """Some features are infinite or NaN. The message names the videos."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some sequences, time first.
+    """A batch of sequences, time first.
 
     Attributes:
         inputs: float32 ``[T, B, D]``; zero after a sequence's end.
@@ -44,10 +44,10 @@ class Batch:
 
 
 class FeatureTable:
-    """The features and labels of a list of videos. The features are read where they are packed, not copied."""
+    """The features and labels of a list of videos. The packed features are not copied."""
 
     def __init__(self, records: Sequence[VideoRecord], packed: PackedFeatures) -> None:
-        """``packed`` contains every one of ``records``, and may contain others."""
+        """``packed`` must contain all ``records``, and may contain other videos."""
         videos = [packed.videos[record.video_id] for record in records]
         self.records = tuple(records)
         self.num_views = len(packed.views)
@@ -57,8 +57,8 @@ class FeatureTable:
         self.labels = torch.tensor([record.label for record in records], dtype=torch.int64)
 
     @classmethod
-    def of_available(cls, records: Sequence[VideoRecord], packed: PackedFeatures) -> Self | None:
-        """The videos among ``records`` that have features; ``None`` if none has."""
+    def from_available(cls, records: Sequence[VideoRecord], packed: PackedFeatures) -> Self | None:
+        """A table of those ``records`` that have features; ``None`` if there are none."""
         available = [record for record in records if record.video_id in packed.videos]
         return cls(available, packed) if available else None
 
@@ -107,7 +107,7 @@ class FeatureTable:
     def batch(self, videos: IndexArray, clips: Sequence[IndexArray], views: IndexArray | None = None) -> Batch:
         """Clip ``clips[i]`` (indices of stored frames) of video ``videos[i]`` in view ``views[i]``, as one batch.
 
-        Without ``views``, the first view is read: the one that the backbone's weights were evaluated with.
+        The default is the first view, which the backbone's weights were evaluated with.
         """
         lengths = torch.tensor([len(clip) for clip in clips])
         starts = self.starts[videos] if views is None else self.starts[videos] + views * self.num_frames[videos]
@@ -122,7 +122,7 @@ class FeatureTable:
 def training_batches(
     table: FeatureTable, clips: ClipSampling, batch_size: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """One epoch: every video once, in random order; one random clip of each, in a random view."""
+    """One epoch: one random clip of each video, in a random view; the videos are in random order."""
     order = rng.permutation(len(table))
     for start in range(0, len(order), batch_size):
         videos = order[start : start + batch_size]
@@ -133,11 +133,11 @@ def training_batches(
 
 @dataclass(frozen=True)
 class ClipBlock:
-    """Some clips and the frames they read. A frame that several clips share is stored once.
+    """Several clips and their frames. A frame that several clips share is stored once.
 
     Attributes:
         frames: float16 ``[N, D]``.
-        rows: int64 ``[T, B]``: which frame each clip reads at each step; after a clip's end, its last frame again.
+        rows: int64 ``[T, B]``: the frame of each clip at each step; after a clip's end, its last frame.
         lengths: int64 ``[B]``, from 1 to T, the longest first.
         videos: int64 ``[B]``: index into the table of each clip's video.
     """
@@ -151,11 +151,11 @@ class ClipBlock:
 def evaluation_blocks(
     table: FeatureTable, clips: ClipSampling, max_clips: int, num_views: int | None = None
 ) -> Iterator[ClipBlock]:
-    """The evaluation clips of every video, each in every view (or in the first ``num_views``). Nothing is random.
+    """The evaluation clips of all videos, each in all views (or in the first ``num_views``), in a fixed order.
 
-    A clip in another view is a separate clip: clip-level metrics count each, and a video's scores are the mean over
-    all clips in all views. Clips of similar length share a block, the longest first. The clips of one video in one view
-    share a block unless they don't fit: a block has at most ``max_clips`` clips, and fewer where clips are long.
+    A clip counts once per view: clip-level metrics count it several times, and a video's probabilities are the mean
+    over all clips in all views. Clips of similar length share a block, the longest first. The clips of one video in one
+    view share a block if they fit: a block has at most ``max_clips`` clips, and fewer if clips are long.
     """
     videos, views, first_rows, lengths = _all_clips(table, clips, num_views or table.num_views)
     ends = np.flatnonzero(np.diff(views, append=-1)) + 1
@@ -177,7 +177,7 @@ def evaluation_blocks(
 def _all_clips(
     table: FeatureTable, clips: ClipSampling, num_views: int
 ) -> tuple[IndexArray, IndexArray, IndexArray, IndexArray]:
-    """For every clip in those views: its video, the first row of that view, its own first row, its length.
+    """For each clip in these views: its video, the view's first row, the clip's first row and its length.
 
     The longest come first. Clips of one video in one view are adjacent.
     """

@@ -5,8 +5,8 @@ A clip of ``clip_frames`` frames with a ``stride`` spans ``(clip_frames - 1) * s
     >>> [clip.tolist() for clip in even_clips(10, clip_frames=3, num_clips=2, stride=2)]
     [[0, 2, 4], [5, 7, 9]]
 
-The stride sets the tempo that a recurrent network learns, so it never changes. A video shorter than the span has one
-clip with every ``stride``-th frame, and that clip has fewer frames:
+A recurrent network learns the tempo that the stride sets, so the stride is the same for all videos. A video shorter
+than the span has one clip with fewer frames:
 
     >>> [clip.tolist() for clip in even_clips(4, clip_frames=3, num_clips=2, stride=2)]
     [[0, 2]]
@@ -96,7 +96,7 @@ def random_clip(num_frames: int, clip_frames: int | None, rng: np.random.Generat
 
 
 def dense_clips(num_frames: int, clip_frames: int, stride: int, step: int) -> list[Indices]:
-    """A clip every ``step`` frames, and a last one that ends with the video, so that its end is covered.
+    """A clip every ``step`` frames, and one more that ends with the video, so that its end is covered.
 
     >>> [clip.tolist() for clip in dense_clips(8, clip_frames=3, stride=1, step=2)]
     [[0, 1, 2], [2, 3, 4], [4, 5, 6], [5, 6, 7]]

@@ -31,14 +31,14 @@ class _Best(TypedDict):
 
 
 def fit(run: Run, config: Config, objective: Objective, device: torch.device) -> None:
-    """Train a run, or resume it, until epochs or patience run out or the objective is reached.
+    """Train a run, or resume it, until the epochs or the patience run out or the objective is reached.
 
     Each epoch starts from the last checkpoint's weights and its own random seed, so a run that was killed and resumed
-    ends with the same weights as one that was not (on a CPU). The checkpoint ``best`` holds the weights of the epoch
+    ends with the same weights as one that was not (on a CPU). The checkpoint ``best`` contains the weights of the epoch
     with the best validation, and the names of the model's outputs.
 
-    Mixed precision (bfloat16) is used on a GPU if ``config.training.amp``; never on a CPU, where it can be five times
-    slower.
+    Mixed precision (bfloat16) is used on a GPU if ``config.training.amp`` is set; never on a CPU, where it can be five
+    times slower.
 
     Raises:
         TrainingError: the loss, its gradient or the validation is not finite.
@@ -108,7 +108,7 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             run.write_history(history)
             for name, value in line.items():
                 board.add_scalar(name, value, epoch)
-            # Written last: an epoch counts only once this checkpoint exists.
+            # Written last, because a resumed run repeats every epoch after this checkpoint.
             run.save_checkpoint(
                 "last",
                 {
@@ -124,7 +124,7 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
 
 
 def new_classifier(config: ModelConfig, seed: int, num_inputs: int, num_outputs: int) -> SequenceClassifier:
-    """The untrained classifier of a run with this seed. Seeds PyTorch's random generator."""
+    """The untrained classifier of a run with this seed. Seeds PyTorch's global generator."""
     torch.manual_seed(seed)
     return SequenceClassifier(config, num_inputs, num_outputs)
 

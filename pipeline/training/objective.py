@@ -1,4 +1,4 @@
-"""What a classifier is trained for and judged by: the interface between the training loop and the tasks."""
+"""The interface between the training loop and the tasks: what a model is trained for, and how it is evaluated."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +18,13 @@ class Outcome(NamedTuple):
     loss: Tensor
     """mean over the batch; the quantity to minimize"""
     size: int
+    """number of sequences in the batch"""
     num_correct: int | None = None
-    """``None`` where the target is a number, not a class"""
+    """``None`` if the target is a number, not a class"""
 
 
 class Validation(NamedTuple):
-    """The result of one validation."""
+    """The result of a validation."""
 
     figures: dict[str, float]
     """for ``metrics.jsonl``, by name"""
@@ -32,7 +33,7 @@ class Validation(NamedTuple):
 
 
 class Objective(Protocol):
-    """One run's training data, loss, validation and evaluation. ``fit`` and ``pipeline.experiment`` do the rest."""
+    """The training data, loss, validation and evaluation of one run."""
 
     outputs: tuple[str, ...]
     """names of the model's outputs: the classes, or the number to predict"""
@@ -49,25 +50,25 @@ class Objective(Protocol):
         """Mean and standard deviation of the training inputs, ``[num_inputs]`` each; ``None``: don't standardize."""
 
     def batches(self, epoch: int) -> Iterable[Batch]:
-        """``steps_per_epoch`` batches. They depend on the epoch alone, so that a resumed run gets the same ones."""
+        """``steps_per_epoch`` batches. They depend on seed and epoch only, so a resumed run gets the same ones."""
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
-        """Run one forward pass in training."""
+        """The forward pass and loss of one training batch."""
 
     def validate(self, model: SequenceClassifier) -> Validation | None:
-        """Validate the model; ``None`` where there is no validation data: then the last epoch is the best."""
+        """Validate the model. ``None`` without validation data: then the last epoch is the best."""
 
     def is_reached(self, history: Sequence[Mapping[str, float]]) -> bool:
-        """Whether the lines of ``metrics.jsonl`` so far show that nothing is left to learn."""
+        """Whether training can end early, given the lines of ``metrics.jsonl`` so far."""
 
     def evaluation_name(self, config: Config) -> str:
-        """Name of the folder inside the run that this evaluation of a run with ``config`` goes to."""
+        """The evaluation's folder in the run; ``config`` has the run's settings, without overrides."""
 
     def provenance(self, run: Run) -> dict[str, object]:
         """Digests of everything outside the run's folder that the evaluation depends on."""
 
     def facts(self, run: Run) -> dict[str, object]:
-        """What ``metrics.json`` says about the data and how it was scored, besides the metrics."""
+        """Entries of ``metrics.json`` about the data and how it was scored."""
 
     def evaluate(
         self, run: Run, model: SequenceClassifier, folder: Path, facts: Mapping[str, object]

@@ -2,9 +2,9 @@
 
 runs/<dataset>/<name>/
     config.yaml                       all settings, usable as --config
-    recipe.json                       what made the features (absent for a task without video)
+    recipe.json                       how the features were made (absent for a task without video)
     metrics.jsonl                     one line per epoch
-    checkpoints/last.pt, best.pt      complete or absent
+    checkpoints/last.pt, best.pt      never partial
     tensorboard/                      the same curves for TensorBoard
     evaluation/                       metrics.json, predictions.csv, report.html ...
     evaluation-<overrides>/           the same, scored with other settings than the run's
@@ -26,7 +26,7 @@ from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.parsing import from_flat, read_yaml, to_flat
 
-# Settings that say where and how fast, not what. They may change when a run is resumed.
+# Settings that may change when a run is resumed: where files are and how fast things run, not what is computed.
 NOT_PART_OF_A_RUN = {
     "resume",
     "overwrite",
@@ -39,7 +39,7 @@ NOT_PART_OF_A_RUN = {
     "runtime",
     "strips",
 }
-# Settings that metrics.json lists by themselves, so the text of all other settings leaves them out.
+# Settings with their own entry in metrics.json, which the text of the other settings leaves out.
 LISTED_SEPARATELY = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name", "length"}
 
 
@@ -70,16 +70,16 @@ class Run:
         return self.folder / "tensorboard"
 
     def check(self, config: Config, recipe: FeatureRecipe | None) -> None:
-        """Check that ``begin`` may be called; changes nothing. ``recipe`` is ``None`` for a task without video.
+        """Check that the run may begin or resume; changes nothing. ``recipe`` is ``None`` for a task without video.
 
-        Raises ``RunError`` where the run exists and neither ``resume`` nor ``overwrite`` is set, or where it would be
-        resumed with other settings.
+        Raises ``RunError`` if the run exists and neither ``resume`` nor ``overwrite`` is set, or if it would be resumed
+        with other settings or features.
         """
         if not self._exists() or config.run.overwrite:
             return
         if not config.run.resume:
             raise RunError(
-                f"{self.folder} exists. Continue it (--resume), start over (--overwrite), or choose another --name."
+                f"{self.folder} exists. Resume it (--resume), start over (--overwrite), or choose another --name."
             )
         saved, current = to_flat(self.config()), to_flat(config)
         differing = [key for key in saved if key not in NOT_PART_OF_A_RUN and saved[key] != current[key]]
@@ -94,17 +94,17 @@ class Run:
             raise RunError(f"{self.folder} was trained on other features ({differences}). Choose another --name.")
 
     def begin(self, config: Config, recipe: FeatureRecipe | None) -> None:
-        """Create the folder of a new run, or open it again; raises as ``check`` does."""
+        """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does."""
         self.check(config, recipe)
         if self._exists() and not config.run.overwrite:
             remove_abandoned(self.folder)
             return
-        # Checkpoints go first: if this is killed half-way, a later run in this folder must not take them for its own.
+        # Checkpoints go first: if this process is killed half-way, a later run must not resume from them.
         if self.checkpoints.exists():
             shutil.rmtree(self.checkpoints)
         if self._exists():
             shutil.rmtree(self.folder)
-        # The saved settings must not overwrite or resume anything when they are used again.
+        # If the saved settings are reused, they must not overwrite or resume a run.
         saved = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=False, overwrite=False))
         if recipe is not None:
             write_text_atomically(self.folder / "recipe.json", recipe.to_json())
@@ -114,7 +114,7 @@ class Run:
         return (self.folder / "config.yaml").exists()
 
     def config(self) -> Config:
-        """The run's settings. Raises ``RunError`` where ``config.yaml`` is missing or damaged."""
+        """The run's settings. Raises ``RunError`` if ``config.yaml`` is missing or damaged."""
         path = self.folder / "config.yaml"
         if not path.exists():
             raise RunError(f"{self.folder} is not a run: it has no {path.name}. train.py makes runs.")
@@ -124,7 +124,7 @@ class Run:
             raise RunError(f"{self.folder} can't be read: {error}") from error
 
     def recipe(self) -> FeatureRecipe:
-        """What made the run's features. Raises ``RunError`` where ``recipe.json`` is missing or damaged."""
+        """How the run's features were made. Raises ``RunError`` if ``recipe.json`` is missing or damaged."""
         path = self.folder / "recipe.json"
         try:
             return FeatureRecipe.read(path)
@@ -132,19 +132,19 @@ class Run:
             raise RunError(f"{error}. Train the run again with --overwrite.") from error
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
-        """Publish a checkpoint, complete or not at all. Raises ``OSError`` (full disk)."""
-        content = io.BytesIO()  # written to disk by PyTorch itself, a full disk would be a RuntimeError
+        """Write a checkpoint atomically. Raises ``OSError`` if the disk is full."""
+        content = io.BytesIO()  # if PyTorch wrote to the disk itself, a full disk would be a RuntimeError
         torch.save(state, content)
         write_atomically(self.checkpoints / f"{name}.pt", lambda path: path.write_bytes(content.getbuffer()))
 
     def load_checkpoint(self, name: str) -> dict[str, Any] | None:
-        """The checkpoint ``last`` or ``best``, tensors on the CPU; ``None`` if there is none yet."""
+        """The checkpoint ``last`` or ``best``, with tensors on the CPU; ``None`` if there is none yet."""
         path = self.checkpoints / f"{name}.pt"
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except Exception as error:  # damaged bytes make PyTorch's reader raise anything
+        except Exception as error:  # PyTorch raises many types for damaged files
             raise RunError(
                 f"{path} is damaged or not a checkpoint ({type(error).__name__}). Train the run again with --overwrite."
             ) from error
@@ -153,7 +153,7 @@ class Run:
         return state
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``. Raises ``RunError`` where one can't be read."""
+        """The lines of ``metrics.jsonl``. Raises ``RunError`` if the file is damaged."""
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return []
@@ -178,7 +178,7 @@ def settings_text(config: Config) -> str:
 
 
 def find_runs(paths: list[Path]) -> list[Run]:
-    """The runs in ``paths``: each path is a run's folder, or a folder with runs somewhere below it."""
+    """The runs in ``paths``. A path is a run, or a folder that contains runs at any depth."""
     if not paths:
         raise RunError("name at least one run, or a folder of runs, such as runs/ucf101.")
     runs: dict[Path, Run] = {}

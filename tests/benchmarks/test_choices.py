@@ -12,7 +12,7 @@ import yaml
 from benchmarks.choices import BASELINES, START, VARIANTS, choosing_splits, test_splits, training_of, variants_of
 from data.records import Split, VideoDataset, VideoRecord
 from pipeline.settings.config import Config, ConfigError
-from tests.end_to_end.test_end_to_end import render_moving_squares
+from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import run
 
 test_splits.__test__ = False  # type: ignore[attr-defined]

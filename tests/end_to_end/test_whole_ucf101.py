@@ -1,4 +1,4 @@
-"""UCF101's own lists and 101 classes through the real command lines, on tiny clips."""
+"""UCF101's official lists and 101 classes through the real command lines, on tiny videos."""
 
 import csv
 import json
@@ -14,25 +14,25 @@ import pytest
 from tests.helpers.commands import run
 
 LISTS = tuple(f"{part}list0{split}.txt" for part in ("train", "test") for split in (1, 2, 3))
-BANDS = ((1, 7), (8, 14), (15, 21), (22, 25))  # the groups that splits 1, 2, 3 test on, and those that validate
-VIDEOS_IN_A_BAND = 1
+BANDS = ((1, 7), (8, 14), (15, 21), (22, 25))  # test groups of splits 1, 2, 3, and validation groups
+VIDEOS_PER_BAND = 1
 
 
 def group_of(name: str) -> int:
     return int(name.rsplit("_g", 1)[1][:2])
 
 
-def a_few_of_each_class(names: set[str]) -> set[str]:
-    """Of every class the first of each band of groups: each split has some to train, validate and test on."""
-    by_class: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+def select_videos(names: set[str]) -> set[str]:
+    """The first videos of each class in each band of groups, so that each split can train, validate and test."""
+    by_band: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
     for name in sorted(names):
         band = next(index for index, (first, last) in enumerate(BANDS) if first <= group_of(name) <= last)
-        by_class[name.split("/")[0], band].append(name)
-    return {name for videos in by_class.values() for name in videos[:VIDEOS_IN_A_BAND]}
+        by_band[name.split("/")[0], band].append(name)
+    return {name for videos in by_band.values() for name in videos[:VIDEOS_PER_BAND]}
 
 
 def render_class(path: Path, number: int) -> None:
-    """Five frames of a pattern that no other class has."""
+    """Write five frames of a moving pattern that no other class has."""
     pattern = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 64))
@@ -44,14 +44,14 @@ def render_class(path: Path, number: int) -> None:
 
 
 def make_ucf101(root: Path, official: Path, whole: bool) -> int:
-    """The authors' layout under ``root`` with the official lists, whole or cut down; returns the number of videos.
+    """Make UCF101's layout under ``root`` with the official lists, whole or reduced; returns the number of videos.
 
-    All videos of a class are one file under many names: what is tested is lists and labels, not recognition.
+    All videos of a class are links to one file, because the tests check lists and labels, not recognition.
     """
     lines = {name: (official / name).read_bytes().decode().splitlines() for name in LISTS}
     names = {line.split()[0] for name in LISTS for line in lines[name]}
     if not whole:
-        names = a_few_of_each_class(names)
+        names = select_videos(names)
     folder = root / "ucfTrainTestlist"
     folder.mkdir(parents=True)
     shutil.copy(official / "classInd.txt", folder)
@@ -69,7 +69,7 @@ def make_ucf101(root: Path, official: Path, whole: bool) -> int:
     return len(names)
 
 
-def train(root: Path, backbone: tuple[str, Path], *more: object) -> "list[object]":
+def train(root: Path, backbone: tuple[str, Path], *more: object) -> list[object]:
     name, weights = backbone
     return [
         *("train.py", "--dataset", "ucf101", "--root", root, "--backbone", name, "--weights", weights),
@@ -84,7 +84,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def check_answers(evaluation: Path, num_videos: int) -> None:
-    """All 101 classes are reported and learnt, HandstandPushups with its videos of another spelling among them."""
+    """All 101 classes are learned and reported, including HandstandPushups, whose files are spelled differently."""
     metrics = json.loads((evaluation / "metrics.json").read_text())
     assert (metrics["num_classes"], metrics["num_videos"], metrics["num_missing"]) == (101, num_videos, 0)
     assert metrics["video_top1"] > 0.95
@@ -101,20 +101,20 @@ def check_answers(evaluation: Path, num_videos: int) -> None:
 
 
 def test_101_classes_and_three_splits(action_data: Path, tiny_backbone: tuple[str, Path], tmp_path: Path) -> None:
-    """train.py --dataset ucf101 --splits 1 2 3 on 404 videos of the official lists: three runs with 101-class reports
-    and the mean over splits; evaluate.py then makes the same of them without extracting anything."""
+    """--splits 1 2 3 on 404 videos of the official lists makes three 101-class reports and their mean; evaluate.py
+    reproduces the mean without caching features."""
     num_videos = make_ucf101(tmp_path, action_data / "ucf101" / "ucfTrainTestlist", whole=False)
-    assert num_videos == 101 * len(BANDS) * VIDEOS_IN_A_BAND
+    assert num_videos == 101 * len(BANDS) * VIDEOS_PER_BAND
     done = run(*train(tmp_path, tiny_backbone, "--splits", 1, 2, 3))
     assert done.returncode == 0, done.stderr
     runs = tmp_path / "runs" / "ucf101"
     for split in (1, 2, 3):
-        check_answers(runs / f"np_rnn-split_{split}-seed_0" / "evaluation", 101 * VIDEOS_IN_A_BAND)
+        check_answers(runs / f"np_rnn-split_{split}-seed_0" / "evaluation", 101 * VIDEOS_PER_BAND)
     tested = [
         {row["video_id"] for row in read_csv(runs / f"np_rnn-split_{split}-seed_0" / "evaluation" / "predictions.csv")}
         for split in (1, 2, 3)
     ]
-    assert len(set.union(*tested)) == 3 * 101 * VIDEOS_IN_A_BAND
+    assert len(set.union(*tested)) == 3 * 101 * VIDEOS_PER_BAND
 
     def three_split_mean() -> dict[str, str]:
         (mean,) = (row for row in read_csv(runs / "leaderboard.csv") if row["kind"] == "mean")
@@ -134,7 +134,7 @@ def test_101_classes_and_three_splits(action_data: Path, tiny_backbone: tuple[st
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_all_13320_videos(action_data: Path, tiny_backbone: tuple[str, Path], tmp_path: Path) -> None:
-    """The whole tree of the official lists: every video is cached, and split 1 is scored on its 3,783 test videos."""
+    """All videos of the official lists are cached, and split 1 is scored on its 3,783 test videos."""
     assert make_ucf101(tmp_path, action_data / "ucf101" / "ucfTrainTestlist", whole=True) == 13_320
     done = run(*train(tmp_path, tiny_backbone, "--splits", 1, "--epochs", 3), time_limit=1700)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The project's command lines, run as a user runs them: each in a process of its own, in the repository's folder."""
+"""The project's commands as a user runs them: each in its own process, in the repository's folder."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ TIME_LIMIT = 240.0  # seconds
 
 
 def start(*arguments: object) -> "subprocess.Popen[str]":
-    """``python ARGUMENTS``, running."""
+    """Start ``python ARGUMENTS``."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=REPOSITORY,
@@ -22,7 +22,7 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
 
 
 def finish(process: "subprocess.Popen[str]", time_limit: float = TIME_LIMIT) -> "subprocess.CompletedProcess[str]":
-    """Wait for its end; it is killed where that does not come."""
+    """Wait until the process ends; kill it after the time limit."""
     try:
         stdout, stderr = process.communicate(timeout=time_limit)
     except subprocess.TimeoutExpired:
@@ -33,10 +33,10 @@ def finish(process: "subprocess.Popen[str]", time_limit: float = TIME_LIMIT) -> 
 
 
 def run(*arguments: object, time_limit: float = TIME_LIMIT) -> "subprocess.CompletedProcess[str]":
-    """``python ARGUMENTS``, to its end."""
+    """Run ``python ARGUMENTS`` until it ends."""
     return finish(start(*arguments), time_limit)
 
 
 def message(done: "subprocess.CompletedProcess[str]") -> str:
-    """All it said, on one line, without the frames that the parser draws around its errors."""
+    """The output on one line, without the boxes that the parser draws around its errors."""
     return " ".join(word for word in (done.stdout + done.stderr).split() if not set(word) <= set("│╭╮╰╯─"))

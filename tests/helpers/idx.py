@@ -1,4 +1,4 @@
-"""MNIST's four files in small, for tests."""
+"""MNIST's four files, with small images."""
 
 import gzip
 from pathlib import Path
@@ -10,14 +10,14 @@ NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 def idx(values: ArrayLike) -> bytes:
-    """An idx file of bytes: two zeros, the type 8, the number of dimensions, their sizes in big endian, the values."""
+    """An idx file of bytes: two zeros, type 8, number of dimensions, big-endian sizes, values."""
     array = np.asarray(values, dtype=np.uint8)
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
     return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
 
 
 def bright_rows(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of 4x4 pixels, dark but for one bright row in noise; the row is the label."""
+    """Noisy dark images of 4 x 4 pixels with one bright row; its index is the label."""
     rng = np.random.default_rng(seed)
     images, labels = rng.integers(0, 60, (number, 4, 4)), rng.integers(0, 4, number)
     images[np.arange(number), labels] += 180
@@ -25,7 +25,7 @@ def bright_rows(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_small_mnist(folder: Path, num_train: int = 240, num_test: int = 40, compress: bool = False) -> Path:
-    """The four files with ``bright_rows``, plain or as ``.gz``; returns the folder."""
+    """Write the four files with ``bright_rows``, plain or as ``.gz``; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = (*bright_rows(num_train, seed=0), *bright_rows(num_test, seed=1))
     for name, values in zip(NAMES, arrays, strict=True):

@@ -1,6 +1,6 @@
-"""Ways to damage a video file. The same content and the same random numbers give the same damage.
+"""Ways to damage a video file. The same content and random state give the same damage.
 
-A function that finds nothing to damage in a file (a frame count in a Matroska file, say) gives it back as it was.
+A function that finds nothing to damage (such as a frame count in a Matroska file) returns the content unchanged.
 """
 
 import io
@@ -16,7 +16,7 @@ import safetensors.numpy
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 
-HEADER_BYTES = 4096  # of the first and of the last part of a file, where headers and indices lie
+HEADER_BYTES = 4096  # at the start and the end of a file, where headers and indices are
 
 
 def cut(content: bytes, rng: np.random.Generator, tenth: int) -> bytes:
@@ -28,16 +28,16 @@ def cut_anywhere(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def flipped(content: bytes, rng: np.random.Generator, start: int, stop: int | None) -> bytes:
-    """1 to 200 bits of ``content[start:stop]``."""
+    """Flip 1 to 200 bits of ``content[start:stop]``."""
     damaged = bytearray(content)
-    places = range(len(content))[start:stop]
-    for place in rng.choice(places, size=rng.integers(1, 201)):
-        damaged[place] ^= 1 << int(rng.integers(8))
+    positions = range(len(content))[start:stop]
+    for position in rng.choice(positions, size=rng.integers(1, 201)):
+        damaged[position] ^= 1 << int(rng.integers(8))
     return bytes(damaged)
 
 
 def _block(content: bytes, rng: np.random.Generator) -> slice:
-    """A sector, a page, or a twentieth of the file, anywhere in it."""
+    """A random block of the file: a sector, a page or a twentieth of it."""
     size = int(rng.choice([512, 4096, len(content) // 20])) % len(content)
     start = int(rng.integers(len(content) - size))
     return slice(start, start + size)
@@ -61,14 +61,14 @@ def repeated(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def swapped(content: bytes, rng: np.random.Generator) -> bytes:
-    """Two neighbouring blocks in each other's place."""
+    """Swap two adjacent blocks."""
     block = _block(content, rng)
     middle = (block.start + block.stop) // 2
     return content[: block.start] + content[middle : block.stop] + content[block.start : middle] + content[block.stop :]
 
 
 def miscounted(content: bytes, rng: np.random.Generator, wrong: Callable[[int], int]) -> bytes:
-    """Every field of an AVI or MP4 header that counts frames holds ``wrong`` of what it held."""
+    """Replace each frame count in an AVI or MP4 header by ``wrong(count)``."""
     damaged = bytearray(content)
     for tag, offset, layout in (
         (b"avih", 8 + 16, "<I"),  # dwTotalFrames of the file
@@ -76,10 +76,10 @@ def miscounted(content: bytes, rng: np.random.Generator, wrong: Callable[[int], 
         (b"stsz", 4 + 8, ">I"),  # samples that have a size
         (b"stts", 4 + 8, ">I"),  # samples of the first duration
     ):
-        place = content.find(tag) + offset
-        if place >= offset and place + 4 <= len(content):
-            (count,) = struct.unpack_from(layout, content, place)
-            struct.pack_into(layout, damaged, place, wrong(count))
+        position = content.find(tag) + offset
+        if position >= offset and position + 4 <= len(content):
+            (count,) = struct.unpack_from(layout, content, position)
+            struct.pack_into(layout, damaged, position, wrong(count))
     return bytes(damaged)
 
 
@@ -108,7 +108,7 @@ def sound(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def sound_in_avi(content: bytes, rng: np.random.Generator) -> bytes:
-    """A well-formed AVI whose only stream is half a second of 8-bit sound."""
+    """A valid AVI whose only stream is half a second of 8-bit sound."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)

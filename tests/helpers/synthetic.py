@@ -1,4 +1,4 @@
-"""Features of made-up videos: numbers that a test knows, without video files and without a CNN."""
+"""Features of made-up videos, without video files or a CNN."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ RECIPE = FeatureRecipe(
 
 
 class MemoryCache:
-    """Stands in for a ``FeatureCache`` whose features are in memory."""
+    """Replaces a ``FeatureCache``; its features are in memory."""
 
     views = VIEWS[:1]
 
@@ -52,7 +52,7 @@ def make_task(dataset: VideoDataset, packed: PackedFeatures, allow_missing: bool
 
 
 def make_task_of_tables(classes: tuple[str, ...], **tables: FeatureTable | None) -> VideoTask:
-    """A task with one split, "1", of the tables ``train, validation, test``; without a table a list is empty."""
+    """A task with one split, "1"; the tables are its ``train``, ``validation`` and ``test`` lists, empty if unset."""
     records: dict[str, tuple[VideoRecord, ...]] = dict.fromkeys(("train", "validation", "test"), ())
     features = {}
     for part, table in tables.items():
@@ -71,7 +71,7 @@ def make_record(video_id: str, label: int = 0, group: str = "g01") -> VideoRecor
 
 
 def make_features(values: ArrayLike) -> VideoFeatures:
-    """The features of one video from numbers ``[num_frames, feature_dim]``."""
+    """The features of one video with the values ``[num_frames, feature_dim]``."""
     features = np.asarray(values, dtype=np.float16)
     num_frames = len(features)
     return VideoFeatures(
@@ -80,14 +80,14 @@ def make_features(values: ArrayLike) -> VideoFeatures:
 
 
 def make_table(videos: Sequence[ArrayLike], labels: Sequence[int] | None = None, name: str = "v") -> FeatureTable:
-    """One video for each array ``[num_frames, feature_dim]``; ``v0, v1, ...``."""
+    """A table with one video per array ``[num_frames, feature_dim]``, named ``v0``, ``v1``, ..."""
     return make_table_of_views([[values] for values in videos], labels, name)
 
 
 def make_table_of_views(
     videos: Sequence[Sequence[ArrayLike]], labels: Sequence[int] | None = None, name: str = "v"
 ) -> FeatureTable:
-    """One video for each list of views, which are arrays ``[num_frames, feature_dim]``."""
+    """A table with one video per list of views; a view is an array ``[num_frames, feature_dim]``."""
     labels = labels or [0] * len(videos)
     records = [make_record(f"{name}{number}", label) for number, label in enumerate(labels)]
     features = {
@@ -98,9 +98,9 @@ def make_table_of_views(
 
 
 def rising_and_falling(num_videos: int, seed: int) -> FeatureTable:
-    """Videos of class 0 move from one point to another, those of class 1 back: the average frame says nothing.
+    """Videos of class 0 move from one point to another, those of class 1 back, so the average frame is no clue.
 
-    5 to 9 frames of 4 features; every second video is of class 1.
+    Videos have 5 to 9 frames of 4 features; every second one is of class 1.
     """
     rng = np.random.default_rng(seed)
     labels = [number % 2 for number in range(num_videos)]

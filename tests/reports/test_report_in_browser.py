@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.metrics import class_scores, confusion_matrix
-from tests.end_to_end.test_end_to_end import render_moving_squares
+from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import run
 from tests.helpers.made_evaluation import HOSTILE, MadeEvaluation, make_evaluation
 

@@ -1,4 +1,4 @@
-"""Stored features -> batches: contents, padding, clips, statistics."""
+"""Batches from stored features: frames, padding, clips, views and statistics."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -24,13 +24,13 @@ WHOLE = ClipSampling()
 
 
 def numbered_table(*num_frames: int) -> FeatureTable:
-    """Frame f of video v has the features (v, f, 1); the label is v."""
+    """Frame f of video v has the features (v, f, 1) and the label v."""
     videos = [[[video, frame, 1] for frame in range(count)] for video, count in enumerate(num_frames)]
     return make_table(videos, list(range(len(videos))))
 
 
 def numbered_views(num_views: int, *num_frames: int) -> FeatureTable:
-    """Frame f of video v in its view w has the features (v, f, w)."""
+    """Frame f of video v in view w has the features (v, f, w)."""
     return make_table_of_views(
         [
             [[[video, frame, view] for frame in range(count)] for view in range(num_views)]
@@ -40,8 +40,8 @@ def numbered_views(num_views: int, *num_frames: int) -> FeatureTable:
     )
 
 
-def test_a_batch_holds_the_chosen_frames_and_zeros_behind_them() -> None:
-    """Each column is one video's clip in order, with its label and length; padding is zero."""
+def test_a_batch_has_the_chosen_frames_and_zero_padding() -> None:
+    """Each column is one video's clip in order, with its label and length."""
     batch = numbered_table(5, 2, 9).batch(np.array([2, 0, 1]), [np.array([1, 3, 8]), np.array([4]), np.array([0, 1])])
     assert batch.inputs.dtype == torch.float32
     assert batch.inputs.tolist() == [
@@ -53,23 +53,23 @@ def test_a_batch_holds_the_chosen_frames_and_zeros_behind_them() -> None:
     assert batch.targets.tolist() == [2, 0, 1]
 
 
-def test_a_clip_is_read_in_the_view_asked_for() -> None:
-    """Each column holds the frames of its own view; without views it is the first."""
+def test_a_clip_is_read_in_the_requested_view() -> None:
+    """Each column has the frames of its own view; the first view is the default."""
     table = numbered_views(3, 5, 2, 9)
     videos, clips = np.array([2, 0, 2]), [np.array([1, 8]), np.array([4]), np.array([0, 1])]
-    seen = table.batch(videos, clips, np.array([2, 1, 0])).inputs
-    assert seen.tolist() == [[[2, 1, 2], [0, 4, 1], [2, 0, 0]], [[2, 8, 2], [0, 0, 0], [2, 1, 0]]]
+    inputs = table.batch(videos, clips, np.array([2, 1, 0])).inputs
+    assert inputs.tolist() == [[[2, 1, 2], [0, 4, 1], [2, 0, 0]], [[2, 8, 2], [0, 0, 0], [2, 1, 0]]]
     assert (table.batch(videos, clips).inputs[..., 2] == 0).all()
 
 
-def test_padding_is_zero_even_where_the_first_video_is_not_finite() -> None:
-    """Padding is written, not multiplied: one broken video does not turn its neighbours' padding into NaN."""
+def test_padding_is_zero_even_if_the_first_video_is_not_finite() -> None:
+    """Padding does not depend on the frame it replaces, so a broken video does not put NaN into other sequences."""
     table = make_table([[[np.inf]], [[1.0], [2.0]], [[3.0]]])
     assert table.batch(np.array([1, 2]), [np.arange(2), np.arange(1)]).inputs.flatten().tolist() == [1, 3, 2, 0]
 
 
-def test_an_epoch_holds_every_video_once_with_a_short_last_batch() -> None:
-    """No video is dropped for not filling a batch, and none is seen twice."""
+def test_an_epoch_has_every_video_once() -> None:
+    """The last batch is short: no video is dropped to keep batches full, and none is repeated."""
     table = numbered_table(3, 4, 5, 6, 7, 8, 9)
     batches = list(training_batches(table, WHOLE, 3, np.random.default_rng(0)))
     assert [len(batch.targets) for batch in batches] == [3, 3, 1]
@@ -78,8 +78,8 @@ def test_an_epoch_holds_every_video_once_with_a_short_last_batch() -> None:
         assert batch.lengths.tolist() == [table.num_frames[video] for video in batch.targets.tolist()]
 
 
-def test_epochs_are_shuffled_by_their_generator_alone() -> None:
-    """The order differs from epoch to epoch and is the same for the same generator state."""
+def test_the_order_depends_on_the_generator_alone() -> None:
+    """The same generator state gives the same order, another state another order."""
     table = numbered_table(*range(1, 30))
 
     def order(seed: int) -> list[int]:
@@ -92,7 +92,7 @@ def test_epochs_are_shuffled_by_their_generator_alone() -> None:
 
 
 def test_training_draws_one_random_clip_of_each_video() -> None:
-    """Clips are neighbouring frames, every start comes up about equally often, a short video is taken whole."""
+    """Clips are consecutive frames, all starts are about equally frequent, and a short video is used whole."""
     table, clips, rng = numbered_table(6, 2), ClipSampling(frames=4), np.random.default_rng(0)
     starts: Counter[float] = Counter()
     for _ in range(300):
@@ -108,7 +108,7 @@ def test_training_draws_one_random_clip_of_each_video() -> None:
 
 
 def test_training_draws_a_random_view_for_each_clip() -> None:
-    """Every view of every video comes up about equally often, whichever clip it is; a clip stays in its view."""
+    """All views are about equally frequent for each clip, and a clip is read in one view."""
     table, rng = numbered_views(3, 6, 2), np.random.default_rng(0)
     seen: Counter[tuple[float, float, float]] = Counter()
     for _ in range(900):
@@ -122,8 +122,8 @@ def test_training_draws_a_random_view_for_each_clip() -> None:
     assert min(count for (video, *_), count in seen.items() if video == 1) > 240
 
 
-def test_with_one_view_nothing_is_drawn_for_it() -> None:
-    """A seed gives the order and the clips that it gave before there were views: only these two are drawn."""
+def test_a_single_view_draws_no_random_number() -> None:
+    """With one view only the order and the clips are drawn, so a seed gives what it gave before there were views."""
     table, clips = numbered_table(6, 2, 9, 7, 8), ClipSampling(frames=4)
     rng, expected = np.random.default_rng(7), np.random.default_rng(7)
     for _ in range(3):
@@ -135,7 +135,7 @@ def test_with_one_view_nothing_is_drawn_for_it() -> None:
 
 
 def clips_of(blocks: Iterable[ClipBlock]) -> list[tuple[int, list[list[float]]]]:
-    """Every clip of the blocks, in order: its video, and the features of its frames."""
+    """The video and the features of the frames of each clip in the blocks, in order."""
     return [
         (video, block.frames[block.rows[:length, column]].tolist())
         for block in blocks
@@ -144,8 +144,8 @@ def clips_of(blocks: Iterable[ClipBlock]) -> list[tuple[int, list[list[float]]]]
 
 
 @pytest.mark.parametrize("max_clips", [1, 3, 100])
-def test_evaluation_looks_at_every_clip_in_every_view(max_clips: int) -> None:
-    """Each clip comes up exactly once in each view, and is a clip of its own, however many share a block."""
+def test_evaluation_has_every_clip_in_every_view(max_clips: int) -> None:
+    """Each clip occurs once per view as a separate clip, whatever the size of a block."""
     table, clips = numbered_views(2, 7, 3), ClipSampling(frames=4, per_video=2)
     frames = {0: [[0, 1, 2, 3], [3, 4, 5, 6]], 1: [[0, 1, 2]]}
     expected = [
@@ -162,16 +162,16 @@ def test_evaluation_looks_at_every_clip_in_every_view(max_clips: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("clips", "told"),
+    ("clips", "description"),
     [
         (WHOLE, "the whole video"),
         (ClipSampling(frames=16), "up to 10 clips of 16 frames"),
         (ClipSampling(frames=4, stride=2, step=3), "a clip every 3 frames, each of 4 frames, 2 apart"),
     ],
 )
-def test_clips_are_told_in_words(clips: ClipSampling, told: str) -> None:
-    """A report says how its videos were looked at."""
-    assert str(clips) == told
+def test_a_clip_sampling_describes_itself(clips: ClipSampling, description: str) -> None:
+    """Reports show how videos were sampled."""
+    assert str(clips) == description
 
 
 @settings(deadline=None, max_examples=50)
@@ -182,10 +182,10 @@ def test_clips_are_told_in_words(clips: ClipSampling, told: str) -> None:
     step=st.none() | st.integers(1, 4),
     max_clips=st.integers(1, 9),
 )
-def test_blocks_hold_the_clips_that_the_sampling_names(
+def test_blocks_have_the_clips_of_the_sampling(
     num_frames: list[int], frames: int | None, stride: int, step: int | None, max_clips: int
 ) -> None:
-    """For any lengths, strides and sizes of blocks the frames of each clip are those of ``ClipSampling.all``."""
+    """For any lengths, strides and block sizes, the frames of the clips are those of ``ClipSampling.all``."""
     table, clips = numbered_table(*num_frames), ClipSampling(frames, stride, per_video=3, step=step)
     expected = [
         (video, [[video, frame, 1] for frame in clip.tolist()])
@@ -195,18 +195,18 @@ def test_blocks_hold_the_clips_that_the_sampling_names(
     assert sorted(clips_of(evaluation_blocks(table, clips, max_clips))) == sorted(expected)
 
 
-def test_a_frame_that_clips_share_stands_once_in_its_block() -> None:
-    """Overlapping clips name the same rows, and a video's clips are not torn apart where they fit into a block."""
+def test_a_block_stores_shared_frames_once() -> None:
+    """Overlapping clips refer to the same rows, and the clips of a video share a block if they fit."""
     table, clips = numbered_table(8, 8, 8), ClipSampling(frames=5, per_video=4)
     blocks = list(evaluation_blocks(table, clips, max_clips=10))
     assert [block.videos.tolist() for block in blocks] == [[0] * 4 + [1] * 4, [2] * 4]
     assert [len(block.frames) for block in blocks] == [16, 8]
-    apart = list(evaluation_blocks(table, clips, max_clips=3))
-    assert [len(block.videos) for block in apart] == [3, 1] * 3
+    split = list(evaluation_blocks(table, clips, max_clips=3))
+    assert [len(block.videos) for block in split] == [3, 1] * 3
 
 
 def test_the_longest_clips_come_first() -> None:
-    """Clips of like length share a block, and behind a clip's end stands one of its own frames, never another's."""
+    """Clips of similar length share a block, and a clip's padding is its own last frame, never one of another video."""
     blocks = list(evaluation_blocks(numbered_table(9, 1, 8, 2, 9, 1), WHOLE, 2))
     assert [block.lengths.tolist() for block in blocks] == [[9, 9], [8, 2], [1, 1]]
     padding = blocks[1].frames[blocks[1].rows[2:, 1]]
@@ -214,7 +214,7 @@ def test_the_longest_clips_come_first() -> None:
 
 
 def test_long_videos_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole videos of thousands of frames do not fill the memory, however many clips a block may have."""
+    """The memory of a block is bounded even if whole videos have thousands of frames."""
     monkeypatch.setattr("pipeline.training.batches._MAX_STEPS", 20)
     blocks = list(evaluation_blocks(numbered_table(9, 9, 9, 50, 4), WHOLE, 100))
     assert [block.lengths.tolist() for block in blocks] == [[50], [9, 9], [9, 4]]
@@ -230,13 +230,13 @@ def test_long_videos_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         (ClipSampling(frames=20, per_video=5), [[0, 1, 2, 3, 4, 5, 6]]),
     ],
 )
-def test_clip_settings_choose_the_frames_they_say(clips: ClipSampling, expected: list[list[int]]) -> None:
-    """Length, stride, number and step of clips each do what their name says, on a video of seven frames."""
+def test_each_clip_setting_selects_frames(clips: ClipSampling, expected: list[list[int]]) -> None:
+    """Length, stride, number and step of clips each act as documented, on a video of seven frames."""
     assert [clip.tolist() for clip in clips.all(7)] == expected
 
 
-def test_statistics_are_those_of_all_frames() -> None:
-    """Each frame counts once, so a long video weighs more; a large mean does not swallow the deviation."""
+def test_statistics_count_each_frame_once() -> None:
+    """A long video weighs more than a short one, and a large mean does not make the deviation inaccurate."""
     rng = np.random.default_rng(0)
     videos = [rng.normal((500, 0, 3), (0.5, 2, 0), (count, 3)).astype(np.float16) for count in (70_000, 1, 30)]
     frames = np.concatenate(videos).astype(np.float64)
@@ -245,8 +245,8 @@ def test_statistics_are_those_of_all_frames() -> None:
     np.testing.assert_allclose(std.numpy(), frames.std(0), rtol=1e-4, atol=1e-6)
 
 
-def test_statistics_know_only_the_table_s_own_videos() -> None:
-    """Of packed features that hold other videos too (test videos!), in any order: the table's own, in all views."""
+def test_statistics_ignore_videos_outside_the_table() -> None:
+    """Packed features contain test videos too; only the table's videos count, in all their views."""
     rng = np.random.default_rng(0)
     values = {f"v{number}": rng.normal(number, 1, (2, 5 + number, 4)).astype(np.float16) for number in range(5)}
     packed = PackedFeatures.in_memory(
@@ -259,8 +259,8 @@ def test_statistics_know_only_the_table_s_own_videos() -> None:
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_features_that_are_not_finite_are_named(value: float) -> None:
-    """A backbone that overflows float16 is told by the videos it happened on, not by a loss of NaN."""
+def test_videos_with_infinite_features_are_named(value: float) -> None:
+    """If a backbone overflows float16, the error names the videos, long before the loss is NaN."""
     table = make_table([[[1.0], [2.0]], [[value]], [[3.0]], [[0.0], [value]]])
-    with pytest.raises(UnusableFeaturesError, match=r"2 videos are not finite: v1, v3\. .*65504"):
+    with pytest.raises(UnusableFeaturesError, match=r"2 videos .*: v1, v3\. .*65504"):
         table.statistics()

@@ -1,4 +1,4 @@
-"""The training loop: what it minimises, what it keeps, when it stops, and that it can be broken off anywhere."""
+"""The training loop: what it minimizes, which weights it keeps, when it stops, and that it can be killed anywhere."""
 
 import dataclasses
 import math
@@ -16,6 +16,7 @@ from pipeline.settings.config import Config, RunConfig, TrainingConfig
 from pipeline.training.batches import FeatureTable
 from pipeline.training.loop import TrainingError, fit, learning_rate_factor, load_best
 from pipeline.training.run import Run
+from tests.helpers.runs import Killed, assert_same_run, curves, killed_at_step, unequal_weights, weights
 from tests.helpers.synthetic import make_table, make_task_of_tables, rising_and_falling
 
 CLASSES = ("rise", "fall")
@@ -31,47 +32,31 @@ def train_small(
     seed: int = 0,
     **settings: Any,
 ) -> Run:
-    """Train, or go on training, the run in ``folder``; by default 6 epochs of batches of 8 videos."""
+    """Train or resume the run in ``folder``; by default 6 epochs with batches of 8 videos."""
     run = Run(folder)
-    chosen = TrainingConfig(**({"epochs": 6, "batch_size": 8, "learning_rate": 3e-3} | settings))
-    config = Config(model=model, training=chosen, run=RunConfig(splits=("1",), seeds=(seed,)))
+    training_config = TrainingConfig(**({"epochs": 6, "batch_size": 8, "learning_rate": 3e-3} | settings))
+    config = Config(model=model, training=training_config, run=RunConfig(splits=("1",), seeds=(seed,)))
     task = make_task_of_tables(CLASSES, train=training, validation=validation)
     fit(run, config, task.objective(config), task.device)
     return run
 
 
-def weights(run: Run, name: str = "last") -> dict[str, Tensor]:
-    checkpoint = run.load_checkpoint(name)
-    assert checkpoint is not None
-    return dict(checkpoint["model"])
-
-
-def curves(run: Run) -> list[dict[str, float]]:
-    """``metrics.jsonl`` without the seconds."""
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in run.history()]
-
-
-def assert_same_weights(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
-
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of 6 epochs that nothing interrupted."""
-    return train_small(tmp_path_factory.mktemp("unbroken"))
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of 6 epochs that was not interrupted."""
+    return train_small(tmp_path_factory.mktemp("uninterrupted"))
 
 
-def first_weights(model: ModelConfig = SMALL, seed: int = 0) -> SequenceClassifier:
-    """The classifier as training starts it."""
+def initial_classifier(model: ModelConfig = SMALL, seed: int = 0) -> SequenceClassifier:
+    """The classifier before training."""
     torch.manual_seed(seed)
     classifier = SequenceClassifier(model, TRAINING.feature_dim, len(CLASSES))
     classifier.set_feature_statistics(*TRAINING.statistics())
     return classifier
 
 
-def test_a_recurrent_classifier_learns_order_and_the_frame_average_cannot(tmp_path: Path) -> None:
-    """The loop trains: time-reversed classes are told apart by np-RNN on unseen videos, and not by the average."""
+def test_only_a_recurrent_classifier_learns_order(tmp_path: Path) -> None:
+    """np-RNN learns to distinguish time-reversed classes on new videos; the frame average can't."""
     settings = {"training": rising_and_falling(60, seed=2), "validation": rising_and_falling(40, seed=3), "epochs": 12}
     accuracy = {}
     for name in ("np_rnn", "mean"):
@@ -81,59 +66,59 @@ def test_a_recurrent_classifier_learns_order_and_the_frame_average_cannot(tmp_pa
     assert accuracy["mean"] <= 0.7
 
 
-def test_the_loss_is_the_cross_entropy_of_logits_and_a_short_batch_weighs_what_it_holds(tmp_path: Path) -> None:
-    """The epoch's loss and accuracy are means over videos: 22 videos in batches of 8, 8 and 6, computed by hand."""
+def test_the_loss_of_an_epoch_is_the_mean_cross_entropy_over_videos(tmp_path: Path) -> None:
+    """Loss and accuracy of 22 videos in batches of 8, 8 and 6 are those computed by hand, video by video."""
     model = ModelConfig(model="mean", dropout=0)
     (line,) = train_small(tmp_path, model=model, epochs=1, learning_rate=1e-30).history()
-    classifier = first_weights(model)
-    losses, right = [], []
+    classifier = initial_classifier(model)
+    losses, correct = [], []
     for video, label in enumerate(TRAINING.labels.tolist()):
         frames = TRAINING.video(video).float()
-        standardised = (frames - classifier.feature_mean) * classifier.feature_scale
-        logits = (standardised.mean(0) @ classifier.classifier.weight.T).tolist()
+        standardized = (frames - classifier.feature_mean) * classifier.feature_scale
+        logits = (standardized.mean(0) @ classifier.classifier.weight.T).tolist()
         losses.append(math.log(sum(map(math.exp, logits))) - logits[label])
-        right.append(logits.index(max(logits)) == label)
+        correct.append(logits.index(max(logits)) == label)
     assert line["train_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
-    assert line["train_accuracy"] == np.mean(right)
+    assert line["train_accuracy"] == np.mean(correct)
 
 
-def test_every_epoch_draws_its_own_clips(tmp_path: Path) -> None:
-    """With weights that stay as they are the loss still differs from epoch to epoch: each sees other clips."""
+def test_every_epoch_draws_new_clips(tmp_path: Path) -> None:
+    """With constant weights the loss still differs between epochs, because each sees other clips."""
     model = ModelConfig(model="mean", dropout=0)
     run = train_small(tmp_path, model=model, validation=None, epochs=4, clip_frames=2, learning_rate=1e-30)
     assert len({line["train_loss"] for line in run.history()}) == 4
 
 
-def test_statistics_come_from_training_frames_and_live_in_the_checkpoint(unbroken: Run) -> None:
-    """Standardisation knows nothing of validation videos, and the best checkpoint alone holds it."""
+def test_the_checkpoint_has_the_statistics_of_training_frames(uninterrupted: Run) -> None:
+    """Standardization ignores validation videos, and is part of the best checkpoint."""
     mean, std = TRAINING.statistics()
-    assert torch.equal(weights(unbroken, "best")["feature_mean"], mean)
-    torch.testing.assert_close(weights(unbroken, "best")["feature_scale"], 1 / std)
+    assert torch.equal(weights(uninterrupted, "best")["feature_mean"], mean)
+    torch.testing.assert_close(weights(uninterrupted, "best")["feature_scale"], 1 / std)
 
 
-def test_validation_videos_choose_the_epoch_and_nothing_else(tmp_path: Path, unbroken: Run) -> None:
-    """Other validation features leave every weight of every epoch bit-equal; only which epoch is best may change."""
+def test_validation_videos_only_select_the_epoch(tmp_path: Path, uninterrupted: Run) -> None:
+    """With other validation features all final weights and losses are bit-equal; only the best epoch may change."""
     other = train_small(tmp_path, validation=make_table([[[9.0, -9, 9, -9]] * 3] * 5, [0, 1, 1, 0, 1]))
-    assert_same_weights(weights(other), weights(unbroken))
-    losses = [[line["train_loss"] for line in run.history()] for run in (other, unbroken)]
+    assert unequal_weights(weights(other), weights(uninterrupted)) == []
+    losses = [[line["train_loss"] for line in run.history()] for run in (other, uninterrupted)]
     assert losses[0] == losses[1]
 
 
-def test_the_best_epoch_has_the_highest_validation_accuracy_then_the_lowest_loss(unbroken: Run) -> None:
-    """``best.pt`` is chosen by validation, holds that epoch's weights, and is what is loaded for use."""
-    history = unbroken.history()
+def test_the_best_epoch_has_the_highest_validation_accuracy_then_the_lowest_loss(uninterrupted: Run) -> None:
+    """``best.pt`` has the weights of the best epoch, and ``load_best`` loads it in evaluation mode."""
+    history = uninterrupted.history()
     expected = min(history, key=lambda line: (-line["validation_accuracy"], line["validation_loss"]))
-    best, last = unbroken.load_checkpoint("best"), unbroken.load_checkpoint("last")
+    best, last = uninterrupted.load_checkpoint("best"), uninterrupted.load_checkpoint("last")
     assert best is not None and last is not None
     assert best["epoch"] == last["best"]["epoch"] == expected["epoch"]
-    model, classes = load_best(unbroken, Config(model=SMALL))
+    model, classes = load_best(uninterrupted, Config(model=SMALL))
     assert classes == CLASSES
     assert not model.training
-    assert_same_weights(model.state_dict(), weights(unbroken, "best"))
+    assert unequal_weights(model.state_dict(), weights(uninterrupted, "best")) == []
 
 
 def test_the_best_epoch_can_be_an_early_one(tmp_path: Path) -> None:
-    """Where validation gets worse, the best checkpoint stays behind: it is not simply the last."""
+    """If validation gets worse, the best checkpoint is not the last one."""
     swapped = make_table(
         [VALIDATION.video(number).numpy() for number in range(len(VALIDATION))],
         (1 - VALIDATION.labels).tolist(),
@@ -145,16 +130,16 @@ def test_the_best_epoch_can_be_an_early_one(tmp_path: Path) -> None:
     assert len(run.history()) == 12
 
 
-def test_without_validation_the_last_epoch_counts(tmp_path: Path, unbroken: Run) -> None:
-    """No validation videos: no early stop, no choice, the same training, and the last epoch's weights are the best."""
+def test_without_validation_the_last_epoch_is_the_best(tmp_path: Path, uninterrupted: Run) -> None:
+    """Without validation videos the training is the same, and patience does not end it."""
     run = train_small(tmp_path, validation=None, patience=1)
-    assert_same_weights(weights(run, "best"), weights(run, "last"))
-    assert_same_weights(weights(run), weights(unbroken))
+    assert unequal_weights(weights(run, "best"), weights(run, "last")) == []
+    assert unequal_weights(weights(run), weights(uninterrupted)) == []
     assert "validation_accuracy" not in run.history()[-1]
 
 
-def test_training_stops_once_patience_is_spent(tmp_path: Path) -> None:
-    """With nothing to learn from, exactly ``patience`` epochs follow the best; resuming then adds none."""
+def test_training_stops_when_patience_runs_out(tmp_path: Path) -> None:
+    """If nothing can be learned, exactly ``patience`` epochs follow the best; resuming adds no epoch."""
     nothing = make_table([[[1.0, 1, 1, 1]] * 4] * 8, [0, 1] * 4)
     settings = {"training": nothing, "validation": nothing, "epochs": 50, "patience": 3, "learning_rate": 1e-30}
     run = train_small(tmp_path, **settings)
@@ -165,86 +150,68 @@ def test_training_stops_once_patience_is_spent(tmp_path: Path) -> None:
     assert curves(train_small(tmp_path, **settings)) == before
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-# Each epoch writes best.pt (if better), metrics.jsonl, last.pt. A number counts these writes.
+# Each epoch writes best.pt (if it is the best), metrics.jsonl and last.pt.
 @pytest.mark.parametrize("writes_before", [0, 1, 2, 3, 5, 8, 11, 13])
-@pytest.mark.parametrize("is_torn", [False, True], ids=["before the write", "in the middle of it"])
-def test_a_run_broken_off_anywhere_ends_as_the_unbroken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Run, writes_before: int, is_torn: bool
+@pytest.mark.parametrize("is_partial", [False, True], ids=["before the write", "during the write"])
+def test_a_run_killed_at_any_write_equals_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Run, writes_before: int, is_partial: bool
 ) -> None:
-    """Broken off before or while any file is written and resumed: the same weights bit for bit, the same curves."""
+    """A run that is killed before or during a write and resumed has bit-equal weights and the same curves."""
     import data.atomic
     import pipeline.training.run
 
     remaining = writes_before
 
-    def breaking_write(path: Path, write: Any) -> None:
+    def killed_write(path: Path, write: Any) -> None:
         nonlocal remaining
         if remaining == 0:
-            if is_torn:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write(path.with_name(f".{path.name}.tmp"))
-                torn = path.with_name(f".{path.name}.tmp").read_bytes()
-                path.with_name(f".{path.name}.tmp").write_bytes(torn[: len(torn) // 2])
+            if is_partial:
+                temporary = path.with_name(f".{path.name}.tmp")
+                temporary.parent.mkdir(parents=True, exist_ok=True)
+                write(temporary)
+                temporary.write_bytes(temporary.read_bytes()[: temporary.stat().st_size // 2])
             raise Killed
         remaining -= 1
         data.atomic.write_atomically(path, write)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline.training.run, "write_atomically", breaking_write)
+        patched.setattr(pipeline.training.run, "write_atomically", killed_write)
         patched.setattr(
             pipeline.training.run,
             "write_text_atomically",
-            lambda path, text: breaking_write(path, lambda temporary: temporary.write_text(text)),
+            lambda path, text: killed_write(path, lambda temporary: temporary.write_text(text)),
         )
         with pytest.raises(Killed):
             train_small(tmp_path)
-    torch.manual_seed(123)  # a new process knows nothing of the old one's random numbers
+    torch.manual_seed(123)  # a new process does not have the old one's random state
     resumed = train_small(tmp_path)
-    assert curves(resumed) == curves(unbroken)
+    assert_same_run(resumed, uninterrupted)
     for name in ("last", "best"):
-        assert_same_weights(weights(resumed, name), weights(unbroken, name))
         assert {**(resumed.load_checkpoint(name) or {}), "model": 0, "optimizer": 0} == {
-            **(unbroken.load_checkpoint(name) or {}),
+            **(uninterrupted.load_checkpoint(name) or {}),
             "model": 0,
             "optimizer": 0,
         }
 
 
-def test_broken_off_in_the_middle_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Run) -> None:
-    """An epoch that did not come to its end is done again from its beginning, batches and dropout included."""
-    steps = 0
-
-    def breaking_step(self: torch.optim.lr_scheduler.LambdaLR) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 12:  # the third of three steps of the fourth epoch, and one for the schedule's own first
-            raise Killed
-        original(self)
-
-    original = torch.optim.lr_scheduler.LambdaLR.step
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.lr_scheduler.LambdaLR, "step", breaking_step)
-        with pytest.raises(Killed):
-            train_small(tmp_path)
+def test_a_run_killed_within_an_epoch_equals_an_uninterrupted_one(tmp_path: Path, uninterrupted: Run) -> None:
+    """An unfinished epoch is repeated from its beginning, with the same batches and dropout."""
+    with killed_at_step(12):  # in the fourth epoch, which has three steps
+        train_small(tmp_path)
     assert 0 < len(Run(tmp_path).history()) < 6
     resumed = train_small(tmp_path)
-    assert curves(resumed) == curves(unbroken)
-    assert_same_weights(weights(resumed), weights(unbroken))
+    assert_same_run(resumed, uninterrupted)
 
 
-def test_a_seed_is_the_run(tmp_path: Path, unbroken: Run) -> None:
-    """The same seed gives the same weights and curves, another one others."""
-    assert_same_weights(weights(train_small(tmp_path / "same")), weights(unbroken))
+def test_the_seed_determines_the_run(tmp_path: Path, uninterrupted: Run) -> None:
+    """The same seed gives the same weights, another seed gives others."""
+    assert unequal_weights(weights(train_small(tmp_path / "same")), weights(uninterrupted)) == []
     other = train_small(tmp_path / "other", seed=1)
-    assert not torch.equal(weights(other)["classifier.weight"], weights(unbroken)["classifier.weight"])
+    assert not torch.equal(weights(other)["classifier.weight"], weights(uninterrupted)["classifier.weight"])
 
 
-def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
-    """A run that diverges says so, what to change, and keeps no poisoned weights."""
+def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path) -> None:
+    """The error says what to change, and no checkpoint has weights that are not finite."""
     with pytest.raises(TrainingError, match=r"in epoch \d+ the loss is (nan|inf).*--overwrite.*--learning-rate"):
         train_small(tmp_path, validation=None, learning_rate=1e30, weight_decay=0.0)
     run = Run(tmp_path)
@@ -253,7 +220,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finite loss with a gradient of NaN stops the run before the step that would make every weight NaN."""
+    """A finite loss with a gradient of NaN ends training before the step that would make every weight NaN."""
     original = nn.functional.cross_entropy
 
     def with_broken_gradient(scores: Tensor, *arguments: Any, **options: Any) -> Tensor:
@@ -261,84 +228,84 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path, monkeyp
         return original(scores, *arguments, **options)
 
     monkeypatch.setattr(nn.functional, "cross_entropy", with_broken_gradient)
-    with pytest.raises(TrainingError, match="its gradient's norm nan"):
+    with pytest.raises(TrainingError, match="gradient.* nan"):
         train_small(tmp_path)
     assert Run(tmp_path).load_checkpoint("last") is None
 
 
-def test_weight_decay_spares_the_recurrent_matrix_and_biases(tmp_path: Path) -> None:
-    """Where no gradient flows only decay moves weights: input and output matrices shrink, W_hh stays bit-equal."""
+def test_weight_decay_skips_the_recurrent_matrix(tmp_path: Path) -> None:
+    """Without a gradient only decay changes weights: input and output matrices shrink, W_hh stays bit-equal."""
     constant = make_table([[[1.0, 1, 1, 1]] * 4] * 8, [0, 1] * 4)
     settings = {"training": constant, "validation": None, "epochs": 5, "weight_decay": 10.0}
     after = weights(train_small(tmp_path, **settings))
-    before = first_weights().state_dict()
+    before = initial_classifier().state_dict()
     assert torch.equal(after["layers.0.weight_hh_l0"], before["layers.0.weight_hh_l0"])
     for name in ("layers.0.weight_ih_l0", "classifier.weight"):
         assert (after[name].abs() < 0.95 * before[name].abs()).all(), name
 
 
-def test_the_recurrent_matrix_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
-    """Where it is set next to nothing W_hh stays where it was and the other weights learn as before."""
-    before = first_weights().state_dict()
+def test_the_recurrent_matrix_has_its_own_learning_rate(tmp_path: Path) -> None:
+    """If its rate is almost zero, W_hh does not change while the other weights learn."""
+    before = initial_classifier().state_dict()
     after = weights(train_small(tmp_path, recurrent_learning_rate=1e-12, weight_decay=0.0, epochs=1))
-    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
-    assert moved["layers.0.weight_hh_l0"] < 1e-9
-    assert moved["layers.0.weight_ih_l0"] > 1e-5 and moved["classifier.weight"] > 1e-5
+    change = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    assert change["layers.0.weight_hh_l0"] < 1e-9
+    assert change["layers.0.weight_ih_l0"] > 1e-5 and change["classifier.weight"] > 1e-5
 
 
 def test_the_gradient_is_clipped(tmp_path: Path) -> None:
-    """With the norm clipped to nearly nothing no weight moves, though the same run without moves them all."""
-    before = first_weights().state_dict()
-    for clip_gradient, moves in ((1e-14, False), (1.0, True)):
-        run = train_small(tmp_path / str(moves), clip_gradient=clip_gradient, weight_decay=0.0, epochs=1)
-        moved = (weights(run)["classifier.weight"] - before["classifier.weight"]).abs()
-        assert (moved > 1e-5).all() == moves
+    """Weights do not change with a maximum norm of almost zero, but do with the default."""
+    before = initial_classifier().state_dict()
+    for clip_gradient, changes in ((1e-14, False), (1.0, True)):
+        run = train_small(tmp_path / str(changes), clip_gradient=clip_gradient, weight_decay=0.0, epochs=1)
+        change = (weights(run)["classifier.weight"] - before["classifier.weight"]).abs()
+        assert (change > 1e-5).all() == changes
 
 
-def test_label_smoothing_reaches_the_loss(tmp_path: Path, unbroken: Run) -> None:
-    """Smoothed targets can't be met: the loss stays above their entropy."""
+def test_label_smoothing_changes_the_loss(tmp_path: Path, uninterrupted: Run) -> None:
+    """The loss can't fall below the entropy of smoothed targets."""
     run = train_small(tmp_path, label_smoothing=0.5, epochs=6)
     assert run.history()[-1]["train_loss"] > -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
-    assert run.history()[-1]["train_loss"] != unbroken.history()[-1]["train_loss"]
+    assert run.history()[-1]["train_loss"] != uninterrupted.history()[-1]["train_loss"]
 
 
 @pytest.mark.parametrize(
     ("schedule", "factors"),
     [("cosine", [0.2, 0.4, 1.0, 1.0, 0.5, 0.0]), ("constant", [0.2, 0.4, 1.0, 1.0, 1.0, 1.0])],
 )
-def test_the_learning_rate_warms_up_and_fades(schedule: str, factors: list[float]) -> None:
-    """Linear over the first 5 % of 100 steps, then half a cosine to zero, or constant."""
+def test_the_learning_rate_warms_up_and_decays(schedule: str, factors: list[float]) -> None:
+    """The factor is linear over the first 5 % of 100 steps, then half a cosine to zero, or constant."""
     steps = (0, 1, 4, 5, 52.5, 100)
     assert [learning_rate_factor(step, 100, schedule) for step in steps] == pytest.approx(factors)  # type: ignore[arg-type]
 
 
 def test_a_run_of_one_step_has_a_learning_rate() -> None:
-    """The shortest run is not spent in warming up from zero."""
+    """The shortest run is not lost to a warm-up from zero."""
     assert learning_rate_factor(0, 1, "cosine") == 1
 
 
 def test_mixed_precision_is_never_used_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """bfloat16 on a CPU can be five times slower, and results would depend on the kind of CPU."""
+    """bfloat16 can be five times slower on a CPU, and results would depend on the CPU model."""
     seen = []
     original = nn.functional.cross_entropy
 
-    def watched(scores: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    def recorded(scores: Tensor, *arguments: Any, **options: Any) -> Tensor:
         seen.append((scores.dtype, torch.is_autocast_enabled("cpu")))
         return original(scores, *arguments, **options)
 
-    monkeypatch.setattr(nn.functional, "cross_entropy", watched)
+    monkeypatch.setattr(nn.functional, "cross_entropy", recorded)
     train_small(tmp_path, amp=True, epochs=1)
     assert set(seen) == {(torch.float32, False)}
 
 
-def test_curves_are_written_for_tensorboard_too(unbroken: Run) -> None:
-    """The run folder holds the event file that TensorBoard reads."""
-    assert [path.name for path in unbroken.tensorboard.iterdir() if path.name.startswith("events.out.tfevents")]
+def test_curves_are_written_for_tensorboard(uninterrupted: Run) -> None:
+    """The run folder has an event file for TensorBoard."""
+    assert [path.name for path in uninterrupted.tensorboard.iterdir() if path.name.startswith("events.out.tfevents")]
 
 
-def test_a_checkpoint_of_another_shape_is_refused(unbroken: Run) -> None:
-    """config.yaml and checkpoint that do not belong together are an error that names both, not a traceback."""
-    with pytest.raises(TrainingError, match=r"best\.pt does not contain the classifier .*config\.yaml"):
-        load_best(unbroken, Config(model=dataclasses.replace(SMALL, hidden_size=13)))
-    with pytest.raises(TrainingError, match="has no checkpoint yet"):
-        load_best(Run(unbroken.folder / "nothing"), Config())
+def test_a_checkpoint_that_does_not_match_the_config_is_refused(uninterrupted: Run) -> None:
+    """The error names the checkpoint and config.yaml; a run without a checkpoint has another error."""
+    with pytest.raises(TrainingError, match=r"best\.pt .*config\.yaml"):
+        load_best(uninterrupted, Config(model=dataclasses.replace(SMALL, hidden_size=13)))
+    with pytest.raises(TrainingError, match="no checkpoint"):
+        load_best(Run(uninterrupted.folder / "nothing"), Config())

@@ -1,4 +1,4 @@
-"""The run folder: what it says, that nothing in it is lost unasked, and what becomes of a damaged one."""
+"""The run folder: its settings, when it may be written, and the errors for damaged files."""
 
 import dataclasses
 import re
@@ -27,13 +27,14 @@ CONFIG = Config(
 )
 
 
-def asking(config: Config = CONFIG, **wishes: bool) -> Config:
-    return dataclasses.replace(config, run=dataclasses.replace(config.run, **wishes))
+def with_options(**options: bool) -> Config:
+    """``CONFIG`` with ``resume`` or ``overwrite``."""
+    return dataclasses.replace(CONFIG, run=dataclasses.replace(CONFIG.run, **options))
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run that has begun and saved one checkpoint."""
+    """A run with one checkpoint and five epochs of curves."""
     run = Run(tmp_path / "runs" / "a")
     run.begin(CONFIG, RECIPE)
     run.save_checkpoint("last", {"epoch": 4, "model": {"weight": torch.ones(3)}})
@@ -41,8 +42,8 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-def test_config_yaml_is_the_config_again(run: Run) -> None:
-    """All settings are in config.yaml, and given as --config they are the same settings."""
+def test_config_yaml_reproduces_the_settings(run: Run) -> None:
+    """config.yaml has all settings, and --config config.yaml gives the same settings again."""
     assert run.config() == CONFIG
     path = run.folder / "config.yaml"
     parsed = parse_command_line(Config, ["--config", str(path)])
@@ -51,60 +52,60 @@ def test_config_yaml_is_the_config_again(run: Run) -> None:
     assert flagged.model == dataclasses.replace(CONFIG.model, hidden_size=18)
 
 
-def test_a_run_does_not_ask_to_be_overwritten_by_its_own_settings(tmp_path: Path) -> None:
-    """A run begun with --overwrite or --resume does not say so in config.yaml: used again it would delete itself."""
-    for wish in ("overwrite", "resume"):
-        run = Run(tmp_path / wish)
-        run.begin(asking(**{wish: True}), RECIPE)
+def test_config_yaml_neither_overwrites_nor_resumes(tmp_path: Path) -> None:
+    """--overwrite and --resume are not saved: a saved --overwrite would delete the run when its settings are reused."""
+    for option in ("overwrite", "resume"):
+        run = Run(tmp_path / option)
+        run.begin(with_options(**{option: True}), RECIPE)
         assert run.config() == CONFIG
 
 
-def test_an_existing_run_is_never_begun_again_unasked(run: Run) -> None:
-    """Without --resume or --overwrite nothing of a run changes, and the message names all three ways on."""
+def test_an_existing_run_is_not_overwritten_silently(run: Run) -> None:
+    """Without --resume or --overwrite no file changes, and the error names all three options."""
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match=r"exists\. .*--resume.*--overwrite.*--name"):
+    with pytest.raises(RunError, match=r"exists.*--resume.*--overwrite.*--name"):
         run.begin(CONFIG, RECIPE)
     assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
 
 
-def test_resume_keeps_what_there_is(run: Run) -> None:
-    """--resume opens the run as it was left, without what a killed process left half-written."""
+def test_resume_keeps_finished_work(run: Run) -> None:
+    """--resume keeps checkpoints and curves, and removes files that a killed process left half-written."""
     code = "import os, socket; print(socket.gethostname(), os.getpid())"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     host, dead = process.stdout.split()
     torn = run.folder / "checkpoints" / f".last.pt.{host}.{dead}.tmp"
     torn.write_bytes(b"half a checkpoint")
-    run.begin(asking(resume=True), RECIPE)
+    run.begin(with_options(resume=True), RECIPE)
     assert (run.load_checkpoint("last") or {})["epoch"] == 4
     assert len(run.history()) == 5
     assert not torn.exists()
 
 
-def test_resume_of_a_run_that_is_not_there_begins_it(tmp_path: Path) -> None:
-    """One command with --resume can be repeated until it is through: the first time it begins."""
+def test_resume_of_a_missing_run_begins_it(tmp_path: Path) -> None:
+    """The same command with --resume can be repeated until the run is finished, from the first time on."""
     run = Run(tmp_path / "a")
-    run.begin(asking(resume=True), RECIPE)
+    run.begin(with_options(resume=True), RECIPE)
     assert run.load_checkpoint("last") is None
 
 
-def test_overwrite_leaves_nothing_of_the_old_run(run: Run) -> None:
-    """--overwrite begins from nothing: no checkpoint, no curve, no report of the run before."""
+def test_overwrite_removes_the_old_run(run: Run) -> None:
+    """--overwrite keeps no checkpoint, curve or report of the old run."""
     (run.folder / "evaluation").mkdir()
-    run.begin(asking(overwrite=True), RECIPE)
+    run.begin(with_options(overwrite=True), RECIPE)
     assert sorted(path.name for path in run.folder.rglob("*")) == ["config.yaml", "recipe.json"]
 
 
-def test_a_new_run_never_takes_over_checkpoints_without_settings(run: Run) -> None:
-    """Where an overwriting process was killed half-way, its leftovers are not taken for the new run's progress."""
+def test_a_new_run_ignores_leftover_checkpoints(run: Run) -> None:
+    """Checkpoints without settings, left by a process that was killed while it overwrote a run, are removed."""
     (run.folder / "config.yaml").unlink()
     run.begin(CONFIG, RECIPE)
     assert run.load_checkpoint("last") is None
 
 
-def test_resume_with_other_settings_names_them(run: Run) -> None:
-    """Going on with other settings would make a run that neither config describes; each is named with both values."""
+def test_resume_with_other_settings_is_refused(run: Run) -> None:
+    """The error names each setting with both values, and the command that resumes the run."""
     other = dataclasses.replace(
-        asking(resume=True),
+        with_options(resume=True),
         model=dataclasses.replace(CONFIG.model, hidden_size=99),
         training=dataclasses.replace(CONFIG.training, learning_rate=0.5),
     )
@@ -114,28 +115,28 @@ def test_resume_with_other_settings_names_them(run: Run) -> None:
     assert f"--config {run.folder / 'config.yaml'} --resume" in str(error.value)
 
 
-def test_resume_elsewhere_and_with_other_means_is_allowed(run: Run) -> None:
-    """Where things lie and how many processes decode is no part of a run."""
+def test_resume_with_other_paths_and_workers_is_allowed(run: Run) -> None:
+    """Paths, numbers of processes and time limits do not change a run's results."""
     features = dataclasses.replace(CONFIG.features, cache=Path("/elsewhere"), workers=7, video_timeout=5.0)
     moved = dataclasses.replace(CONFIG.data, root=Path("/other/disk/videos"))
-    run.begin(dataclasses.replace(asking(resume=True), features=features, data=moved), RECIPE)
+    run.begin(dataclasses.replace(with_options(resume=True), features=features, data=moved), RECIPE)
 
 
 def test_resume_with_other_features_is_refused(run: Run) -> None:
-    """The same settings with other backbone weights are other features, and no way to go on."""
-    with pytest.raises(RunError, match="trained on other features .*weights_sha256: 0000"):
-        run.begin(asking(resume=True), dataclasses.replace(RECIPE, weights_sha256="1" * 64))
+    """The same settings with other backbone weights give other features."""
+    with pytest.raises(RunError, match="other features .*weights_sha256: 0000"):
+        run.begin(with_options(resume=True), dataclasses.replace(RECIPE, weights_sha256="1" * 64))
 
 
 def test_check_changes_nothing(tmp_path: Path) -> None:
-    """Asking whether a run may begin leaves no folder behind."""
+    """Checking whether a run may begin makes no folder."""
     run = Run(tmp_path / "a")
     run.check(CONFIG, RECIPE)
     assert not run.folder.exists()
 
 
-def test_a_checkpoint_that_could_not_be_written_leaves_the_old_one(run: Run) -> None:
-    """Where the disk ends in the middle of a checkpoint that is an ``OSError``, and costs this checkpoint only."""
+def test_a_failed_write_keeps_the_old_checkpoint(run: Run) -> None:
+    """A full disk is an ``OSError``; it costs the new checkpoint only and leaves no partial file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -165,15 +166,15 @@ def run_code_when_loaded(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [halve, empty, scribble, run_code_when_loaded])
 def test_a_damaged_checkpoint_is_named(run: Run, damage: Callable[[Path], None]) -> None:
-    """Half a checkpoint, an empty one, a text and a pickle of more than tensors are refused, with the way out."""
+    """A truncated file, an empty one, a text and a pickle with more than tensors are refused with advice."""
     path = run.folder / "checkpoints" / "last.pt"
     damage(path)
-    with pytest.raises(RunError, match=r"last\.pt is damaged or not a checkpoint .*--overwrite"):
+    with pytest.raises(RunError, match=r"last\.pt is damaged.*--overwrite"):
         run.load_checkpoint("last")
 
 
-def test_a_checkpoint_cut_off_anywhere_is_named(run: Run) -> None:
-    """Wherever a copy stopped, PyTorch's many ways of failing become one error that says what to do."""
+def test_a_checkpoint_truncated_anywhere_is_named(run: Run) -> None:
+    """At any length, PyTorch's many exceptions become one error that says what to do."""
     path = run.folder / "checkpoints" / "last.pt"
     run.save_checkpoint("last", {"model": {"weight": torch.rand(3000)}})
     whole = path.read_bytes()
@@ -183,8 +184,8 @@ def test_a_checkpoint_cut_off_anywhere_is_named(run: Run) -> None:
             run.load_checkpoint("last")
 
 
-def test_a_checkpoint_of_something_else_is_named(run: Run) -> None:
-    """A file that loads but is no checkpoint of ours is no traceback later."""
+def test_a_file_that_is_not_a_checkpoint_is_named(run: Run) -> None:
+    """A file that loads but has other contents is an error here, and not a traceback later."""
     torch.save(torch.ones(3), run.folder / "checkpoints" / "last.pt")
     with pytest.raises(RunError, match="is not a checkpoint"):
         run.load_checkpoint("last")
@@ -192,14 +193,14 @@ def test_a_checkpoint_of_something_else_is_named(run: Run) -> None:
 
 @pytest.mark.parametrize("damage", [halve, empty, scribble, Path.unlink])
 def test_a_damaged_recipe_is_named(run: Run, damage: Callable[[Path], None]) -> None:
-    """What made the features is needed; where it is lost, the run and the file are named."""
+    """A run can't be used without its recipe; the error names the file."""
     damage(run.folder / "recipe.json")
-    with pytest.raises(RunError, match=r"recipe\.json can't be read"):
+    with pytest.raises(RunError, match=r"recipe\.json"):
         run.recipe()
 
 
 def test_damaged_curves_are_named(run: Run) -> None:
-    """A torn line of metrics.jsonl is an error that names the file."""
+    """A truncated line of metrics.jsonl is an error that names the file."""
     halve(run.folder / "metrics.jsonl")
     with pytest.raises(RunError, match=r"metrics\.jsonl is damaged"):
         run.history()
@@ -208,16 +209,14 @@ def test_damaged_curves_are_named(run: Run) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("hiden_size", 3, "unknown key 'hiden_size'. Did you mean 'hidden_size'?"),
-        ("hidden_size", "many", r"config\.yaml: hidden_size can't be 'many'"),
-        ("dataset", "ucf100", r"unknown dataset 'ucf100'\. Did you mean 'ucf101'\?"),
-        ("dropout", 2.0, "dropout must be"),
+        ("hiden_size", 3, "'hiden_size'.*'hidden_size'"),
+        ("hidden_size", "many", r"config\.yaml: hidden_size .*'many'"),
+        ("dataset", "ucf100", "'ucf100'.*'ucf101'"),
+        ("dropout", 2.0, "dropout .*2.0"),
     ],
 )
-def test_a_config_that_was_edited_wrongly_is_an_error_of_that_run(
-    run: Run, key: str, value: object, message: str
-) -> None:
-    """A bad key or value in one run's config.yaml is raised, never the end of a process that evaluates many runs."""
+def test_a_bad_setting_in_config_yaml_is_a_run_error(run: Run, key: str, value: object, message: str) -> None:
+    """A bad key or value is a ``RunError``, so an evaluation of many runs can continue with the others."""
     path = run.folder / "config.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), key: value}))
     with pytest.raises(RunError, match=message):
@@ -225,7 +224,7 @@ def test_a_config_that_was_edited_wrongly_is_an_error_of_that_run(
 
 
 def test_runs_are_found_by_name_and_in_folders(tmp_path: Path) -> None:
-    """A run, a folder of runs, and folders of those; a run named twice is one."""
+    """A path is a run or a folder with runs at any depth; a run that is named twice is found once."""
     for name in ("ucf101/a", "ucf101/b", "demo/a"):
         Run(tmp_path / name).begin(CONFIG, RECIPE)
     found = find_runs([tmp_path / "ucf101" / "b", tmp_path, tmp_path / "demo" / ".." / "ucf101" / "a"])
@@ -240,13 +239,13 @@ def test_runs_are_found_by_name_and_in_folders(tmp_path: Path) -> None:
     ("paths", "message"),
     [([], "name at least one run"), (["nowhere"], "is not a folder"), (["."], "there is no run in")],
 )
-def test_where_there_is_no_run_the_error_says_what_one_is(tmp_path: Path, paths: list[str], message: str) -> None:
-    """Nothing named, a wrong name, and a folder without runs each say what was expected."""
+def test_paths_without_runs_are_refused(tmp_path: Path, paths: list[str], message: str) -> None:
+    """No path, a wrong path and a folder without runs each have their own error."""
     with pytest.raises(RunError, match=message):
         find_runs([tmp_path / path for path in paths])
 
 
-def test_a_folder_that_is_no_run_is_not_read_as_one(tmp_path: Path) -> None:
-    """A folder without config.yaml is told apart from a damaged run."""
-    with pytest.raises(RunError, match="is not a run: it has no config.yaml"):
+def test_a_folder_that_is_not_a_run_is_named(tmp_path: Path) -> None:
+    """A folder without config.yaml has another error than a damaged run."""
+    with pytest.raises(RunError, match=r"is not a run.*config\.yaml"):
         Run(tmp_path).config()

@@ -1,4 +1,4 @@
-"""Prediction on new videos sees what evaluation sees."""
+"""Prediction on new videos: it agrees with the evaluation, and refuses runs that it can't be used with."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.predict import main
 from pipeline.settings.config import ConfigError
-from tests.end_to_end.test_end_to_end import render_moving_squares
+from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import run
 
 VIEWS = 3
@@ -33,21 +33,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: tuple[str, 
 
 
 def test_evaluation_counts_every_clip_in_every_view(trained: Path) -> None:
-    """Two test videos, two clips of three of their four frames, three views: twelve clips, through the command line."""
+    """Two test videos have two clips each in three views, which makes twelve clips."""
     written = json.loads((trained / "evaluation" / "metrics.json").read_text())
     assert (written["num_videos"], written["num_clips"]) == (2, 2 * 2 * VIEWS)
 
 
-def test_a_prediction_averages_the_views_that_evaluation_averages(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The probabilities of a test video are those that its evaluation wrote."""
+def test_a_prediction_equals_the_evaluation(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The probabilities of a test video, averaged over clips and views, are those in predictions.csv."""
     videos = {name: trained.parent.parent / "videos" / name / f"v_g8_{name}.avi" for name in ("left", "right")}
     assert main([*map(str, videos.values()), "--run", str(trained), "--top", "2", "--device", "cpu"]) == 0
     printed = {}
     for line in capsys.readouterr().out.splitlines():
-        path, _, answers = line.rpartition(": ")
-        printed[Path(path).stem] = {name: float(value) for name, value in map(str.split, answers.split(", "))}
+        path, _, classes = line.rpartition(": ")
+        printed[Path(path).stem] = {name: float(value) for name, value in map(str.split, classes.split(", "))}
     with (trained / "evaluation" / "predictions.csv").open() as file:
         rows = {Path(row["video_id"]).stem: row for row in csv.DictReader(file)}
     assert rows.keys() == printed.keys() == {path.stem for path in videos.values()}
@@ -55,26 +53,26 @@ def test_a_prediction_averages_the_views_that_evaluation_averages(
         assert printed[stem] == {name: pytest.approx(float(row[f"p:{name}"]), abs=6e-4) for name in videos}
 
 
-def test_features_of_another_tool_can_not_be_made_here(trained: Path, tmp_path: Path) -> None:
-    """A run on imported features says why it can't look at a video, and what can be done instead."""
+def test_a_run_on_imported_features_is_refused(trained: Path, tmp_path: Path) -> None:
+    """Features from another tool can't be computed for a new video; the error says what to do instead."""
     config = (trained / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(
         "".join("backbone: imported:i3d\n" if "backbone" in line else line for line in config.splitlines(True))
     )
-    with pytest.raises(ConfigError, match=r"trained on imported:i3d, features from another tool.*evaluate"):
+    with pytest.raises(ConfigError, match=r"imported:i3d.*evaluate"):
         main(["a.avi", "--run", str(tmp_path)])
 
 
-def test_other_weights_than_those_of_the_run_are_refused(trained: Path, tmp_path: Path) -> None:
-    """Features of a network that was replaced since would be misread without a word."""
+def test_other_backbone_weights_are_refused(trained: Path, tmp_path: Path) -> None:
+    """If the backbone's weights were replaced since training, its features would mean something else."""
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     recipe = run / "recipe.json"
     recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"weights_sha256": "0" * 64}))
-    with pytest.raises(ConfigError, match="made differently: weights_sha256"):
+    with pytest.raises(ConfigError, match="weights_sha256"):
         main(["a.avi", "--run", str(run)])
 
 
-def test_no_video_is_no_work(trained: Path) -> None:
-    """A forgotten file name is an error, not a silent success."""
+def test_no_video_is_an_error(trained: Path) -> None:
+    """A forgotten file name is not a silent success."""
     with pytest.raises(ConfigError, match="name at least one video"):
         main(["--run", str(trained)])

@@ -14,9 +14,8 @@ from typing import Literal
 
 import tyro
 
-from data.command import run_command
+from data.command import parse_arguments, run_command
 from pipeline.settings.config import ConfigError, EvaluationOverrides
-from pipeline.settings.parsing import parse_arguments
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from data.command import run_command
 from data.download import unpack as unpack_zip
 from data.groups import check_disjoint, draw_validation
+from data.processes import available_cores
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from data.verify import ExpectedVideo, verify_videos
 
@@ -173,12 +174,12 @@ def unpack(zip: Path, root: Path = DEFAULT_ROOT) -> int:
     return 0
 
 
-def verify(root: Path = DEFAULT_ROOT, workers: int | None = None, timeout: float = 60.0) -> int:
+def verify(root: Path = DEFAULT_ROOT, workers: int = available_cores(), timeout: float = 60.0) -> int:
     """Decode every listed video and report which are missing, unreadable or short. The exit code is 1 if any is.
 
     Args:
         root: folder with the class folders and split files.
-        workers: number of processes; by default one per core.
+        workers: number of processes.
         timeout: seconds after which a decoder that hangs on a video is stopped.
     """
     lists = read_lists(root)

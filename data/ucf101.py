@@ -12,12 +12,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
 
 from data.command import run_command
 from data.download import RemoteFile, fetch, unpack
 from data.errors import did_you_mean
 from data.groups import check_disjoint
+from data.processes import available_cores
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from data.verify import ExpectedVideo, verify_videos
 
@@ -166,7 +169,9 @@ def find_videos(root: Path) -> dict[str, Path]:
     return found
 
 
-def download(root: Path = DEFAULT_ROOT, mirror: str | None = None) -> int:
+def download(
+    root: Path = DEFAULT_ROOT, mirror: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
+) -> int:
     """Download UCF101 and unpack it. An interrupted download resumes.
 
     Args:
@@ -200,12 +205,12 @@ def fetch_and_unpack(root: Path, lists_zip: RemoteFile, videos_zip: RemoteFile) 
     return 0
 
 
-def verify(root: Path = DEFAULT_ROOT, workers: int | None = None, timeout: float = 60.0) -> int:
+def verify(root: Path = DEFAULT_ROOT, workers: int = available_cores(), timeout: float = 60.0) -> int:
     """Decode every listed video and report which are missing, unreadable or short. The exit code is 1 if any is.
 
     Args:
         root: folder with the videos and lists.
-        workers: number of processes; by default one per core.
+        workers: number of processes.
         timeout: seconds after which a decoder that hangs on a video is stopped.
     """
     command = f"python -m data.ucf101 download --root {root}"

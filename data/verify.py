@@ -1,7 +1,6 @@
 """Decode every video of a dataset once, on all cores, and report which are missing, unreadable or short."""
 
 import multiprocessing
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from pebble import ProcessExpired, ProcessPool
 
+from data.processes import available_cores
 from data.progress import Progress
 from data.records import DatasetError
 
@@ -32,7 +32,7 @@ class Problem:
     reason: str
 
 
-def verify_videos(videos: Sequence[ExpectedVideo], workers: int | None, timeout_s: float, get_again: str) -> int:
+def verify_videos(videos: Sequence[ExpectedVideo], workers: int, timeout_s: float, get_again: str) -> int:
     """Decode ``videos``, print the report, and return the exit code: 1 if any video is bad, else 0.
 
     ``get_again`` is the command that brings missing videos. Other arguments and errors: see ``find_problems``.
@@ -62,7 +62,7 @@ def fault_of_video(path: Path) -> str:
 
 def find_problems(
     videos: Sequence[ExpectedVideo],
-    workers: int | None = None,
+    workers: int = available_cores(),
     timeout_s: float = 60.0,
     fault_of: Callable[[Path], str] = fault_of_video,
 ) -> list[Problem]:
@@ -72,19 +72,19 @@ def find_problems(
 
     Args:
         videos: the videos to check.
-        workers: number of processes; ``None``: one per core.
+        workers: number of processes.
         timeout_s: seconds allowed for one video.
         fault_of: a module-level function that returns what is wrong with one file, empty if nothing is.
 
     Raises:
         DatasetError: ``workers`` or ``timeout_s`` is not positive.
     """
-    if (workers is not None and workers < 1) or timeout_s <= 0:
+    if workers < 1 or timeout_s <= 0:
         raise DatasetError(f"workers ({workers}) and timeout ({timeout_s:g} s) must be positive.")
     problems: list[Problem] = []
     # Spawn, never fork: a decoder that was loaded before a fork may deadlock after it.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(max_workers=workers or os.cpu_count() or 1, max_tasks=TASKS_PER_WORKER, context=context)
+    pool = ProcessPool(max_workers=workers, max_tasks=TASKS_PER_WORKER, context=context)
     with pool, closing(Progress(len(videos), "video", what="verifying")) as progress:
         try:
             tasks = [

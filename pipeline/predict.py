@@ -9,10 +9,9 @@ from typing import Literal
 
 import tyro
 
-from data.command import run_command
+from data.command import parse_arguments, run_command
 from data.records import VideoRecord
 from pipeline.features.sampling import FrameSampling
-from pipeline.settings.parsing import parse_arguments
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from data.atomic import write_text_atomically
 from data.catalog import DataConfig
 from data.demo.actions import ACTIONS, FPS, HEIGHT, WIDTH, Stage, film, random_stage
 from data.demo.drawing import Image
+from data.processes import available_cores
 from data.progress import Progress
 from data.records import DatasetError, VideoDataset
 from data.ucf101 import load_layout
@@ -109,7 +110,7 @@ def render(
     classes: int = 8,
     groups: int = 10,
     clips: int = 3,
-    workers: int | None = None,
+    workers: int = available_cores(),
 ) -> None:
     """Render the demo dataset. An interrupted rendering resumes; a finished one is left as it is.
 
@@ -119,14 +120,14 @@ def render(
         classes: number of classes; even, because they come in pairs.
         groups: number of actors, each in a scene of their own.
         clips: number of videos per class and group.
-        workers: number of processes; by default one per core.
+        workers: number of processes.
 
     Raises:
         DatasetError: ``root`` contains something else, or a number is out of range.
         OSError: the disk is full or read-only.
     """
     rendering = Rendering(VERSION, seed, classes, groups, clips)
-    if workers is not None and workers < 1:
+    if workers < 1:
         raise DatasetError(f"workers must be positive, not {workers}.")
     if _is_done(root, rendering):
         return
@@ -135,7 +136,7 @@ def render(
         if _is_done(root, rendering):
             return
         write_text_atomically(root / UNFINISHED_MARKER, _marker_text(rendering))
-        _write_videos(rendering, root, workers or os.cpu_count() or 1)
+        _write_videos(rendering, root, workers)
         _write_lists(rendering, root / "ucfTrainTestlist")
         write_text_atomically(root / MARKER, _marker_text(rendering))
         (root / UNFINISHED_MARKER).unlink()

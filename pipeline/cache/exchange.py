@@ -20,6 +20,7 @@ import tyro
 
 from data.atomic import remove_abandoned, write_atomically, write_text_atomically
 from data.catalog import DataConfig, load_dataset
+from data.command import parse_arguments
 from data.errors import UserError
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
@@ -49,7 +50,7 @@ class ExportArguments:
 
     to: Path
     """folder to write to"""
-    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     cache: Path = Path("cache")
     """the feature store"""
     fingerprint: str = ""
@@ -69,7 +70,7 @@ class ImportArguments:
     """folder with the .npy files"""
     name: str
     """name of these features, for --backbone imported:NAME"""
-    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     cache: Path = Path("cache")
     """the feature store"""
 
@@ -96,7 +97,7 @@ class ImportSummary:
 
 def export_command(arguments: Sequence[str]) -> int:
     """Returns 0, or 1 if some videos have no features or damaged ones. These are named on standard error."""
-    options = tyro.cli(ExportArguments, args=list(arguments), prog="python -m pipeline.cache export")
+    options = parse_arguments(ExportArguments, arguments, prog="python -m pipeline.cache export")
     dataset = load_dataset(options.data)
     store = find_store(options.cache, dataset, options.fingerprint)
     summary = export_features(store, dataset, options.to)
@@ -174,7 +175,7 @@ def _write_npy(path: Path, features: npt.NDArray[np.float16]) -> None:
 
 def import_command(arguments: Sequence[str]) -> int:
     """Returns 0, or 1 if some videos have no file or an unusable one. These are named on standard error."""
-    options = tyro.cli(ImportArguments, args=list(arguments), prog="python -m pipeline.cache import")
+    options = parse_arguments(ImportArguments, arguments, prog="python -m pipeline.cache import")
     dataset = load_dataset(options.data)
     summary = import_features(options.source, dataset, options.name, options.cache)
     _print_problems("refused", summary.refused)

@@ -6,13 +6,13 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-import tyro
 from tabulate import tabulate
 from tqdm import tqdm
 
 from data.catalog import DataConfig, load_dataset
+from data.command import parse_arguments
 from data.progress import Progress
 from data.records import VideoDataset
 from pipeline.cache import exchange
@@ -59,7 +59,7 @@ class OptionalDataset(DataConfig):
 class StatusArguments:
     """Show what is cached: entries, sizes and failures by fingerprint and dataset."""
 
-    data: Annotated[OptionalDataset, tyro.conf.arg(name="")] = field(default_factory=OptionalDataset)
+    data: OptionalDataset = field(default_factory=OptionalDataset)
     cache: Path = Path("cache")
     """the feature store"""
     json: bool = False
@@ -229,7 +229,7 @@ class GcArguments:
     outdated lines of errors.jsonl, and with --dataset the entries of videos that the dataset no longer contains.
     """
 
-    data: Annotated[OptionalDataset, tyro.conf.arg(name="")] = field(default_factory=OptionalDataset)
+    data: OptionalDataset = field(default_factory=OptionalDataset)
     cache: Path = Path("cache")
     """the feature store"""
     runs: tuple[Path, ...] = (Path("runs"),)
@@ -293,7 +293,7 @@ def _garbage_table(found: Sequence[Garbage]) -> str:
 
 
 def _parse(kind: type[T], command: str, arguments: Sequence[str]) -> T:
-    return tyro.cli(kind, args=list(arguments), prog=f"python -m pipeline.cache {command}")
+    return parse_arguments(kind, arguments, prog=f"python -m pipeline.cache {command}")
 
 
 def _table(rows: Sequence[Sequence[object]], head: Sequence[str], num_names: int) -> str:

@@ -9,21 +9,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from tyro.constructors import (
-    ConstructorRegistry,
-    PrimitiveConstructorSpec,
-    PrimitiveTypeInfo,
-    StructConstructorSpec,
-    StructFieldSpec,
-    StructTypeInfo,
-)
 
 from data.catalog import SEQUENCE_TASKS, VIDEO_DATASETS, DataConfig
+from data.command import parse_arguments
 from data.errors import UserError, did_you_mean
 from pipeline.settings.config import Config, ConfigError, EvaluationOverrides
 
@@ -152,67 +145,3 @@ def parse_command_line(kind: type[T], arguments: Sequence[str], prog: str | None
     description = f"{kind.__doc__}\n\n{shown}"
     default = from_flat(kind, defaults, str(sources.config or dataset_file))
     return parse_arguments(kind, arguments, prog, description, default)
-
-
-def parse_arguments(
-    kind: type[T],
-    arguments: Sequence[str],
-    prog: str | None = None,
-    description: str | None = None,
-    default: T | None = None,
-) -> T:
-    """Parse a command line into a dataclass.
-
-    Flags of nested dataclasses have no prefix; each nested dataclass is one group in the help. Exits with code 0 after
-    ``--help``, and with code 2 and the nearest name if a flag is unknown or its value unusable.
-
-    Args:
-        kind: the dataclass. Its attribute docstrings are the help texts.
-        arguments: the command line, without the program.
-        prog: the program as the user types it, such as ``python -m pipeline.cache``. ``None``: the name of the script.
-        description: the head of the help text. ``None``: the docstring of ``kind``.
-        default: a ``kind`` with the defaults. ``None``: those of ``kind``.
-    """
-    return tyro.cli(
-        kind,
-        prog=prog,
-        args=list(arguments),
-        description=description,
-        default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName),
-        registry=_HELP,
-    )
-
-
-_HELP = ConstructorRegistry()
-_FORMATTED = "formatted by _format_help"
-
-
-@_HELP.struct_rule
-def _format_help(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Apply tyro's own rule for dataclasses, then ``_format_field`` to its fields."""
-    if not dataclasses.is_dataclass(info.type) or _FORMATTED in info.markers:
-        return None
-    # The marker keeps this rule from being applied again, so tyro's own is.
-    spec = ConstructorRegistry.get_struct_spec(dataclasses.replace(info, markers=(*info.markers, _FORMATTED)))
-    if not isinstance(spec, StructConstructorSpec):
-        return None
-    return dataclasses.replace(spec, fields=tuple(map(_format_field, spec.fields)))
-
-
-def _format_field(field: StructFieldSpec) -> StructFieldSpec:
-    """Join the lines of the help text, and drop ``None`` and empty values from the type and the default shown."""
-    metavar = None
-    if type(None) in get_args(field.type):
-        spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(field.type, {tyro.conf.DisallowNone}))
-        metavar = spec.metavar if isinstance(spec, PrimitiveConstructorSpec) else None
-
-    def helptext() -> str | None:
-        text = field.helptext() if callable(field.helptext) else field.helptext
-        return text and " ".join(text.split())
-
-    def default_hint(default: str) -> str:
-        return "" if default in ("", "''", "None") else f"(default: {default})"
-
-    annotated: Any = Annotated[field.type, tyro.conf.arg(metavar=metavar, help_behavior_hint=default_hint)]
-    return dataclasses.replace(field, type=annotated, helptext=helptext)

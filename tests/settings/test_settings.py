@@ -11,6 +11,7 @@ import tyro
 import yaml
 
 from data.catalog import DataConfig
+from data.command import parse_arguments
 from data.errors import did_you_mean
 from models.config import ModelConfig
 from pipeline.settings import parsing as module
@@ -23,7 +24,7 @@ from pipeline.settings.config import (
     RunConfig,
     TrainingConfig,
 )
-from pipeline.settings.parsing import from_flat, parse_arguments, parse_command_line, read_yaml, to_flat
+from pipeline.settings.parsing import from_flat, parse_command_line, read_yaml, to_flat
 from tests.helpers import REPOSITORY
 
 WITHOUT_TORCH = """

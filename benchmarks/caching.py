@@ -1,18 +1,19 @@
-"""How fast the caching job is, and how near to what the machine can do.
+"""Measure the caching job against the limits of the machine.
 
     python -m benchmarks.caching                                   # the demo's videos, the default backbone
-    python -m benchmarks.caching --root VIDEOS --backbone resnet18 # your own
+    python -m benchmarks.caching --root VIDEOS --backbone resnet18 # your own videos
     python -m benchmarks.caching --memory                          # peak memory: 100 and 1,000 videos, a 1-hour video
 
-Measured in turn on the same files, over several rounds in one run:
+Each round measures the following in turn, on the same files, in frames per second:
 
-a      decode alone: the job's reader processes on all cores, frames resized and cropped, ready for the network
-b      the CNN alone, on frames in memory
-job    what ``python -m pipeline.cache`` does, from the first video to the last stored entry
-plain  the loop that everybody writes first: OpenCV, torchvision's transforms frame by frame, PyTorch in batches of 32
+    bare decode  the decoder in one process, without resizing
+    a            decoding alone: the job's reader processes on all cores, frames resized and cropped for the network
+    b            the CNN alone, on frames in memory
+    job          what python -m pipeline.cache does, from the first video to the last stored entry
+    plain        the usual simple loop: OpenCV, torchvision's transforms frame by frame, PyTorch in batches of 32
 
-Decoding and the CNN share the cores, so the job cannot be faster than ``limit`` = 1 / (1/a + 1/b). What counts are the
-ratios (medians over the rounds): the figures themselves are the machine's.
+Decoding and the CNN share the cores, so the job cannot be faster than limit = 1 / (1/a + 1/b). The rates depend on the
+machine: compare the ratios, which are medians over the rounds.
 """
 
 import itertools
@@ -24,20 +25,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import psutil
 import torch
-import tyro
 from PIL import Image
 
 from data.catalog import DataConfig, load_dataset
+from data.command import parse_arguments, run_command
 from data.folder import VIDEO_EXTENSIONS
-from data.records import VideoRecord
+from data.records import DatasetError, VideoRecord
 from data.video import read_frames
 from models.backbones import Backbone, load_backbone
 from models.torchvision_ops import declare_missing_ops
@@ -51,53 +52,54 @@ from pipeline.settings.device import choose_device
 PLAIN_BATCH_FRAMES = 32
 
 
-def main(
-    backbone: str = "efficientnet_lite0",
-    root: Path | None = None,
-    videos: int = 60,
-    rounds: int = 3,
-    seconds: float = 20.0,
-    memory: bool = False,
-    sampling: str = "uniform:25",
-) -> None:
-    """Print what the caching job does in a second, beside what it could do.
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure, on which videos."""
 
-    Args:
-        backbone: as for train.py. Its weights are random: they make no difference to the time.
-        root: folder with videos somewhere in it; none given: the demo, rendered where it is not there yet.
-        videos: of them to use in each round; fewer there are repeated.
-        rounds: of all measurements in turn.
-        seconds: after which the CNN alone and the plain loop stop, in each round.
-        memory: measure peak memory instead.
-        sampling: frames of each video.
-    """
-    files = videos_below(root) if root else [video.path for video in load_dataset(DataConfig("demo")).videos]
+    backbone: str = "efficientnet_lite0"
+    """as for train.py; its weights are random, which does not change the time"""
+    root: Path | None = None
+    """folder to search for videos; by default the demo, which is rendered if it is missing"""
+    videos: int = 60
+    """videos per round; the files are repeated if there are fewer"""
+    rounds: int = 3
+    """how often everything is measured"""
+    seconds: float = 20.0
+    """time limit of the CNN alone and of the plain loop, in each round"""
+    memory: bool = False
+    """measure peak memory instead"""
+    sampling: str = "uniform:25"
+    """frames of each video"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse_arguments(Arguments, arguments, prog="python -m benchmarks.caching", description=__doc__)
+    files = find_videos(options.root) if options.root else [v.path for v in load_dataset(DataConfig("demo")).videos]
     with tempfile.TemporaryDirectory() as folder:
-        if memory:
+        if options.memory:
             measure_memory(files, Path(folder))
         else:
-            measure_speed(
-                repeated(files, videos), backbone, FrameSampling.parse(sampling), rounds, seconds, Path(folder)
-            )
+            measure_speed(make_records(files, options.videos), options, Path(folder))
+    return 0
 
 
-def videos_below(root: Path) -> list[Path]:
+def find_videos(root: Path) -> list[Path]:
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_EXTENSIONS)
     if not found:
-        raise SystemExit(f"no video in {root}")
+        raise DatasetError(f"{root} contains no video. Name another folder with --root.")
     return found
 
 
-def repeated(files: Sequence[Path], count: int) -> list[VideoRecord]:
-    """``count`` records under names of their own, spread over the files, which are repeated where they are fewer."""
+def make_records(files: Sequence[Path], count: int) -> list[VideoRecord]:
+    """``count`` records with distinct names, spread evenly over the files; files are repeated if there are fewer."""
     step = max(1, len(files) // count)
     chosen = itertools.islice(itertools.cycle(files[::step]), count)
     return [VideoRecord(f"{number}", path, 0, "") for number, path in enumerate(chosen)]
 
 
-def measure_speed(
-    records: Sequence[VideoRecord], name: str, sampling: FrameSampling, rounds: int, seconds: float, folder: Path
-) -> None:
+def measure_speed(records: Sequence[VideoRecord], options: Arguments, folder: Path) -> None:
+    """Print the rates of every round and the median ratios."""
+    name, sampling = options.backbone, FrameSampling.parse(options.sampling)
     weights = folder / "random.pt"
     backbone = with_random_weights(name, weights)
     encoder = make_encoder(backbone, choose_device("auto"), "auto", folder / "onnx")
@@ -107,19 +109,19 @@ def measure_speed(
     bytes_per_video = 0.0
     print(f"{name}, {sampling}, {len(records)} videos, {os.cpu_count()} cores, {encoder.runtime}; frames/s", flush=True)
     print(f"{'':8}" + "".join(f"{key:>13}" for key in rates), flush=True)
-    for number in range(rounds):
+    for number in range(options.rounds):
         config = FeatureConfig(backbone=name, weights=weights, cache=folder / f"cache-{number}", sampling=str(sampling))
         cache = FeatureCache(config)
         shutil.copytree(folder / "onnx", config.cache / "onnx", dirs_exist_ok=True)
         rates["bare decode"].append(rate_of(decode_alone(paths[:20], sampling)))
         rates["a"].append(rate_of(read_alone(paths, backbone, sampling)))
-        rates["b"].append(encode_alone(encoder, backbone.preprocessing.crop, seconds))
+        rates["b"].append(encode_alone(encoder, backbone.preprocessing.crop, options.seconds))
         started = time.perf_counter()
         summary = cache.fill("benchmark", records)
         rates["job"].append(summary.num_frames / (time.perf_counter() - started))
         if summary.num_failed:
-            raise SystemExit(f"{summary.num_failed} videos failed: {cache.store.errors_path('benchmark')}")
-        rates["plain"].append(rate_of(plain.features(paths, sampling, seconds)))
+            raise SystemExit(f"{summary.num_failed} videos failed; see {cache.store.errors_path('benchmark')}")
+        rates["plain"].append(rate_of(plain.features(paths, sampling, options.seconds)))
         entries = [path.stat().st_size for path in cache.store.folder.rglob("*.safetensors")]
         bytes_per_video = sum(entries) / len(entries)
         print(f"round {number:2}" + "".join(f"{values[-1]:13.1f}" for values in rates.values()), flush=True)
@@ -134,18 +136,19 @@ def measure_speed(
 
 
 def rate_of(batches: Iterator[int]) -> float:
-    """Frames per second of something that yields how many it has done."""
+    """Frames per second of an iterator that does the work and yields the number of frames after each step."""
     started = time.perf_counter()
     return sum(batches) / (time.perf_counter() - started)
 
 
 def decode_alone(paths: Sequence[Path], sampling: FrameSampling) -> Iterator[int]:
-    """One process, no resize: the decoder itself."""
+    """Decode in this process, without resizing."""
     for path in paths:
         yield sum(1 for _ in read_frames(path, sampling.indices))
 
 
 def read_alone(paths: Sequence[Path], backbone: Backbone, sampling: FrameSampling) -> Iterator[int]:
+    """Decode, resize and crop as the caching job does, on all cores."""
     workers = os.cpu_count() or 1
     with closing(read_videos(paths, sampling, backbone.preprocessing, workers=workers, timeout=60)) as events:
         for event in events:
@@ -153,6 +156,7 @@ def read_alone(paths: Sequence[Path], backbone: Backbone, sampling: FrameSamplin
 
 
 def encode_alone(encoder: Encoder, crop: int, seconds: float) -> float:
+    """Frames per second of the CNN on random frames in memory."""
     frames = np.random.default_rng(0).integers(256, size=(encoder.batch_frames, crop, crop, 3), dtype=np.uint8)
     encoder.encode(frames)
 
@@ -165,7 +169,7 @@ def encode_alone(encoder: Encoder, crop: int, seconds: float) -> float:
 
 
 class PlainLoop:
-    """Feature extraction as the peers do it; the same backbone, frames and features."""
+    """The usual simple feature extraction, with the same backbone, frames and features as the job."""
 
     def __init__(self, backbone: Backbone) -> None:
         from torchvision import transforms
@@ -185,7 +189,7 @@ class PlainLoop:
 
     @torch.inference_mode()
     def features(self, paths: Sequence[Path], sampling: FrameSampling, seconds: float) -> Iterator[int]:
-        """Yields how many frames it has done, until ``seconds`` are over."""
+        """Yield the number of frames of each video, until ``seconds`` have passed."""
         started = time.perf_counter()
         for path in paths:
             capture = cv2.VideoCapture(str(path))
@@ -198,19 +202,15 @@ class PlainLoop:
                 if index in wanted:
                     images.append(self._transform(Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))))
             capture.release()
-            features = [self._network(torch.stack(batch)) for batch in batched(images, PLAIN_BATCH_FRAMES)]
+            starts = range(0, len(images), PLAIN_BATCH_FRAMES)
+            features = [self._network(torch.stack(images[start : start + PLAIN_BATCH_FRAMES])) for start in starts]
             yield len(torch.cat(features).numpy())
             if time.perf_counter() - started > seconds:
                 return
 
 
-def batched(images: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
-
-
 def with_random_weights(name: str, path: Path) -> Backbone:
-    """The backbone with random weights, which are left in ``path`` for others to load."""
+    """The backbone with random weights, which are also saved to ``path`` so that the job can load them."""
     declare_missing_ops()
     torch.manual_seed(0)
     network = load_backbone(name, pretrained=False).network
@@ -220,10 +220,10 @@ def with_random_weights(name: str, path: Path) -> Backbone:
 
 
 def measure_memory(files: Sequence[Path], folder: Path) -> None:
-    """Peak memory of whole jobs: all their processes, each page counted once."""
+    """Print the peak memory of whole caching jobs over 100 and 1,000 videos and over one video of an hour."""
     write_long_video(folder / "1 hour" / "hour.avi", num_frames=90_000)
     for count in (100, 1000):
-        for record in repeated(files, count):
+        for record in make_records(files, count):
             link = folder / f"{count} videos" / f"{record.video_id}{record.path.suffix}"
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(record.path.resolve())
@@ -235,7 +235,10 @@ def measure_memory(files: Sequence[Path], folder: Path) -> None:
 
 
 def peak_memory(root: Path, cache: Path) -> float:
-    """MB, of the caching job over a folder, readers included (proportional set size, sampled five times a second)."""
+    """Peak memory of the caching job over the videos in ``root`` and of its readers, in MB.
+
+    Adds up the proportional set size of all processes, which counts each shared page once, five times a second.
+    """
     command = [sys.executable, "-m", "pipeline.cache", "--dataset", "unlabelled"]
     command += ["--root", str(root), "--cache", str(cache)]
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -244,26 +247,23 @@ def peak_memory(root: Path, cache: Path) -> float:
         peak = max(peak, memory_of(job.pid))
         time.sleep(0.2)
     if job.returncode:
-        raise SystemExit(f"the job ended with exit code {job.returncode}: {job.communicate()[1]}")
+        raise SystemExit(f"{' '.join(command)} ended with exit code {job.returncode}: {job.communicate()[1]}")
     return peak / 2**20
 
 
 def memory_of(pid: int) -> float:
+    """Proportional set size of a process and its descendants, in bytes; processes that have ended count 0."""
     total = 0.0
-    try:
+    with suppress(psutil.Error):
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
-            try:
+            with suppress(psutil.Error):
                 total += process.memory_full_info().pss
-            except psutil.Error:
-                continue
-    except psutil.Error:
-        pass
     return total
 
 
 def write_long_video(path: Path, num_frames: int) -> None:
-    """A moving picture of UCF101's size, 25 frames a second."""
+    """Write a video in UCF101's resolution, at 25 frames per second."""
     path.parent.mkdir(parents=True)
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"XVID"), 25, (320, 240))
     picture = cv2.resize(np.random.default_rng(0).integers(256, size=(12, 16, 3), dtype=np.uint8), (320, 240))
@@ -273,4 +273,4 @@ def write_long_video(path: Path, num_frames: int) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    sys.exit(run_command(main))

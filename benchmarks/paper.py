@@ -1,15 +1,17 @@
-"""The paper's comparison: ways to start a recurrent network, on tasks that want a long memory.
+"""Compare initialisations of recurrent networks, as the np-RNN paper does, on tasks that need a long memory.
 
-    python -m benchmarks.paper                                         # all of it: three and a half hours of one thread
-    python -m benchmarks.paper --budget 30                             # half an hour of it; again: goes on
-    python -m benchmarks.paper --budget 0                              # only the report, of what there is
+    python -m benchmarks.paper                     # everything: three and a half hours of one thread
+    python -m benchmarks.paper --budget 30         # half an hour of it; the same command resumes
+    python -m benchmarks.paper --budget 0          # train nothing, report the finished cells
     python -m benchmarks.paper --tasks addition:400 pixel_mnist --methods np_rnn irnn --seeds 0
 
-First every method is trained on one short task with every learning rate and clipping of a grid. How much of the grid
-trains is a result by itself; and it gives each method the settings that all its other trainings have. Then come the
-tasks, in the order given. Every training is a run like those of train.py (RESULTS/<dataset>/<cell>), and a cell that is
-done has outcome.json in it. Kill it anywhere and start it again: what is done stays, and a training that was cut off
-goes on from its last checkpoint. docs/paper.md is written of whatever is done.
+First, every method is trained on one short task with every learning rate and gradient clipping of a grid. The share of
+settings that solve the task is a result in itself, and the best settings of each method are used in all its other
+trainings. Then every method is trained on the tasks, in the given order.
+
+Each training (a cell) is a run like those of train.py, in RESULTS/DATASET/CELL. A finished cell contains outcome.json
+and is skipped. A killed benchmark resumes from the last checkpoints when the same command is run again. The report,
+docs/paper.md by default, covers all finished cells.
 """
 
 import dataclasses
@@ -24,17 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from pebble import ProcessExpired
 
 from benchmarks.paper_plan import Arguments, Cell, Outcome, choose, comparison_cells, config_of, grid_cells
 from benchmarks.paper_report import write_report
 from benchmarks.workers import in_workers
 from data.atomic import write_text_atomically
-from data.command import run_command
+from data.command import parse_arguments, run_command
 from data.progress import Progress
 from data.sequences import load_pixel_mnist
 from pipeline.experiment import Tasks, evaluate_run
+from pipeline.reports.sequence_table import SOLVED_MSE
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.device import choose_device
 from pipeline.settings.parsing import to_flat
@@ -43,53 +45,54 @@ from pipeline.training.run import NOT_PART_OF_A_RUN, Run, RunError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: the report is written, of all cells or of those that there was time for."""
-    asked = tyro.cli(Arguments, args=list(arguments), prog="python -m benchmarks.paper", description=__doc__)
-    deadline = math.inf if asked.budget is None else time.time() + 60 * asked.budget
-    if any(task.has_classes for task in asked.all_tasks):
-        load_pixel_mnist(asked.mnist_root, permuted=False)  # a missing file is told now, not after hours
-    done = run_cells(grid_cells(asked), asked, deadline, "grid")
-    chosen = choose(asked, done)
-    done |= run_cells(comparison_cells(asked, chosen), asked, deadline, "tasks")
-    print(write_report(asked, done, chosen))
-    print(f"\n{len(done)} of {asked.num_cells} cells are done: {asked.output}")
+    """Run the comparison and write the report; returns exit code 0, even if the budget ends before all cells."""
+    options = parse_arguments(Arguments, arguments, prog="python -m benchmarks.paper", description=__doc__)
+    deadline = math.inf if options.budget is None else time.time() + 60 * options.budget
+    if any(task.has_classes for task in options.all_tasks):
+        load_pixel_mnist(options.mnist_root, permuted=False)  # reports a missing file now, not after hours
+    done = run_cells(grid_cells(options), options, deadline, "grid")
+    chosen = choose(options, done)
+    done |= run_cells(comparison_cells(options, chosen), options, deadline, "tasks")
+    print(write_report(options, done, chosen))
+    print(f"\n{len(done)} of {options.num_cells} cells are done: {options.output}")
     return 0
 
 
-def run_cells(cells: Sequence[Cell], asked: Arguments, deadline: float, what: str) -> dict[Cell, Outcome]:
-    """Do what is not done yet, in order, and return what is done; no cell begins after ``deadline`` (``time.time()``).
+def run_cells(cells: Sequence[Cell], options: Arguments, deadline: float, what: str) -> dict[Cell, Outcome]:
+    """Run the unfinished cells in order and return the outcomes of all finished ones, in the order of ``cells``.
 
-    Raises ``ConfigError`` where a cell was begun with other settings.
+    No cell starts after ``deadline``, in seconds of ``time.time()``. Raises ``ConfigError`` if a cell was started with
+    other settings.
     """
-    configs = {cell: config_of(cell, asked) for cell in cells}
+    configs = {cell: config_of(cell, options) for cell in cells}
     outcomes = {cell: outcome for cell in cells if (outcome := read_outcome(configs[cell])) is not None}
     waiting = [cell for cell in cells if cell not in outcomes]
     for cell in waiting:
         try:
             run_of(configs[cell]).check(configs[cell], recipe=None)
         except RunError as error:
-            raise ConfigError(f"{error} Or give other --results to this benchmark, or its old settings.") from error
+            raise ConfigError(f"{cell} can't be resumed: use another --results or its old settings. {error}") from error
     if not waiting or time.time() > deadline:
         return outcomes
     progress = Progress(total=len(cells), done=len(outcomes), unit="cell", what=what)
     cell_of = {configs[cell]: cell for cell in waiting}
-    for config, done in in_workers(functools.partial(run_cell, deadline=deadline), list(cell_of), asked.workers):
+    for config, done in in_workers(functools.partial(run_cell, deadline=deadline), list(cell_of), options.workers):
         cell = cell_of[config]
         try:
             outcome = done.result()
         except ProcessExpired as error:
-            progress.note(f"{cell}: its process was killed ({error}). The same command goes on with it")
+            progress.note(f"{cell}: its process was killed ({error}). Run the same command again to finish it.")
             continue
         if outcome is not None:
             outcomes[cell] = outcome
-            progress.note(f"{cell}: {in_words(outcome)}")
+            progress.note(f"{cell}: {summary(outcome)}")
             progress.advance()
     progress.close()
     return {cell: outcomes[cell] for cell in cells if cell in outcomes}
 
 
 def run_cell(config: Config, deadline: float) -> Outcome | None:
-    """Train, or go on, and test; writes ``outcome.json``. ``None`` where it is too late to begin."""
+    """Train or resume a cell, test it and write ``outcome.json``. Returns ``None`` if ``deadline`` has passed."""
     if time.time() > deadline:
         return None
     run, device = run_of(config), choose_device(config.features.device)
@@ -102,26 +105,26 @@ def run_cell(config: Config, deadline: float) -> Outcome | None:
     else:
         metrics = evaluate_run(run, config, objective, device, again=True).metrics
     outcome = outcome_of(run, config, metrics)
-    found = {"settings": settings_of(config), "outcome": dataclasses.asdict(outcome)}
-    write_text_atomically(outcome_path(run), json.dumps(found, indent=2) + "\n")
+    content = {"settings": settings_of(config), "outcome": dataclasses.asdict(outcome)}
+    write_text_atomically(outcome_path(run), json.dumps(content, indent=2) + "\n")
     return outcome
 
 
 def outcome_of(run: Run, config: Config, metrics: dict[str, Any] | None) -> Outcome:
-    """``metrics`` are those of the test, ``None`` where training diverged."""
-    history, found = run.history(), metrics or {}
+    """The outcome of a trained run from its test ``metrics``, which are ``None`` if training diverged."""
+    history, tested = run.history(), metrics or {}
     losses = [line["validation_loss"] for line in history]
-    on = torch.cuda.get_device_name() if config.features.device == "cuda" else platform.machine()
+    hardware = torch.cuda.get_device_name() if config.features.device == "cuda" else platform.machine()
     return Outcome(
         diverged=metrics is None,
-        solved=found.get("solved", False),
+        solved=tested.get("solved", False),
         epochs=len(history),
         seconds=sum(line["seconds"] for line in history),
         validation_loss=min(losses, default=None),
-        steps_to_solve=found.get("steps_to_solve"),
-        mse=found.get("mse"),
-        accuracy=found.get("accuracy"),
-        made_with=f"torch {torch.__version__}, Python {platform.python_version()}, {on}",
+        steps_to_solve=tested.get("steps_to_solve"),
+        mse=tested.get("mse"),
+        accuracy=tested.get("accuracy"),
+        made_with=f"torch {torch.__version__}, Python {platform.python_version()}, {hardware}",
     )
 
 
@@ -139,23 +142,25 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def read_outcome(config: Config) -> Outcome | None:
-    """What came of the cell with these settings; ``None`` where it is not done, or was done with others."""
+    """The outcome of the cell with these settings; ``None`` if it is unfinished or was run with other settings."""
     path = outcome_path(run_of(config))
     if not path.exists():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return Outcome(**found["outcome"]) if found["settings"] == settings_of(config) else None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Outcome(**content["outcome"]) if content["settings"] == settings_of(config) else None
 
 
-def in_words(outcome: Outcome) -> str:
+def summary(outcome: Outcome) -> str:
+    """One line for the progress display."""
     if outcome.diverged:
-        told = f"diverged after {outcome.epochs} epochs"
+        result = f"diverged after {outcome.epochs} epochs"
     elif outcome.accuracy is not None:
-        told = f"accuracy {outcome.accuracy:.4f}"
+        result = f"accuracy {outcome.accuracy:.4f}"
     else:
-        told = f"test MSE {outcome.mse:.3g}"
-    solved = f", under 0.01 after {outcome.steps_to_solve} steps" if outcome.steps_to_solve else ""
-    return f"{told}{solved} ({outcome.seconds:.0f} s)"
+        result = f"test MSE {outcome.mse:.3g}"
+    if outcome.steps_to_solve:
+        result += f", below {SOLVED_MSE} after {outcome.steps_to_solve} steps"
+    return f"{result} ({outcome.seconds:.0f} s)"
 
 
 if __name__ == "__main__":

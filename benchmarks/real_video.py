@@ -1,49 +1,43 @@
-"""Leave-one-group-out on real videos: every model with the same tuning budget, never spent on the group held out.
+"""Compare the classifiers on real videos, leaving out one group at a time, with the same tuning budget for every model.
 
     python -m benchmarks.real_video --config configs/weizmann.yaml --root DIR --results runs/weizmann-table
 
-The groups are dealt into blocks. For each block and model the settings are chosen by cross-validation over the groups
-*outside* the block (``CANDIDATES``, the same for every model; one seed); then each group of the block is held out in
-turn, and the model trained with the chosen settings on all the other groups, once per seed. So no video had a say in
-the candidate that it is tested with. Half of the groups had one in the defaults and in which candidates there are
-(``benchmarks.choices``): the table tells the accuracy on the others apart. Every result is one line in
-``results.jsonl``: kill it anywhere and start it again.
+The groups are dealt into blocks. For each block and model, cross-validation over the groups outside the block chooses
+the settings, with one seed and the same number of candidates for every model. Then each group of the block is held out
+in turn, and the chosen settings are trained on all other groups, once per seed. So no video helps to choose the
+settings that it is tested with.
+
+The defaults and the candidates themselves were chosen on half of the groups, with benchmarks.choices. The column "no
+say" of the table is the accuracy on the other half alone.
+
+Every result is one line in results.jsonl. A killed benchmark resumes when the same command is run again.
 """
 
 import dataclasses
 import itertools
 import json
-import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import numpy as np
-import tyro
 from tabulate import tabulate
 
-from benchmarks.trainings import (
-    Results,
-    Training,
-    accuracy_per_seed,
-    base_config,
-    cache_features,
-    run_trainings,
-    with_changes,
-)
+from benchmarks import trainings
+from benchmarks.trainings import Results, Training, accuracy_per_seed, deal, mean_and_deviation
 from benchmarks.workers import NUM_CORES
 from data.atomic import write_text_atomically
-from data.command import run_command
+from data.command import parse_arguments, run_command
 from data.records import Split, VideoDataset
 from pipeline.settings.config import Config
 
-MODELS: tuple[Literal["np_rnn", "irnn", "lstm", "gru", "mean"], ...] = ("np_rnn", "irnn", "lstm", "gru", "mean")
+Model = Literal["np_rnn", "irnn", "lstm", "gru", "mean"]
+MODELS: tuple[Model, ...] = get_args(Model)
 
-# The settings each model may choose from, beside what the config file sets: as many for each. The frame average has no
-# read-out to choose, so it chooses how much dropout it gets.
+# The candidate settings of each model, on top of the config file. Every model has the same number of them. The frame
+# average has no read-out, so its dropout varies instead.
 _RECURRENT: list[dict[str, Any]] = [
     {"learning_rate": rate, "readout": readout} for rate in (1e-3, 3e-3) for readout in ("mean", "last_and_mean")
 ]
@@ -57,31 +51,31 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """Leave-one-group-out comparison of the recurrent classifiers on a folder of videos."""
+    """What to compare, and where its videos and results are."""
 
     config: Path
-    """YAML with the dataset's settings"""
+    """YAML file with the settings for the dataset"""
     root: Path
-    """the folder, or CSV, of videos"""
+    """folder of videos, or CSV file that lists them"""
     results: Path
-    """folder of results.jsonl and table.md"""
+    """folder for results.jsonl and table.md"""
     cache: Path = Path("cache")
-    """the feature store"""
-    models: tuple[Literal["np_rnn", "irnn", "lstm", "gru", "mean"], ...] = MODELS
-    """which to compare"""
+    """feature cache"""
+    models: tuple[Model, ...] = MODELS
+    """models to compare"""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """trainings of each model on each fold"""
+    """seeds; each trains every model once per group"""
     blocks: int = 3
-    """into how many blocks the groups are dealt; settings are chosen once for each"""
+    """number of blocks; settings are chosen once per block and model"""
     inner_folds: int = 3
     """folds of the cross-validation that chooses the settings"""
     workers: int = NUM_CORES
-    """trainings at a time, one thread each"""
+    """parallel trainings, one thread each"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: on all groups but ``left_out`` (and ``held_out``), tested on ``left_out``."""
+    """One training, tested on the groups ``left_out`` and trained on all others except ``never_seen``."""
 
     stage: str  # "choose" or "test"
     block: int
@@ -93,111 +87,95 @@ class Job:
 
     @property
     def key(self) -> str:
+        """The key in results.jsonl: another field name would repeat all trainings of existing logs."""
         return json.dumps(dataclasses.asdict(self))
 
 
-def deal(groups: Sequence[str], parts: int, seed: int = 0) -> list[tuple[str, ...]]:
-    """The groups in ``parts`` random parts of nearly equal size."""
-    order = np.random.default_rng(seed).permutation(len(groups))
-    return [tuple(groups[position] for position in order[part::parts]) for part in range(parts)]
-
-
-def choosing_jobs(asked: Arguments, groups: Sequence[str]) -> list[Job]:
+def choosing_jobs(options: Arguments, groups: Sequence[str]) -> list[Job]:
+    """The cross-validation of every candidate, for each block over the groups outside it."""
     jobs = []
-    for block, held_out in enumerate(deal(groups, asked.blocks)):
+    for block, held_out in enumerate(deal(groups, options.blocks)):
         inside = [group for group in groups if group not in held_out]
-        for fold in deal(inside, asked.inner_folds, seed=block + 1):
-            for model in asked.models:
+        for fold in deal(inside, options.inner_folds, seed=block + 1):
+            for model in options.models:
                 for candidate in range(len(CANDIDATES[model])):
                     jobs.append(Job("choose", block, model, candidate, fold, held_out, seed=0))
     return jobs
 
 
-def choose(results: dict[str, dict[str, Any]], jobs: Iterable[Job]) -> dict[tuple[int, str], int]:
-    """For each block and model the candidate with most right answers in cross-validation, then the lowest loss."""
-    right: dict[tuple[int, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+def choose(results: Results, jobs: Iterable[Job]) -> dict[tuple[int, str], int]:
+    """For each block and model, the candidate with the most right answers; the lower loss decides a tie."""
+    scores: dict[tuple[int, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
     for job in jobs:
-        score = right[job.block, job.model][job.candidate]
+        score = scores[job.block, job.model][job.candidate]
         score[0] += results[job.key]["right"]
         score[1] -= results[job.key]["loss"]
-    return {key: max(scores, key=lambda candidate: scores[candidate]) for key, scores in right.items()}
+    return {key: max(candidates, key=candidates.__getitem__) for key, candidates in scores.items()}
 
 
-def final_jobs(asked: Arguments, groups: Sequence[str], chosen: dict[tuple[int, str], int]) -> list[Job]:
+def final_jobs(options: Arguments, groups: Sequence[str], chosen: dict[tuple[int, str], int]) -> list[Job]:
+    """The trainings that the table reports: each group held out once per model and seed."""
     return [
         Job("test", block, model, chosen[block, model], (group,), (), seed)
-        for block, held_out in enumerate(deal(groups, asked.blocks))
-        for group, model, seed in itertools.product(held_out, asked.models, asked.seeds)
+        for block, held_out in enumerate(deal(groups, options.blocks))
+        for group, model, seed in itertools.product(held_out, options.models, options.seeds)
     ]
 
 
 def split_of(dataset: VideoDataset, job: Job) -> Split:
-    test = tuple(record for record in dataset.videos if record.group in job.left_out)
-    apart = {*job.left_out, *job.never_seen}
-    return Split("", tuple(record for record in dataset.videos if record.group not in apart), (), test)
+    return trainings.hold_out(dataset, test=job.left_out, unused=job.never_seen)
 
 
 def config_of(job: Job, base: Config) -> Config:
-    return with_changes(base, {"model": job.model} | CANDIDATES[job.model][job.candidate], "the candidates")
+    return trainings.with_changes(base, {"model": job.model} | CANDIDATES[job.model][job.candidate], "the candidates")
 
 
-def for_choosing(groups: Sequence[str]) -> tuple[str, ...]:
-    """The half of the groups by which the defaults were chosen (``benchmarks.choices``)."""
-    return deal(sorted(groups), 2)[0]
-
-
-def table(asked: Arguments, results: Results, jobs: list[Job], had_a_say: Sequence[str]) -> str:
-    """Accuracy over all videos, each tested once per seed, and over those of groups that had no say in the defaults."""
-    lines = []
-    for model in asked.models:
-        of_model = [job for job in jobs if job.model == model]
-        without_say = [job for job in of_model if not set(job.left_out) & set(had_a_say)]
-        per_seed, unseen = (
-            accuracy_per_seed(results, {seed: [job.key for job in some if job.seed == seed] for seed in asked.seeds})
-            for some in (of_model, without_say)
-        )
+def table(options: Arguments, results: Results, jobs: Sequence[Job], development: Collection[str]) -> str:
+    """Accuracy over all videos, and over the videos of groups that are not in ``development``."""
+    rows = []
+    for model in options.models:
+        model_jobs = [job for job in jobs if job.model == model]
+        per_seed = accuracy_per_seed(results, {job.key: job.seed for job in model_jobs})
+        other_jobs = [job for job in model_jobs if not set(job.left_out) & set(development)]
+        others_per_seed = accuracy_per_seed(results, {job.key: job.seed for job in other_jobs})
         chosen = defaultdict(list)
-        for block, candidate in sorted({(job.block, job.candidate) for job in of_model}):
+        for block, candidate in sorted({(job.block, job.candidate) for job in model_jobs}):
             settings = ", ".join(f"{key} {value}" for key, value in CANDIDATES[model][candidate].items())
             chosen[settings].append(str(block + 1))
-        lines.append(
+        rows.append(
             [
                 model,
                 *mean_and_deviation(per_seed),
-                *mean_and_deviation(unseen),
+                *mean_and_deviation(others_per_seed),
                 " ".join(f"{value:.3f}" for value in per_seed),
                 "; ".join(f"{settings} ({' '.join(blocks)})" for settings, blocks in chosen.items()),
             ]
         )
-    head = ["model", "all", "±", "no say", "±", "all, per seed", "chosen settings (in blocks)"]
-    return tabulate(lines, head, "github", disable_numparse=True)
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[str, str]:
-    return f"{statistics.fmean(values):.3f}", f"{statistics.stdev(values) if len(values) > 1 else 0.0:.3f}"
+    columns = ["model", "all", "±", "no say", "±", "all, per seed", "chosen settings (in blocks)"]
+    return tabulate(rows, columns, "github", disable_numparse=True)
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(Arguments, args=list(arguments), description=__doc__)
-    base = base_config(asked.config, asked.root, asked.cache)
-    dataset = cache_features(base)
-    groups = sorted({record.group for record in dataset.videos})
-    choosing = choosing_jobs(asked, groups)
+    options = parse_arguments(Arguments, arguments, prog="python -m benchmarks.real_video", description=__doc__)
+    base = trainings.base_config(options.config, options.root, options.cache)
+    dataset = trainings.cache_features(base)
+    groups = trainings.groups_of(dataset)
 
     def run_jobs(jobs: list[Job], what: str) -> Results:
-        trainings = [Training(job.key, config_of(job, base), split_of(dataset, job), job.seed) for job in jobs]
-        return run_trainings(trainings, base, asked.workers, asked.results / "results.jsonl", what)
+        to_train = [Training(job.key, config_of(job, base), split_of(dataset, job), job.seed) for job in jobs]
+        return trainings.run_trainings(to_train, base, options.workers, options.results / "results.jsonl", what)
 
+    choosing = choosing_jobs(options, groups)
     chosen = choose(run_jobs(choosing, "choosing settings"), choosing)
-    final = final_jobs(asked, groups, chosen)
-    results = run_jobs(final, "leaving out")
-    had_a_say = for_choosing(groups)
-    text = table(asked, results, final, had_a_say)
-    write_text_atomically(asked.results / "table.md", text + "\n")
-    without_say = ", ".join(sorted(set(groups) - set(had_a_say)))
+    final = final_jobs(options, groups, chosen)
+    results = run_jobs(final, "leaving groups out")
+    development = trainings.development_groups(groups)
+    text = table(options, results, final, development)
+    write_text_atomically(options.results / "table.md", text + "\n")
+    others = ", ".join(sorted(set(groups) - set(development)))
     print(
-        f'{dataset.name}: {len(groups)} groups left out in turn, {len(dataset.videos)} videos. "No say": the groups by '
-        f"which no default was chosen ({without_say}).\n\n{text}"
+        f"{dataset.name}: {len(dataset.videos)} videos, {len(groups)} groups held out in turn. "
+        f'"No say" counts only the groups that were not used to choose the defaults: {others}.\n\n{text}'
     )
     return 0
 

@@ -18,7 +18,7 @@ import tyro
 from PIL import Image
 
 from data.atomic import write_atomically
-from data.command import run_command
+from data.command import parse_arguments, run_command
 from data.errors import UserError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -37,7 +37,7 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the picture and return 0."""
-    args = tyro.cli(Arguments, args=list(arguments), description=__doc__)
+    args = parse_arguments(Arguments, arguments, description=__doc__)
     report = args.run / "evaluation" / "report.html"
     if not report.is_file():
         raise UserError(f"{report} does not exist. Evaluate the run first: python evaluate.py {args.run}")

@@ -1,4 +1,4 @@
-"""Many trainings side by side: one process and one thread each, quiet, and gone as soon as the command is."""
+"""Run many trainings in parallel, each in its own process with one thread."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from typing import TypeVar
 from pebble import ProcessPool
 from tqdm import tqdm
 
-from data.processes import available_cores
+from data.processes import available_cores, end_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -23,20 +23,20 @@ NUM_CORES = available_cores()
 def in_workers(
     work: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int, prepare: Callable[[], object] | None = None
 ) -> Iterator[tuple[Task, Future[Result]]]:
-    """``work`` on every task, in processes of their own; each task and its finished future, as they end.
+    """Run ``work`` on every task in worker processes and yield each task with its future as soon as it is finished.
 
     Args:
-        work: a function of a module.
-        tasks: what it is called with, begun in this order.
-        num_workers: processes.
+        work: a picklable function.
+        tasks: its arguments, started in this order.
+        num_workers: number of processes.
         prepare: called once in each process before its first task.
 
-    The future raises what ``work`` raised, or ``pebble.ProcessExpired`` where the process was killed; the others go on.
+    The future raises what ``work`` raised, or ``pebble.ProcessExpired`` if the process was killed. Other tasks go on.
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"  # heard by the workers, which import PyTorch anew
+        os.environ[variable] = "1"  # the workers inherit these and read them when they import PyTorch
     context = multiprocessing.get_context("spawn")
-    with ProcessPool(num_workers, initializer=_start, initargs=(prepare,), context=context) as pool:
+    with ProcessPool(num_workers, initializer=_start, initargs=(os.getpid(), prepare), context=context) as pool:
         try:
             futures: dict[Future[Result], Task] = {pool.schedule(work, args=[task]): task for task in tasks}
             for future in as_completed(futures):
@@ -46,23 +46,15 @@ def in_workers(
             raise
 
 
-def _start(prepare: Callable[[], object] | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent stops its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The bars' own lock, one for all processes, would be reported as leaked whenever a worker is stopped.
+def _start(parent_pid: int, prepare: Callable[[], object] | None) -> None:
+    end_with_parent(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent stops its workers
+    # The default lock of the training loop's bars is shared between processes, and stopping a worker would leak it.
     tqdm.set_lock(threading.RLock())
-    import torch  # here: the parent may have to answer a typo first
+    import torch  # not at the top, so that the parent reports a wrong option without loading PyTorch
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as train.py does
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  a bar for each of hundreds of trainings would bury the one that counts
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the progress of each training would hide that of the benchmark
     if prepare is not None:
         prepare()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on beside those of the next start."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -1,4 +1,4 @@
-"""The caching benchmark: it measures what it says, on the videos it is given."""
+"""The caching benchmark measures the given videos and reports consistent ratios."""
 
 import re
 from pathlib import Path
@@ -8,21 +8,11 @@ from tests.helpers.commands import run
 
 
 def test_benchmark_prints_every_rate_and_both_ratios(tmp_path: Path) -> None:
-    """One small round through the real command: five rates above zero, and the ratios that follow from them."""
+    """The real command prints positive rates for a small round, and the ratios that follow from them."""
     for number in range(3):
         make_clip(tmp_path / f"{number}.avi", 12, number)
-    flags = [
-        "--backbone",
-        "timm:test_resnet",
-        "--videos",
-        5,
-        "--rounds",
-        1,
-        "--seconds",
-        0.3,
-        "--sampling",
-        "uniform:4",
-    ]
+    flags = ["--backbone", "timm:test_resnet", "--sampling", "uniform:4"]
+    flags += ["--videos", "5", "--rounds", "1", "--seconds", "0.3"]
     done = run("-m", "benchmarks.caching", "--root", tmp_path, *flags)
     assert done.returncode == 0, done.stderr
     (line,) = re.findall(r"round  0(.*)", done.stdout)

@@ -1,4 +1,4 @@
-"""What is seen of a network's state: against networks whose state is known, and through the command."""
+"""The dynamics benchmark agrees with networks whose dynamics are known, and its command draws and writes them."""
 
 import csv
 import dataclasses
@@ -40,7 +40,7 @@ def make_probe(num_steps: int = 6, batch: int = 5, num_inputs: int = 3) -> Probe
 
 
 def save_run(folder: Path, data: DataConfig, model: SequenceClassifier, classes: tuple[str, ...]) -> Run:
-    """A run as training leaves it, in so far as the figure reads it."""
+    """Write the parts of a trained run that the figure reads."""
     run = Run(folder)
     run.begin(Config(data=data, model=model.config, run=RunConfig(seeds=(0,))), recipe=None)
     run.save_checkpoint("best", {"model": model.state_dict(), "classes": list(classes)})
@@ -50,7 +50,7 @@ def save_run(folder: Path, data: DataConfig, model: SequenceClassifier, classes:
 @pytest.mark.parametrize("readout", ["last", "mean"])
 @pytest.mark.parametrize("name", RECURRENT)
 def test_step_by_step_is_the_classifier_itself(name: ModelName, readout: Any) -> None:
-    """States and scores of two layers, stepped, are those that the classifier computes: it is what is looked at."""
+    """Stepping through two layers gives the states and scores that the classifier itself computes."""
     model, probe = make_model(name, num_layers=2, readout=readout), make_probe()
     network = SteppedNetwork(model)
     states = [network.start(5)]
@@ -64,20 +64,20 @@ def test_step_by_step_is_the_classifier_itself(name: ModelName, readout: Any) ->
 
 
 def test_every_recurrent_model_is_in_the_figure() -> None:
-    """A model added to STATE_NETWORKS appears by itself."""
+    """Every model in STATE_NETWORKS is drawn by default."""
     assert set(RECURRENT) == set(STATE_NETWORKS)
 
 
 @torch.no_grad()
 def identity_network(scale: float, drive: float) -> SequenceClassifier:
-    """h <- relu(scale * h + drive * x), for x of one positive number."""
+    """A network that computes h <- relu(scale * h + drive * x) from one input x."""
     model = SequenceClassifier(ModelConfig("scaled_irnn", 7, readout="last", identity_scale=scale), 1, 1)
     model.layers[0].weight_ih_l0.fill_(drive)  # type: ignore[union-attr, operator]
     return model
 
 
-def test_a_network_with_all_units_on_is_its_matrix() -> None:
-    """Where no ReLU bites, change and gradient shrink by W's eigenvalue at each step, and a step has just those."""
+def test_a_network_with_all_units_active_follows_its_matrix() -> None:
+    """While every ReLU is active, change and gradient shrink by W's eigenvalue at each step."""
     probe = Probe(torch.ones(30, 4, 1, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
     found = measure(identity_network(0.9, drive=1.0), probe)
     np.testing.assert_allclose(found.growth, 0.9 ** np.arange(31)[:, None] * np.ones(4), rtol=1e-5)
@@ -89,7 +89,7 @@ def test_a_network_with_all_units_on_is_its_matrix() -> None:
 
 
 def test_a_dead_network_passes_nothing_on() -> None:
-    """With every unit off nothing is left of a change or a gradient after one step, whatever W's eigenvalues say."""
+    """With every unit off, change and gradient vanish after one step, whatever W's eigenvalues are."""
     probe = Probe(torch.ones(5, 4, 1, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
     found = measure(identity_network(0.9, drive=-1.0), probe)
     assert not found.growth[1:].any() and not found.gradient[1:].any() and not found.step_eigenvalues.any()
@@ -97,8 +97,8 @@ def test_a_dead_network_passes_nothing_on() -> None:
     assert found.active.tolist() == [0.0] * 5 and found.dead.tolist() == [1.0] * 5
 
 
-def test_dead_is_zero_in_every_sequence() -> None:
-    """A unit that one sequence of the batch uses is not dead, though it is active in no other."""
+def test_a_dead_unit_is_zero_in_every_sequence() -> None:
+    """A unit that is active in one sequence of the batch is not dead."""
     inputs = torch.tensor([1.0, -1.0, -1.0, -1.0], dtype=torch.float64).reshape(1, 4, 1)
     found = measure(identity_network(0.9, drive=1.0), Probe(inputs, torch.zeros(4, dtype=torch.float64)))
     assert found.active.tolist() == [0.25] and found.dead.tolist() == [0.0]
@@ -106,7 +106,7 @@ def test_dead_is_zero_in_every_sequence() -> None:
 
 @pytest.mark.parametrize("name", ["np_rnn", "rnn_tanh", "lstm", "gru"])
 def test_change_and_gradient_are_products_of_the_steps(name: ModelName) -> None:
-    """Over several steps both follow from the one-step Jacobians, the cell state of an LSTM included."""
+    """Over several steps, both follow from the one-step Jacobians, including the cell state of an LSTM."""
     model, probe = make_model(name), make_probe(num_steps=4, batch=1)
     found, network = measure(model, probe, seed=3), SteppedNetwork(model)
     states = [network.start(1)]
@@ -128,9 +128,9 @@ def test_change_and_gradient_are_products_of_the_steps(name: ModelName) -> None:
     np.testing.assert_allclose(found.gradient[:, 0], norms, rtol=1e-6)
 
 
-def test_relu_gain_is_what_the_relu_leaves_of_the_largest_eigenvalue() -> None:
-    """All of it for a matrix without negative entries, none of it where each unit silences the others; an np-RNN, with
-    largest eigenvalue 1, loses a fifth: its leading eigenvector has both signs."""
+def test_relu_gain_is_the_largest_eigenvalue_after_the_relu() -> None:
+    """The gain is the whole eigenvalue if no entry is negative and 0 if every unit silences the others; an np-RNN, with
+    largest eigenvalue 1, loses a fifth because its leading eigenvector has both signs."""
     positive = torch.rand(20, 20, dtype=torch.float64)
     assert relu_gain(positive) == pytest.approx(float(torch.linalg.eigvals(positive).abs().max()))
     assert relu_gain(-positive) < 1e-6
@@ -141,8 +141,8 @@ def test_relu_gain_is_what_the_relu_leaves_of_the_largest_eigenvalue() -> None:
 
 
 @pytest.mark.parametrize("learning_rate", [1e-30, 1e-2])
-def test_before_training_is_where_the_run_began(tmp_path: Path, learning_rate: float) -> None:
-    """The network made again from a run's seed is the one that a run that learns nothing ends with, and no other."""
+def test_before_training_is_the_initial_network_of_the_run(tmp_path: Path, learning_rate: float) -> None:
+    """The network initialised from a run's seed equals the trained one if, and only if, the run learns nothing."""
     training = TrainingConfig(epochs=1, steps_per_epoch=5, learning_rate=learning_rate)
     config = Config(
         data=DataConfig(dataset="addition", length=6),
@@ -162,7 +162,7 @@ def test_before_training_is_where_the_run_began(tmp_path: Path, learning_rate: f
 
 
 def test_random_features_are_standard_normal_to_the_network() -> None:
-    """What stands in for a video's features has mean 0 and deviation 1 after the run's own standardisation."""
+    """The random features have mean 0 and standard deviation 1 after the run's own standardisation."""
     model = make_model("np_rnn")
     probe, _ = random_probe(model, 4, 100, Arguments(sequences=50))
     standardised = (probe.inputs - model.feature_mean) * model.feature_scale
@@ -172,8 +172,8 @@ def test_random_features_are_standard_normal_to_the_network() -> None:
 
 
 def test_the_figure_and_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Runs on video, digits and addition beside untrained networks: one picture, and a row of numbers per network and
-    stage, printed and as CSV, gaps where a network has no such number."""
+    """Runs on video, pixel MNIST and addition share one figure with untrained networks. A row per network and stage is
+    printed and written as CSV, with gaps where a network has no such number."""
     runs, classes = tmp_path / "runs", ("run", "walk", "jump", "sit")
     save_run(runs / "videos" / "lstm", DataConfig(dataset="folder"), make_model("lstm"), classes)
     digits = DataConfig(dataset="pixel_mnist", root=write_small_mnist(tmp_path / "mnist"))
@@ -203,15 +203,15 @@ def test_the_figure_and_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "pixel_mnist/irnn" in printed and f"{output}\n{output.with_suffix('.csv')}" in printed
 
 
-def test_names_keep_what_tells_them_apart() -> None:
-    """Parts that all columns share are left out, so that nine names fit; a single name stays whole."""
+def test_short_names_drop_shared_parts() -> None:
+    """Parts that all columns share are dropped, so that nine names fit; a single name stays complete."""
     names = ["addition/np_rnn-length_100-seed_0", "addition/irnn-length_100-seed_1"]
     assert short_names(names) == ["np_rnn\nseed_0", "irnn\nseed_1"]
     assert short_names(names[:1]) == ["addition\nnp_rnn\nlength_100\nseed_0"]
 
 
-def test_what_can_not_be_shown_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A frame average, as a model or a run, and a layer of another kind are named; so is a typo, with exit code 2."""
+def test_unsupported_models_and_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A frame average, as a model or a run, and an unsupported layer are errors; so is a typo, with exit code 2."""
     with pytest.raises(ConfigError, match="frame average has no state"):
         Arguments(init=("mean",))
     run = save_run(tmp_path / "mean", DataConfig(dataset="folder"), make_model("mean"), ("a", "b", "c", "d"))

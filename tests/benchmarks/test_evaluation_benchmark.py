@@ -1,4 +1,4 @@
-"""The evaluation benchmark: it measures what it says, and the shared frames change no answer."""
+"""The evaluation benchmark reports consistent ratios, and sharing frames changes no prediction."""
 
 import re
 
@@ -6,7 +6,7 @@ from tests.helpers.commands import run
 
 
 def test_benchmark_prints_the_ratios_of_one_small_round() -> None:
-    """Floor, job and plain of a small size through the real command, the ratios that follow, and equal answers."""
+    """The real command prints floor, job and plain for a small size, the ratios that follow, and equal predictions."""
     sizes = ["--videos", 30, "--clips", 4, "--clip-frames", 5, "--frames", 8, "--features", 24, "--hidden", 16]
     done = run("-m", "benchmarks.evaluation", "--runs", 2, *sizes, "--classes", 6, "--rounds", 1)
     assert done.returncode == 0, done.stderr
@@ -21,7 +21,7 @@ def test_benchmark_prints_the_ratios_of_one_small_round() -> None:
 
 
 def test_the_floor_counts_what_the_plan_needs() -> None:
-    """By hand: each frame projected once, a step less than frames in a clip, and the read-out of both states."""
+    """A count by hand: each frame projected once, one step fewer than frames in a clip, the read-out of both states."""
     from benchmarks.evaluation import Size
 
     size = Size(runs=3, videos=2, clips=10, clip_frames=5, frames=7, features=11, hidden=13, classes=17)

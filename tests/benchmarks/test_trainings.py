@@ -1,4 +1,4 @@
-"""The trainings of a benchmark: a result is kept, and taken again for the very same training only."""
+"""Trainings of a benchmark are logged, and a logged result is reused only for the same training."""
 
 import dataclasses
 from pathlib import Path
@@ -24,23 +24,23 @@ def base(tiny_backbone: tuple[str, Path], tmp_path: Path) -> Config:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys of what was trained, in a stand-in for the workers that answers at once."""
+    """Replace the workers by a stub that returns at once; lists the keys of the trainings that it was given."""
     keys: list[str] = []
 
     class Done:
         def result(self) -> dict[str, Any]:
             return {"right": 1, "videos": 2, "loss": 0.5}
 
-    def at_once(work: object, tasks: list[Training], *_: object) -> list[tuple[Training, Done]]:
+    def stub(work: object, tasks: list[Training], *_: object) -> list[tuple[Training, Done]]:
         keys.extend(task.key for task in tasks)
         return [(task, Done()) for task in tasks]
 
-    monkeypatch.setattr(module, "in_workers", at_once)
+    monkeypatch.setattr(module, "in_workers", stub)
     return keys
 
 
-def test_a_result_is_taken_for_the_same_training_only(base: Config, trained: list[str], tmp_path: Path) -> None:
-    """Other settings, other videos on either side and other features are trained anew under the same name."""
+def test_a_result_is_reused_for_the_same_training_only(base: Config, trained: list[str], tmp_path: Path) -> None:
+    """Other settings, other training or test videos, or other features under the same key are trained again."""
     log = tmp_path / "results.jsonl"
     first = Training("one", base, SPLIT, 0)
     run_trainings([first], base, 1, log, "test")
@@ -53,14 +53,14 @@ def test_a_result_is_taken_for_the_same_training_only(base: Config, trained: lis
         (base, first._replace(split=dataclasses.replace(SPLIT, test=RECORDS[5:]))),
         (other_features, first),
     ]
-    for number, (own_base, training) in enumerate(others):
-        run_trainings([training], own_base, 1, log, "test")
+    for number, (config, training) in enumerate(others):
+        run_trainings([training], config, 1, log, "test")
         assert len(trained) == number + 2
     assert len(run_trainings([first], base, 1, log, "test")) == 1 and len(trained) == len(others) + 1
 
 
 def test_a_torn_line_costs_one_training(base: Config, trained: list[str], tmp_path: Path) -> None:
-    """A log whose last line a full disk cut off is read up to there, and what follows does not stick to it."""
+    """A log whose last line was cut off is read up to that line, and new results start on a line of their own."""
     log = tmp_path / "results.jsonl"
     both = [Training(key, base, SPLIT, 0) for key in ("one", "two")]
     whole = run_trainings(both, base, 1, log, "test")

@@ -151,7 +151,7 @@ def table(options: Arguments, results: Results, jobs: Sequence[Job], development
                 "; ".join(f"{settings} ({' '.join(blocks)})" for settings, blocks in chosen.items()),
             ]
         )
-    columns = ["model", "all", "±", "no say", "±", "all, per seed", "chosen settings (in blocks)"]
+    columns = ["model", "all", "±", "unused", "±", "all, per seed", "chosen settings (in blocks)"]
     return tabulate(rows, columns, "github", disable_numparse=True)
 
 
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str]) -> int:
     others = ", ".join(sorted(set(groups) - set(development)))
     print(
         f"{dataset.name}: {len(dataset.videos)} videos, {len(groups)} groups held out in turn. "
-        f'"No say" counts only the groups that were not used to choose the defaults: {others}.\n\n{text}'
+        f'"Unused" counts only the groups that were not used to choose the defaults: {others}.\n\n{text}'
     )
     return 0
 

@@ -7,9 +7,8 @@ way: python train.py --dataset addition --length 200
 import sys
 from collections.abc import Sequence
 
-from data.catalog import load_dataset
+from data.catalog import load_data
 from data.command import run_command
-from data.sequences import load_task
 from pipeline.settings.config import Config
 from pipeline.settings.parsing import parse_command_line
 
@@ -18,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     """Return 0 on success, 1 if videos without features were left out (--allow-missing)."""
     config = parse_command_line(Config, arguments)
     # Before the slow imports below, so that a typo or a wrong folder is reported at once.
-    data = load_dataset(config.data) if config.data.has_video else load_task(config.data)
+    data = load_data(config.data)
     import torch
 
     # Decaying states and gradients become denormal numbers, which are slow on some CPUs. The setting is for the whole

@@ -103,7 +103,7 @@ def run_cell(config: Config, deadline: float) -> Outcome | None:
     except TrainingError:
         metrics = None
     else:
-        metrics = evaluate_run(run, config, objective, device, again=True).metrics
+        metrics = evaluate_run(run, objective, device, again=True).metrics
     outcome = outcome_of(run, config, metrics)
     content = {"settings": settings_of(config), "outcome": dataclasses.asdict(outcome)}
     write_text_atomically(outcome_path(run), json.dumps(content, indent=2) + "\n")

@@ -179,7 +179,7 @@ _worker: dict[str, Any] = {}
 
 def _open_features(base: Config) -> None:
     """Open the features once per worker process; the processes share the memory of the packed file."""
-    _worker.update(task=_open_task(base, load_dataset(base.data)), shared={})
+    _worker.update(task=_open_task(base, load_dataset(base.data)))
 
 
 def _train_and_test(training: Training) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _train_and_test(training: Training) -> dict[str, Any]:
     device, split = torch.device("cpu"), dataclasses.replace(training.split, validation=())
     opened: VideoTask = _worker["task"]
     dataset = dataclasses.replace(opened.dataset, splits={split.name: split})
-    task = VideoTask(dataset, lambda: opened.cache, device, shared=_worker["shared"])
+    task = VideoTask(dataset, lambda: opened.cache, device)
     options = dataclasses.replace(training.config.run, splits=(split.name,), seeds=(training.seed,))
     config = dataclasses.replace(training.config, run=options)
     with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +207,7 @@ def _train_and_test(training: Training) -> dict[str, Any]:
             fit(run, config, task.objective(config), device)
             model, classes = load_best(run, config)
             table = FeatureTable(split.test, task.features)
-            predictions = predict(model, table, ClipSampling.of(config.training), classes, device)
+            predictions = predict(model, table, ClipSampling.from_config(config.training), classes, device)
         except (TrainingError, EvaluationError):  # the loss or a probability is not finite
             worst = -len(split.test) * float(np.log(SMALLEST_PROBABILITY))
             return {"right": 0, "videos": len(split.test), "loss": worst, "diverged": True}

@@ -3,6 +3,7 @@
 import pkgutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from data.errors import did_you_mean
 from data.records import DatasetError, VideoDataset
@@ -64,9 +65,17 @@ class DataConfig:
         return self.root if self.root is not None else Path("datasets") / default
 
 
+def load_data(config: DataConfig) -> Any:
+    """Load the ``VideoDataset`` or the task of ``data.sequences`` that ``config`` names.
+
+    Raises ``DatasetError`` if its files are missing or incomplete.
+    """
+    return pkgutil.resolve_name(VIDEO_DATASETS.get(config.dataset, "data.sequences:load_task"))(config)
+
+
 def load_dataset(config: DataConfig) -> VideoDataset:
-    """Load the dataset that ``config`` names. Raises ``DatasetError`` if its files are missing or incomplete."""
-    if config.dataset not in VIDEO_DATASETS:
+    """``load_data`` for datasets of videos. Raises ``DatasetError`` for a task without video, too."""
+    if not config.has_video:
         raise DatasetError(f"{config.dataset} has no video.{did_you_mean(config.dataset, VIDEO_DATASETS)}")
-    dataset: VideoDataset = pkgutil.resolve_name(VIDEO_DATASETS[config.dataset])(config)
+    dataset: VideoDataset = load_data(config)
     return dataset

@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data.catalog import DataConfig, load_dataset
+from data.catalog import DataConfig, load_data
 from data.errors import UserError
 from data.records import DatasetError
-from data.sequences import load_task
 from pipeline.cache.job import FeatureCache
-from pipeline.cache.packed import PackedFeatures
 from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest, training_facts, versions
 from pipeline.objectives.sequences import SequenceTask
 from pipeline.objectives.task import Task
@@ -50,7 +48,7 @@ def run_experiment(config: Config, data: Any = None) -> int:
     """Train and evaluate one run per split and seed.
 
     Args:
-        data: the dataset from ``data.catalog.load_dataset`` or ``data.sequences.load_task``, if it is already loaded.
+        data: the result of ``load_data(config.data)``, if it is already loaded.
 
     Returns:
         The exit code: 1 if videos without features were left out, else 0.
@@ -70,7 +68,7 @@ def run_experiment(config: Config, data: Any = None) -> int:
         print(f"training {run.folder}", file=sys.stderr)
         objective = task.objective(run_config)
         fit(run, run_config, objective, device)
-        one = evaluate_run(run, run_config, objective, device)
+        one = evaluate_run(run, objective, device)
         evaluated.append(one)
         print(f"{objective.summarize(one.metrics)}  ({time.perf_counter() - started:.0f} s)  {one.main_file}")
     if len(evaluated) > 1:
@@ -100,20 +98,16 @@ class Tasks:
         self.device = device
         self._data: dict[DataConfig, Any] = {}
         self._caches: dict[FeatureConfig, FeatureCache] = {}
-        self._features: dict[object, PackedFeatures] = {}
 
     def open(self, config: Config, data: Any = None) -> Task:
         """The task of a run with these settings. ``data`` is its dataset, if it is already loaded."""
-        load = load_dataset if config.data.has_video else load_task
         if config.data not in self._data:
-            self._data[config.data] = load(config.data) if data is None else data
+            self._data[config.data] = load_data(config.data) if data is None else data
         data = self._data[config.data]
         if not config.data.has_video:
             return SequenceTask(config.data, data, self.device)
         features = dataclasses.replace(config.features, device=self.device.type)
-        return VideoTask(
-            data, lambda: self._cache(features), self.device, config.run.allow_missing, shared=self._features
-        )
+        return VideoTask(data, lambda: self._cache(features), self.device, config.run.allow_missing)
 
     def _cache(self, config: FeatureConfig) -> FeatureCache:
         if config not in self._caches:
@@ -156,8 +150,8 @@ def evaluate_runs(
     for run in sorted(runs, key=lambda run: not _is_baseline(run)):
         try:
             config = run.config()
-            objective = tasks.open(overrides.apply(config)).objective(overrides.apply(config), overrides)
-            one = evaluate_run(run, config, objective, device, overrides, again)
+            objective = tasks.open(overrides.apply(config)).objective(config, overrides)
+            one = evaluate_run(run, objective, device, again)
         except (OSError, UserError) as error:
             print(f"failed: {run.folder}: {error}", file=sys.stderr)
             continue
@@ -171,23 +165,10 @@ def evaluate_runs(
     return evaluated
 
 
-def evaluate_run(
-    run: Run,
-    config: Config,
-    objective: Objective,
-    device: torch.device,
-    overrides: EvaluationOverrides | None = None,
-    again: bool = False,
-) -> Evaluated:
-    """Test a run's best checkpoint and write its evaluation, unless it is finished.
-
-    Args:
-        config: the run's settings, without overrides.
-        objective: made for the run, with the overrides.
-        again: repeat a finished evaluation.
-    """
-    overrides = overrides or EvaluationOverrides()
-    folder = run.folder / objective.evaluation_name(config)
+def evaluate_run(run: Run, objective: Objective, device: torch.device, again: bool = False) -> Evaluated:
+    """Test a run's best checkpoint and write its evaluation. A finished evaluation is skipped unless ``again``."""
+    config = objective.config
+    folder = run.folder / objective.evaluation_name
     provenance = {"format": FORMAT, "run": run_digest(run), **objective.provenance(run)}
     finished = None if again else finished_metrics(folder, provenance)
     if finished is not None:
@@ -206,7 +187,7 @@ def evaluate_run(
         "settings": settings_text(config),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         **training_facts(run),
-        "command": shlex.join(["python", "evaluate.py", str(run.folder), *flags_of(overrides), "--again"]),
+        "command": shlex.join(["python", "evaluate.py", str(run.folder), *flags_of(objective.overrides), "--again"]),
         "versions": versions(config.features.backbone if config.data.has_video else None),
         "provenance": provenance,
     }

@@ -60,12 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     views, sampling = VIEWS[: config.features.views], FrameSampling.parse(config.features.sampling)
     backbone = load_backbone(config.features.backbone, config.features.weights)
     recipe = make_recipe(backbone, sampling)
-    if recipe != run.recipe():
-        differences = "; ".join(recipe.differences(run.recipe()))
-        raise ConfigError(
-            f"{run.folder} was trained on other features ({differences}). Restore the backbone's weights, or "
-            "train a new run."
-        )
+    run.check_recipe(recipe)
     model, classes = load_best(run, config)
     encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / NETWORKS, views)
     results = extract(
@@ -87,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
                 continue
             record = VideoRecord(str(path), path, label=0, group="")
             table = FeatureTable([record], PackedFeatures.in_memory({record.video_id: result}, views))
-            predictions = predict(model.to(device), table, ClipSampling.of(config.training), classes, device)
+            predictions = predict(model.to(device), table, ClipSampling.from_config(config.training), classes, device)
             (probabilities,) = predictions.video_probabilities
             best = probabilities.argsort()[::-1][: options.top]
             print(f"{path}: " + ", ".join(f"{classes[label]} {probabilities[label]:.3f}" for label in best))

@@ -190,14 +190,14 @@ def test_a_run_is_not_evaluated_on_other_classes(tmp_path: Path) -> None:
     run, _ = train_moves(tmp_path, task)
     renamed = dataclasses.replace(task.dataset, classes=("fall", "rise"))
     with pytest.raises(DatasetError, match=r"trained on .*\(rise, fall.*now .*\(fall, rise"):
-        evaluate_run(run, run.config(), make_task(renamed, task.features).objective(run.config()), CPU)
+        evaluate_run(run, make_task(renamed, task.features).objective(run.config()), CPU)
 
 
 def test_evaluation_continues_after_a_run_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run without a checkpoint and one whose images are missing are named; the good run gives its metrics again."""
     root = write_small_mnist(tmp_path / "mnist")
     good = train_sequence_run(make_sequence_config(tmp_path / "runs"))
-    metrics = evaluate_run(good, good.config(), Tasks(CPU).open(good.config()).objective(good.config()), CPU).metrics
+    metrics = evaluate_run(good, Tasks(CPU).open(good.config()).objective(good.config()), CPU).metrics
     digits = train_sequence_run(make_sequence_config(tmp_path / "runs", "pixel_mnist", root, epochs=1))
     (root / NAMES[2]).unlink()
     ((empty, config),) = plan_sequence_runs(make_sequence_config(tmp_path / "runs", run={"name": "empty"}))

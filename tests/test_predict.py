@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.predict import main
 from pipeline.settings.config import ConfigError
+from pipeline.training.run import RunError
 from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import run
 
@@ -68,7 +69,7 @@ def test_other_backbone_weights_are_refused(trained: Path, tmp_path: Path) -> No
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     recipe = run / "recipe.json"
     recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"weights_sha256": "0" * 64}))
-    with pytest.raises(ConfigError, match="weights_sha256"):
+    with pytest.raises(RunError, match="weights_sha256"):
         main(["a.avi", "--run", str(run)])
 
 

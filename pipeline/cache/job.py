@@ -67,6 +67,7 @@ class FeatureCache:
 
         Raises ``BackboneError``, ``SamplingError``, ``StoreError``, ``ConfigError``.
         """
+        self._loaded: dict[tuple[str, tuple[str, ...]], PackedFeatures] = {}
         self.config = config
         self.views = VIEWS[: config.views]
         self.sampling = FrameSampling.parse(config.sampling)
@@ -132,6 +133,13 @@ class FeatureCache:
             )
             packed, _ = self._pack(dataset, records)
         return packed, summary
+
+    def load_once(self, dataset: str, records: Sequence[VideoRecord]) -> PackedFeatures:
+        """The features of the videos, as ``load`` returns them, kept for the next call with the same videos."""
+        key = (dataset, tuple(record.video_id for record in records))
+        if key not in self._loaded:
+            self._loaded[key], _ = self.load(dataset, records)
+        return self._loaded[key]
 
     def _nothing_to_do(self, num_videos: int) -> CacheSummary:
         return CacheSummary(num_videos, num_videos, store=str(self.store.folder))

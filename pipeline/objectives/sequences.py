@@ -53,44 +53,47 @@ class SequenceTask:
     def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> Objective:
         if overrides is not None and overrides.split is not None:
             raise ConfigError(f"{self.name} has one fixed split: leave out --split {overrides.split}")
-        objective: Objective = self._objective(self._data, config, self._device)
+        objective: Objective = self._objective(self._data, config, overrides or EvaluationOverrides(), self._device)
         return objective
 
 
-class _FixedEvaluation:
-    """The evaluation folder and provenance of objectives whose evaluation has no overrides."""
+class _SequenceObjective:
+    """What both objectives share. Overrides that concern videos don't apply, and only the data can change."""
 
-    _config: Config
+    evaluation_name = "evaluation"
 
-    def evaluation_name(self, config: Config) -> str:
-        return "evaluation"
+    def __init__(self, config: Config, overrides: EvaluationOverrides, device: torch.device) -> None:
+        self.config, self.overrides, self._device = overrides.apply(config), overrides, device
+        (self._seed,) = config.run.seeds
 
     def provenance(self, run: Run) -> dict[str, object]:
-        return {"data": digest(to_flat(self._config.data))}
+        return {"data": digest(to_flat(self.config.data))}
 
 
-class Regression(_FixedEvaluation):
+class Regression(_SequenceObjective):
     """Addition and multiplication: squared error, on new sequences at every step."""
 
     has_classes = False
     outputs: tuple[str, ...] = ("answer",)
     num_inputs = ArithmeticTask.num_inputs
 
-    def __init__(self, data: ArithmeticTask, config: Config, device: torch.device) -> None:
-        self._data, self._config, self._device = data, config, device
-        (self._seed,) = config.run.seeds
+    def __init__(
+        self, data: ArithmeticTask, config: Config, overrides: EvaluationOverrides, device: torch.device
+    ) -> None:
+        super().__init__(config, overrides, device)
+        self._data = data
         self.steps_per_epoch = config.training.steps_per_epoch
 
     @staticmethod
     def variant_name(config: DataConfig) -> str:
         return f"length_{config.length}"
 
-    def statistics(self) -> None:
+    def input_statistics(self) -> None:
         return None
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         for step in range(epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch):
-            yield _as_batch(self._data.training_batch(self._seed, step, self._config.training.batch_size))
+            yield _as_batch(self._data.training_batch(self._seed, step, self.config.training.batch_size))
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
         return Outcome(F.mse_loss(model(batch.inputs)[:, 0], batch.targets), len(batch.targets))
@@ -99,7 +102,7 @@ class Regression(_FixedEvaluation):
         error = mean_squared_error(model, self._data.validation_batches(), self._device)
         return Validation({"validation_loss": error}, (error,))
 
-    def is_reached(self, history: Sequence[Mapping[str, float]]) -> bool:
+    def can_stop(self, history: Sequence[Mapping[str, float]]) -> bool:
         latest = [line["validation_loss"] for line in history[-LEARNED_EPOCHS:]]
         return len(latest) == LEARNED_EPOCHS and max(latest) < LEARNED_MSE
 
@@ -129,36 +132,36 @@ class Regression(_FixedEvaluation):
         )
 
 
-class DigitClassification(_FixedEvaluation):
+class DigitClassification(_SequenceObjective):
     """Pixel MNIST: cross-entropy, on every training image once per epoch."""
 
     has_classes = True
     outputs: tuple[str, ...] = PixelMNIST.classes
     num_inputs = PixelMNIST.num_inputs
 
-    def __init__(self, data: PixelMNIST, config: Config, device: torch.device) -> None:
-        self._data, self._config, self._device = data, config, device
-        (self._seed,) = config.run.seeds
+    def __init__(self, data: PixelMNIST, config: Config, overrides: EvaluationOverrides, device: torch.device) -> None:
+        super().__init__(config, overrides, device)
+        self._data = data
         self.steps_per_epoch = math.ceil(len(data.training) / config.training.batch_size)
 
     @staticmethod
     def variant_name(config: DataConfig) -> str:
         return "permuted" if config.permuted else ""
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
+    def input_statistics(self) -> tuple[Tensor, Tensor]:
         mean, std = self._data.training.statistics()
         return torch.tensor([mean]), torch.tensor([std])
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        return map(_as_batch, self._data.training.training_batches(self._seed, epoch, self._config.training.batch_size))
+        return map(_as_batch, self._data.training.training_batches(self._seed, epoch, self.config.training.batch_size))
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
-        return cross_entropy(model, batch, self._config.training.label_smoothing)
+        return cross_entropy(model, batch, self.config.training.label_smoothing)
 
     def validate(self, model: SequenceClassifier) -> Validation:
         return class_validation(predict_digits(model, self._data.validation, self._device))
 
-    def is_reached(self, history: Sequence[Mapping[str, float]]) -> bool:
+    def can_stop(self, history: Sequence[Mapping[str, float]]) -> bool:
         return False
 
     def facts(self, run: Run) -> dict[str, object]:
@@ -180,7 +183,7 @@ class DigitClassification(_FixedEvaluation):
             predictions,
             {**facts, "accuracy": accuracy},
             run.history(),
-            spectra=spectra(self._config.model, self._seed, model),
+            spectra=spectra(self.config.model, self._seed, model),
             unit="digit",
         )
 

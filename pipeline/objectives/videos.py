@@ -26,7 +26,7 @@ from pipeline.objectives.classification import class_validation, cross_entropy
 from pipeline.objectives.task import Variant
 from pipeline.reports.report import write_evaluation
 from pipeline.reports.strips import make_strips
-from pipeline.settings.config import BASELINE, VALIDATION, Config, ConfigError, EvaluationOverrides
+from pipeline.settings.config import BASELINE, VALIDATION, Config, EvaluationOverrides
 from pipeline.training.batches import Batch, FeatureTable, training_batches
 from pipeline.training.clips import ClipSampling
 from pipeline.training.objective import Outcome, Validation
@@ -42,18 +42,15 @@ class VideoTask:
         open_cache: Callable[[], FeatureCache],
         device: torch.device,
         allow_missing: bool = False,
-        shared: dict[object, PackedFeatures] | None = None,
     ) -> None:
         """Make a task.
 
         Args:
             open_cache: opens the feature cache. It is called late, because it loads the backbone.
             allow_missing: accept videos without features.
-            shared: loaded features, shared with other tasks.
         """
         self.name, self.dataset, self.device = dataset.name, dataset, device
         self._open_cache, self._allow_missing = open_cache, allow_missing
-        self._shared = {} if shared is None else shared
 
     @cached_property
     def cache(self) -> FeatureCache:
@@ -63,20 +60,14 @@ class VideoTask:
     def recipe(self) -> FeatureRecipe:
         return self.cache.store.recipe
 
-    @property
+    @cached_property
     def features(self) -> PackedFeatures:
         """The features of all videos except those that failed.
 
         Raises ``DatasetError`` if videos failed and ``allow_missing`` is not set, or if all failed.
         """
-        key = (self.cache.store.folder, self.cache.views, self.dataset.videos, self._allow_missing)
-        if key not in self._shared:
-            self._shared[key] = self._load_features()
-        return self._shared[key]
-
-    def _load_features(self) -> PackedFeatures:
         dataset = self.dataset
-        packed, _ = self.cache.load(dataset.store_name, dataset.videos)
+        packed = self.cache.load_once(dataset.store_name, dataset.videos)
         failed = [record.video_id for record in dataset.videos if record.video_id not in packed.videos]
         if failed and (not self._allow_missing or not packed.videos):
             raise DatasetError(
@@ -111,11 +102,13 @@ class VideoClassification:
     has_classes = True
 
     def __init__(self, task: VideoTask, config: Config, overrides: EvaluationOverrides) -> None:
-        """``config`` is the run's, with the overrides applied."""
+        """``config`` is the run's; ``overrides`` go on top of it."""
+        self.config, self.overrides = overrides.apply(config), overrides
+        self.evaluation_name = overrides.folder_name(config)
         (split,), (self._seed,) = config.run.splits, config.run.seeds
-        self._task, self._config, self._overrides = task, config, overrides
+        self._task = task
         self._split = task.dataset.split(split)
-        self._clips = ClipSampling.of(config.training)
+        self._clips = ClipSampling.from_config(self.config.training)
         self.outputs = task.dataset.classes
 
     @cached_property
@@ -138,38 +131,35 @@ class VideoClassification:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self._training) / self._config.training.batch_size)
+        return math.ceil(len(self._training) / self.config.training.batch_size)
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
+    def input_statistics(self) -> tuple[Tensor, Tensor]:
         return self._training.statistics()
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([self._seed, epoch])
-        return training_batches(self._training, self._clips, self._config.training.batch_size, rng)
+        return training_batches(self._training, self._clips, self.config.training.batch_size, rng)
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
-        return cross_entropy(model, batch, self._config.training.label_smoothing)
+        return cross_entropy(model, batch, self.config.training.label_smoothing)
 
     def validate(self, model: SequenceClassifier) -> Validation | None:
         if self._validation is None:
             return None
         return class_validation(predict(model, self._validation, self._clips, self.outputs, self._task.device))
 
-    def is_reached(self, history: Sequence[Mapping[str, float]]) -> bool:
+    def can_stop(self, history: Sequence[Mapping[str, float]]) -> bool:
         return False
-
-    def evaluation_name(self, config: Config) -> str:
-        return self._overrides.folder_name(config)
 
     @cached_property
     def _scored(self) -> tuple[tuple[VideoRecord, ...], str | None]:
-        return videos_to_score(self._task.dataset, self._split.name, self._overrides.split)
+        return videos_to_score(self._task.dataset, self._split.name, self.overrides.split)
 
     def provenance(self, run: Run) -> dict[str, object]:
         baseline = self.baseline(run)
         return {
             "protocol": self._protocol(run),
-            "strips": self._config.run.strips,
+            "strips": self.config.run.strips,
             "baseline": None if baseline is None else read_provenance(baseline).get("run"),
         }
 
@@ -179,13 +169,13 @@ class VideoClassification:
         return digest(
             [
                 *(dataset.name, dataset.classes, [(record.video_id, record.label) for record in videos]),
-                *(run.recipe().fingerprint, self._config.features.views, dataclasses.asdict(self._clips)),
+                *(run.recipe().fingerprint, self.config.features.views, dataclasses.asdict(self._clips)),
             ]
         )
 
     def baseline(self, run: Run) -> Path | None:
         """Evaluation folder of the frame average to compare with; ``None`` if there is none."""
-        if self._config.model.model == BASELINE:
+        if self.config.model.model == BASELINE:
             return None
         return find_baseline(run, self._protocol(run), self._seed)
 
@@ -194,8 +184,8 @@ class VideoClassification:
             "dataset": self._task.name,
             "split": self._split.name,
             "evaluated_on": self._scored[1],
-            "holdout_group": self._config.data.holdout_group,
-            "backbone": self._config.features.backbone,
+            "holdout_group": self.config.data.holdout_group,
+            "backbone": self.config.features.backbone,
             "clips": str(self._clips),
             "fingerprint": run.recipe().fingerprint,
         }
@@ -203,13 +193,8 @@ class VideoClassification:
     def evaluate(
         self, run: Run, model: SequenceClassifier, folder: Path, facts: Mapping[str, object]
     ) -> dict[str, Any]:
-        task, config, (videos, evaluated_on) = self._task, self._config, self._scored
-        if task.recipe != run.recipe():
-            differences = "; ".join(task.recipe.differences(run.recipe()))
-            raise ConfigError(
-                f"{run.folder} was trained on other features ({differences}). Restore the backbone's weights, or train "
-                "a new run."
-            )
+        task, config, (videos, evaluated_on) = self._task, self.config, self._scored
+        run.check_recipe(task.recipe)
         table = self._table(videos)
         if table is None:
             raise DatasetError(

@@ -40,7 +40,7 @@ class ClipSampling:
     step: int | None = None
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> Self:
+    def from_config(cls, config: TrainingConfig) -> Self:
         return cls(config.clip_frames, config.clip_stride, config.clips_per_video, config.clip_step)
 
     def __str__(self) -> str:

@@ -45,7 +45,7 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     """
     settings, (seed,) = config.training, config.run.seeds
     model = new_classifier(config.model, seed, objective.num_inputs, len(objective.outputs))
-    if (statistics := objective.statistics()) is not None:
+    if (statistics := objective.input_statistics()) is not None:
         model.set_feature_statistics(*statistics)
     model.to(device)
     betas = (0.9, settings.adam_beta2)
@@ -69,7 +69,7 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     progress = Progress(total=num_steps, done=objective.steps_per_epoch * first_epoch, unit="step")
     with closing(board), closing(progress):
         for epoch in range(first_epoch, settings.epochs):
-            if epoch - best["epoch"] > settings.patience or objective.is_reached(history):
+            if epoch - best["epoch"] > settings.patience or objective.can_stop(history):
                 break
             started = time.perf_counter()
             torch.manual_seed(_epoch_seed(seed, epoch))
@@ -97,8 +97,8 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             validation = objective.validate(model)
             if validation is not None:
                 if not all(map(math.isfinite, validation.rank)):
-                    raise _diverged(run, epoch, f"the validation gives {validation.figures}")
-                line |= validation.figures
+                    raise _diverged(run, epoch, f"the validation gives {validation.metrics}")
+                line |= validation.metrics
             line["seconds"] = time.perf_counter() - started
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
             if validation is None or validation.rank < tuple(best["rank"]):

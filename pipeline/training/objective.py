@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from models.classifier import SequenceClassifier
-from pipeline.settings.config import Config
+from pipeline.settings.config import Config, EvaluationOverrides
 from pipeline.training.batches import Batch
 from pipeline.training.run import Run
 
@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
 class Validation(NamedTuple):
     """The result of a validation."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     """for ``metrics.jsonl``, by name"""
     rank: tuple[float, ...]
     """the epoch with the lowest rank is the best"""
@@ -39,6 +39,12 @@ class Objective(Protocol):
     """names of the model's outputs: the classes, or the number to predict"""
     has_classes: bool
     """whether the model classifies; otherwise it predicts a number"""
+    config: Config
+    """the run's settings, with the overrides applied"""
+    overrides: EvaluationOverrides
+    """what the evaluation sets differently from the run"""
+    evaluation_name: str
+    """name of the evaluation's folder in the run"""
 
     @property
     def num_inputs(self) -> int: ...
@@ -46,7 +52,7 @@ class Objective(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def statistics(self) -> tuple[Tensor, Tensor] | None:
+    def input_statistics(self) -> tuple[Tensor, Tensor] | None:
         """Mean and standard deviation of the training inputs, ``[num_inputs]`` each; ``None``: don't standardize."""
 
     def batches(self, epoch: int) -> Iterable[Batch]:
@@ -58,11 +64,8 @@ class Objective(Protocol):
     def validate(self, model: SequenceClassifier) -> Validation | None:
         """Validate the model. ``None`` without validation data: then the last epoch is the best."""
 
-    def is_reached(self, history: Sequence[Mapping[str, float]]) -> bool:
+    def can_stop(self, history: Sequence[Mapping[str, float]]) -> bool:
         """Whether training can end early, given the lines of ``metrics.jsonl`` so far."""
-
-    def evaluation_name(self, config: Config) -> str:
-        """The evaluation's folder in the run; ``config`` has the run's settings, without overrides."""
 
     def provenance(self, run: Run) -> dict[str, object]:
         """Digests of everything outside the run's folder that the evaluation depends on."""

@@ -89,9 +89,18 @@ class Run:
                 f"{self.folder} was trained with other settings ({differences}). Resume it with --config "
                 f"{self.folder / 'config.yaml'} --resume, or choose another --name."
             )
-        if recipe is not None and self.recipe() != recipe:
-            differences = "; ".join(self.recipe().differences(recipe))
-            raise RunError(f"{self.folder} was trained on other features ({differences}). Choose another --name.")
+        if recipe is not None:
+            self.check_recipe(recipe)
+
+    def check_recipe(self, recipe: FeatureRecipe) -> None:
+        """Raise ``RunError`` if the run was trained on features that ``recipe`` does not make."""
+        trained_on = self.recipe()
+        if trained_on != recipe:
+            differences = "; ".join(trained_on.differences(recipe))
+            raise RunError(
+                f"{self.folder} was trained on other features ({differences}). Restore the backbone, its weights and "
+                "the sampling, or train a new run (--name)."
+            )
 
     def begin(self, config: Config, recipe: FeatureRecipe | None) -> None:
         """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does."""

@@ -22,7 +22,7 @@ from pipeline.features.readers import FRAMES_PER_BLOCK
 from pipeline.features.recipe import VideoFeatures
 from pipeline.features.sampling import FrameSampling
 from pipeline.settings.device import choose_device
-from tests.helpers.clips import board_means, make_clip, told_by
+from tests.helpers.clips import board_means, decode_board, make_clip
 from tests.helpers.processes import reader_processes
 
 EVERY_FRAME = FrameSampling.parse("every:1")
@@ -61,7 +61,7 @@ def assert_features_of(result: Result, number: int, indices: Sequence[int]) -> N
     assert isinstance(result, VideoFeatures)
     assert result.features.dtype == np.float16 and result.frame_indices.dtype == np.int32
     assert result.frame_indices.tolist() == list(indices)
-    assert told_by(result.features) == [(number, index) for index in indices]
+    assert decode_board(result.features) == [(number, index) for index in indices]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_views_have_separate_features(tmp_path: Path) -> None:
         plain, flipped = result
         assert_features_of(plain, position, range(lengths[position]))
         board = flipped.features.reshape(-1, 4, 4)[:, :, ::-1].reshape(-1, 16)
-        assert told_by(board) == [(position, index) for index in range(lengths[position])]
+        assert decode_board(board) == [(position, index) for index in range(lengths[position])]
         np.testing.assert_array_equal(plain.frame_indices, flipped.frame_indices)
 
 

@@ -17,7 +17,7 @@ from models.preprocessing import Preprocessing, resize_and_crop
 from pipeline.features.pictures import write_pictures
 from pipeline.features.readers import Event, Finished, read_videos
 from pipeline.settings.config import FeatureConfig
-from tests.helpers.clips import board_means, make_clip, told_by
+from tests.helpers.clips import board_means, decode_board, make_clip
 from tests.helpers.commands import run
 
 
@@ -37,7 +37,7 @@ def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
         assert frames[0].shape == (64, 64, 3)
         small = Preprocessing(16, 16, "bilinear", (0, 0, 0), (1, 1, 1))
         boards = np.concatenate([resize_and_crop(frame, small) for frame in frames])
-        assert told_by(board_means(boards)) == [(number, index) for index in (2, 7, 12, 17)]
+        assert decode_board(board_means(boards)) == [(number, index) for index in (2, 7, 12, 17)]
     assert not (tmp_path / "frames" / "walk" / "bad.avi").exists()
     assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "cache").exists()
     again = run(*command)

@@ -19,7 +19,7 @@ from models.preprocessing import VIEWS, Preprocessing
 from pipeline.features.readers import FRAMES_PER_BLOCK, Event, Failed, Finished, Frames, read_videos
 from pipeline.features.sampling import FrameSampling
 from tests.helpers import REPOSITORY
-from tests.helpers.clips import board_means, make_clip, told_by
+from tests.helpers.clips import board_means, decode_board, make_clip
 from tests.helpers.processes import reader_processes
 
 SMALL = Preprocessing(resize=16, crop=16, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -89,7 +89,7 @@ def assert_complete(events: list[Event], number: int, num_frames: int) -> None:
     for block in blocks:
         assert isinstance(block, Frames) and 0 < len(block.indices) <= FRAMES_PER_BLOCK
         assert block.pixels.dtype == np.uint8 and block.pixels.shape == (len(block.indices), 16, 16, 3)
-        seen += told_by(board_means(block.pixels))
+        seen += decode_board(board_means(block.pixels))
         indices += block.indices.tolist()
     assert indices == list(range(num_frames))
     assert seen == [(number, index) for index in indices]
@@ -127,7 +127,7 @@ def test_only_sampled_frames_are_returned(tmp_path: Path) -> None:
     assert isinstance(frames, Frames) and isinstance(end, Finished)
     assert frames.indices.dtype == np.int32
     assert frames.indices.tolist() == [5, 15, 25, 35]
-    assert told_by(board_means(frames.pixels)) == [(0, 5), (0, 15), (0, 25), (0, 35)]
+    assert decode_board(board_means(frames.pixels)) == [(0, 5), (0, 15), (0, 25), (0, 35)]
     assert (end.count.decoded_frames, end.fps, end.source_bytes) == (40, 25.0, path.stat().st_size)
 
 

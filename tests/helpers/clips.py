@@ -52,7 +52,7 @@ def board_means(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
     return squares.mean(axis=(2, 4, 5)).reshape(num_frames, _SIDE**2).astype(np.float16)
 
 
-def told_by(features: NDArray[np.float16]) -> list[tuple[int, int]]:
+def decode_board(features: NDArray[np.float16]) -> list[tuple[int, int]]:
     """Decode ``board_means``: for each frame the number of its file and its index (modulo 1024)."""
     codes = ((features > 128) << np.arange(_SIDE**2)).sum(axis=1)
     return [(int(code) >> _INDEX_BITS, int(code) % (1 << _INDEX_BITS)) for code in codes]

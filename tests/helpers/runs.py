@@ -59,7 +59,7 @@ def train_moves(folder: Path, task: VideoTask) -> tuple[Run, dict[str, Any]]:
     run.begin(config, RECIPE)
     objective = task.objective(config)
     fit(run, config, objective, CPU)
-    return run, evaluate_run(run, config, objective, CPU).metrics
+    return run, evaluate_run(run, objective, CPU).metrics
 
 
 def make_sequence_config(

@@ -41,8 +41,8 @@ class MemoryCache:
             recipe=RECIPE, folder=Path("memory"), errors_path=lambda name: Path("errors.jsonl")
         )
 
-    def load(self, dataset: str, records: Sequence[VideoRecord]) -> tuple[PackedFeatures, None]:
-        return self.packed, None
+    def load_once(self, dataset: str, records: Sequence[VideoRecord]) -> PackedFeatures:
+        return self.packed
 
 
 def make_task(dataset: VideoDataset, packed: PackedFeatures, allow_missing: bool = True) -> VideoTask:

@@ -12,7 +12,7 @@ from data.records import DatasetError, Split, VideoDataset
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest
 from pipeline.experiment import Evaluated, evaluate_run
-from pipeline.objectives.videos import VideoTask, mistakes_first, videos_to_score
+from pipeline.objectives.videos import mistakes_first, videos_to_score
 from pipeline.settings.config import EvaluationOverrides
 from pipeline.training.run import Run
 from tests.helpers.runs import CPU, make_moves, train_moves
@@ -81,19 +81,15 @@ def run(trained: Run, tmp_path: Path) -> Run:
     return Run(tmp_path / "runs" / trained.name)
 
 
-def evaluate(
-    run: Run, task: VideoTask | None = None, overrides: EvaluationOverrides | None = None, again: bool = False
-) -> Evaluated:
-    overrides = overrides or EvaluationOverrides()
-    objective = (task or make_moves()).objective(overrides.apply(run.config()), overrides)
-    return evaluate_run(run, run.config(), objective, CPU, overrides, again)
+def evaluate(run: Run, again: bool = False) -> Evaluated:
+    return evaluate_run(run, make_moves().objective(run.config()), CPU, again)
 
 
 def is_finished(run: Run, dataset: VideoDataset | None = None, overrides: EvaluationOverrides | None = None) -> bool:
-    task, overrides = make_moves(), overrides or EvaluationOverrides()
-    objective = make_task(dataset or task.dataset, task.features).objective(overrides.apply(run.config()), overrides)
+    task = make_moves()
+    objective = make_task(dataset or task.dataset, task.features).objective(run.config(), overrides)
     provenance = {"format": FORMAT, "run": run_digest(run), **objective.provenance(run)}
-    return finished_metrics(run.folder / objective.evaluation_name(run.config()), provenance) is not None
+    return finished_metrics(run.folder / objective.evaluation_name, provenance) is not None
 
 
 def test_an_evaluation_is_finished_until_something_it_depends_on_changes(run: Run) -> None:
@@ -122,8 +118,7 @@ def test_an_evaluation_is_finished_until_something_it_depends_on_changes(run: Ru
 
 def baseline_of(run: Run, overrides: EvaluationOverrides | None = None) -> Path | None:
     """Evaluation folder of the baseline that the run is compared with."""
-    overrides = overrides or EvaluationOverrides()
-    return make_moves().objective(overrides.apply(run.config()), overrides).baseline(run)
+    return make_moves().objective(run.config(), overrides).baseline(run)
 
 
 def test_the_baseline_was_scored_on_the_same_videos_and_clips(run: Run) -> None:

@@ -182,7 +182,7 @@ class FeatureCache:
             records: read lazily, a few videos ahead. A video that is in the store by its turn is skipped.
         """
         if self.backbone is None:
-            reason = f"{self.config.backbone} has no features of it: see python -m pipeline.cache import --help"
+            reason = f"{self.config.backbone} has no features of this video: see python -m pipeline.cache import --help"
             yield from (VideoOutcome(record, failure=reason) for record in records)
             return
         from pipeline.features.encoders import make_encoder

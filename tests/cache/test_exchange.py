@@ -327,7 +327,7 @@ def test_training_on_imported_features_equals_training_on_ours(tmp_path: Path, t
     done = run("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
     assert done.returncode == 1 and "1 videos (walk/1.avi): no file" in done.stderr
     output = train("--backbone", "imported:dino", runs="imported", code=2)
-    assert "1 of 12 videos gave no features (walk/1.avi)" in output and "pipeline.cache import" in output
+    assert "1 of 12 videos have no features (walk/1.avi)" in output and "pipeline.cache import" in output
     (tmp_path / "1.avi.npy").rename(out / "walk" / "1.avi.npy")
     done = run("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
     assert done.returncode == 0, done.stderr

@@ -31,7 +31,7 @@ def test_probabilities_are_the_softmax_of_each_separate_clip(model: SequenceClas
     assert not model.training
     for row, video in enumerate(predictions.clip_videos):
         batch = TABLE.batch(np.array([video]), [np.arange(TABLE.num_frames[video])])
-        alone = model(batch.features, batch.lengths).softmax(1).detach().numpy()
+        alone = model(batch.inputs, batch.lengths).softmax(1).detach().numpy()
         np.testing.assert_allclose(predictions.clip_probabilities[row], alone[0], atol=1e-5)
     np.testing.assert_array_equal(predictions.labels, TABLE.labels.numpy())
     assert predictions.video_ids == tuple(record.video_id for record in TABLE.records)

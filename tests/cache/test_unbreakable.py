@@ -291,7 +291,7 @@ def longer(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def test_widely_damaged_store_is_repaired(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """Of 40 entries, 30 are damaged in four ways: exactly those are recomputed, with the same features."""
+    """With 30 of 40 entries damaged in four ways, exactly those are recomputed, with the same features."""
     name, weights = tiny_backbone
     records = [
         VideoRecord(f"{number}.avi", make_clip(tmp_path / f"{number}.avi", 8, number), 0, "g") for number in range(40)

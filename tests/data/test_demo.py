@@ -86,7 +86,7 @@ def test_lists_are_in_the_official_format(rendered: Path) -> None:
 
 
 def test_groups_of_the_full_size() -> None:
-    """Of ten groups, the splits test on three, three and two, and all of them validate on the last two."""
+    """With ten groups, the splits test on three, three and two, and all of them validate on the last two."""
     full = Rendering(demo.VERSION, seed=0, classes=8, groups=10, clips=3)
     assert full.validation_groups() == {9, 10}
     assert full.test_groups() == [{1, 2, 3}, {4, 5, 6}, {7, 8}]

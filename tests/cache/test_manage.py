@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from data.catalog import DataConfig, load_dataset
-from data.records import DatasetError
 from models.preprocessing import CENTER, VIEWS
 from pipeline.cache import manage
 from pipeline.cache.garbage import Findings, Garbage, find_garbage, remove_store
@@ -185,8 +184,13 @@ def test_missing_cache_is_named(tmp_path: Path) -> None:
     for name in ("status", "verify", "gc"):
         with pytest.raises(StoreError, match=f"{tmp_path / 'nowhere'} is not a folder"):
             manage.COMMANDS[name](["--cache", str(tmp_path / "nowhere")])
-    with pytest.raises(DatasetError, match="unknown dataset 'demmo'. Did you mean 'demo'"):
+
+
+def test_a_mistyped_dataset_gets_the_nearest_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A typo in --dataset is an error with exit code 2, and suggests the right name."""
+    with pytest.raises(SystemExit, match="2"):
         manage.status(["--cache", str(tmp_path), "--dataset", "demmo"])
+    assert "'demmo'. Did you mean 'demo'?" in capsys.readouterr().err
 
 
 def truncated(path: Path, other: Path) -> None:

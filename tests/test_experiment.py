@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data.records import DatasetError, VideoRecord
+from pipeline import experiment
 from pipeline.cache.packed import PackedFeatures
 from pipeline.experiment import Tasks, evaluate_run, evaluate_runs, plan_runs
 from pipeline.objectives.videos import VideoTask
@@ -210,3 +211,22 @@ def test_evaluation_continues_after_a_run_that_fails(tmp_path: Path, capsys: pyt
         assert reason in line
     moved = evaluate_runs([digits], CPU, EvaluationOverrides(root=write_small_mnist(tmp_path / "moved")))
     assert [one.metrics["num_videos"] for one in moved] == [40]
+
+
+def test_a_defect_keeps_its_traceback_and_the_other_runs_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unexpected exception in one evaluation is shown in full, and does not end the evaluation of other runs."""
+    config = make_sequence_config(tmp_path, epochs=1)
+    good = train_sequence_run(config)
+    broken = train_sequence_run(make_sequence_config(tmp_path, epochs=1, run={"name": "broken"}))
+    original = experiment.load_best
+
+    def load_best(run: Run, config: Config) -> object:
+        return {}["missing"] if run.folder == broken.folder else original(run, config)
+
+    monkeypatch.setattr(experiment, "load_best", load_best)
+    evaluated = evaluate_runs([broken, good], CPU, EvaluationOverrides())
+    assert [one.folder for one in evaluated] == [good.evaluation]
+    stderr = capsys.readouterr().err
+    assert f"failed: {broken.folder}" in stderr and "Traceback" in stderr and "KeyError: 'missing'" in stderr

@@ -67,14 +67,13 @@ class VideoTask:
         Raises ``DatasetError`` if videos failed and ``allow_missing`` is not set, or if all failed.
         """
         dataset = self.dataset
-        packed = self.cache.load_once(dataset.store_name, dataset.videos)
+        packed = self.cache.load_once(dataset.store_name, dataset.videos, dataset.remedy)
         failed = [record.video_id for record in dataset.videos if record.video_id not in packed.videos]
         if failed and (not self._allow_missing or not packed.videos):
             raise DatasetError(
                 f"{len(failed)} of {len(dataset.videos)} videos have no features ({', '.join(failed[:3])}"
-                f"{' ...' if len(failed) > 3 else ''}). {self.cache.store.errors_path(dataset.store_name)} says why. "
-                "Fix or remove them, or continue with --allow-missing: then they are not trained on and count as wrong "
-                "answers."
+                f"{' ...' if len(failed) > 3 else ''}). {self.cache.advice(dataset.store_name)}, or continue with "
+                "--allow-missing: then they are not trained on and count as wrong answers."
             )
         return packed
 

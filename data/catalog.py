@@ -68,7 +68,8 @@ class DataConfig:
 def load_data(config: DataConfig) -> Any:
     """Load the ``VideoDataset`` or the task of ``data.sequences`` that ``config`` names.
 
-    Raises ``DatasetError`` if its files are missing or incomplete.
+    Raises ``DatasetError`` if the files that describe it are missing or invalid. Video files that a list or a CSV names
+    need not exist: only decoding needs them.
     """
     return pkgutil.resolve_name(VIDEO_DATASETS.get(config.dataset, "data.sequences:load_task"))(config)
 

@@ -1,7 +1,8 @@
 """Your own videos: a folder with one folder per class, a CSV that lists them, or videos without labels.
 
     root/<class>/**/<video>                        every video below a class folder belongs to the class
-    root/videos.csv: path,label[,group][,split]    paths are relative to the CSV's folder
+    root/videos.csv: path,label[,group][,split]    paths are relative to the CSV's folder; the files need not exist if
+                                                   their features are cached or imported
 
 Videos of one person, place or recording belong in one *group*; no split divides a group. If nothing names the groups,
 every video is a group of its own.
@@ -86,7 +87,8 @@ def load(config: "DataConfig") -> VideoDataset:
         split = split_by_seed(videos, config)
     check_disjoint(split)
     name = folder.resolve().name or "folder"
-    return VideoDataset(name, store_name_of(folder), classes, videos, {split.name: split})
+    remedy = f"Fix the column path of {csv_path}: its paths are relative to {folder}" if csv_path else ""
+    return VideoDataset(name, store_name_of(folder), classes, videos, {split.name: split}, remedy)
 
 
 def load_unlabelled(config: "DataConfig") -> VideoDataset:
@@ -171,12 +173,11 @@ def read_csv(path: Path) -> list[Entry]:
     """Read the videos that a CSV with the columns ``path,label[,group][,split]`` lists, in its order.
 
     Raises:
-        DatasetError: a column is missing or misspelt, a cell is empty, a split is unknown, a video is listed twice or
-            does not exist. The message gives file and line.
+        DatasetError: a column is missing or misspelt, a cell is empty, a split is unknown, or a video is listed twice.
+            The message gives file and line.
     """
     entries: list[Entry] = []
     line_of: dict[Path, int] = {}
-    missing: list[str] = []
     for line, row in _rows(path):
         where = f"{path}, line {line}"
         for column, value in row.items():
@@ -189,8 +190,6 @@ def read_csv(path: Path) -> list[Entry]:
         if video_path in line_of:
             raise DatasetError(f"{where}: {row['path']} is also in line {line_of[video_path]}. Remove one.")
         line_of[video_path] = line
-        if not video_path.is_file():
-            missing.append(f"line {line}: {row['path']}")
         entries.append(
             Entry(
                 video_id=_video_id(video_path, path.parent),
@@ -202,12 +201,6 @@ def read_csv(path: Path) -> list[Entry]:
         )
     if not entries:
         raise DatasetError(f"{path} lists no video. Add lines with path,label.")
-    if missing:
-        more = " ..." if len(missing) > 3 else ""
-        raise DatasetError(
-            f"{path}: {len(missing)} of {len(entries)} files do not exist: {'; '.join(missing[:3])}{more}. "
-            f"Paths are relative to {path.parent}."
-        )
     return entries
 
 

@@ -1,5 +1,6 @@
 """The types that describe a dataset: its videos and its splits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ class VideoRecord:
     Attributes:
         video_id: unique in its dataset; a relative posix path without ``..``. It names the video's features in the
             store and its row in ``predictions.csv``, so it must not depend on where the dataset is.
-        path: the video file.
+        path: the video file. It need not exist if the video's features are cached or imported.
         label: index into ``VideoDataset.classes``.
         group: videos that share a scene, a person or a source recording; a split never divides a group.
     """
@@ -48,6 +49,7 @@ class VideoDataset:
         classes: class names; their order gives the labels.
         videos: every video, each once, in a stable order.
         splits: by name, e.g. ``{"1": ..., "2": ..., "3": ...}``.
+        remedy: what to do if video files are missing; ends the error message.
     """
 
     name: str
@@ -55,9 +57,21 @@ class VideoDataset:
     classes: tuple[str, ...]
     videos: tuple[VideoRecord, ...]
     splits: dict[str, Split]
+    remedy: str = ""
 
     def split(self, name: str) -> Split:
         """Return the split called ``name``. Raises ``DatasetError``, which lists the known names."""
         if name not in self.splits:
             raise DatasetError(f"{self.name} has no split {name!r}. Splits: {', '.join(self.splits)}")
         return self.splits[name]
+
+
+def require_files(videos: Sequence[VideoRecord], remedy: str = "") -> None:
+    """Raise ``DatasetError`` if files of these videos, which are to be decoded, are missing.
+
+    The one message counts them, names the first three, and ends with ``remedy``.
+    """
+    missing = [str(video.path) for video in videos if not video.path.exists()]
+    if missing:
+        examples = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        raise DatasetError(f"{len(missing)} of the {len(videos)} videos to decode do not exist: {examples}. {remedy}")

@@ -68,7 +68,7 @@ def load(config: "DataConfig") -> VideoDataset:
     """Load UCF101 with the splits "1", "2" and "3"; groups 22 to 25 of the training lists are for validation.
 
     Raises:
-        DatasetError: lists or videos are missing or incomplete, or the lists contradict each other.
+        DatasetError: lists are missing or incomplete, or contradict each other.
     """
     root = config.root_or("ucf101")
     return load_layout(root, "ucf101", f"python -m data.ucf101 download --root {root}")
@@ -79,6 +79,8 @@ def load_layout(
 ) -> VideoDataset:
     """Load a dataset in UCF101's layout, with lists in UCF101's format.
 
+    The videos are those in the lists. Their files need not exist.
+
     Args:
         root: folder with the videos and lists.
         name: name of the dataset, and of its folder in the feature store.
@@ -86,23 +88,16 @@ def load_layout(
         validation_groups: numbers of the groups to validate on, in every class.
 
     Raises:
-        DatasetError: lists or videos are missing or incomplete, or the lists contradict each other.
+        DatasetError: lists are missing or incomplete, or contradict each other.
     """
     lists = read_lists(root, remedy)
     paths = find_videos(root)
     listed = lists.videos()
-    missing = [video.stem for video in listed if video.stem.lower() not in paths]
-    if missing:
-        some_are_there = len(missing) < len(listed)
-        check = f" To see which: python -m data.ucf101 verify --root {root}" if some_are_there else ""
-        raise DatasetError(
-            f"{len(missing)} of the {len(listed)} videos in the lists of {name} are not at {root}, e.g. "
-            f"{', '.join(missing[:3])} (.avi, looked for in {root} and two levels down). Get them: {remedy}{check}"
-        )
 
     def record_of(video: ListedVideo) -> VideoRecord:
         group = f"{lists.classes[video.label]}_g{video.group_number:02d}"
-        return VideoRecord(video.stem, paths[video.stem.lower()], video.label, group)
+        path = paths.get(video.stem.lower(), root / f"{video.stem}.avi")
+        return VideoRecord(video.stem, path, video.label, group)
 
     records = {video: record_of(video) for video in listed}
     splits = {}
@@ -114,7 +109,11 @@ def load_layout(
             test=tuple(records[video] for video in test),
         )
         check_disjoint(splits[split_name])
-    return VideoDataset(name, name, lists.classes, tuple(records.values()), splits)
+    advice = (
+        f"Looked in {root} and two levels down. Get them: {remedy}. To list all that are missing: "
+        f"python -m data.ucf101 verify --root {root}"
+    )
+    return VideoDataset(name, name, lists.classes, tuple(records.values()), splits, advice)
 
 
 def read_lists(root: Path, remedy: str) -> Lists:

@@ -25,7 +25,7 @@ from pipeline.reports.sequence_table import write_sequence_table
 from pipeline.settings.config import BASELINE, VALIDATION, Config, EvaluationOverrides, FeatureConfig
 from pipeline.settings.device import choose_device
 from pipeline.settings.parsing import flags_of
-from pipeline.training.loop import fit, load_best
+from pipeline.training.loop import fit, load_best, overfitting_warning
 from pipeline.training.objective import Objective
 from pipeline.training.run import Run, settings_text
 
@@ -60,6 +60,8 @@ def run_experiment(config: Config, data: Any = None) -> int:
     runs = plan_runs(config, task)
     for run, run_config in runs:
         run.check(run_config, task.recipe)  # fails before hours of caching, not after
+    if description := task.describe(config.run.splits):
+        print(description, file=sys.stderr)
     num_missing = task.prepare()
     evaluated = []
     for run, run_config in runs:
@@ -68,6 +70,8 @@ def run_experiment(config: Config, data: Any = None) -> int:
         print(f"training {run.folder}", file=sys.stderr)
         objective = task.objective(run_config)
         fit(run, run_config, objective, device)
+        if warning := overfitting_warning(run.history()):
+            print(warning, file=sys.stderr)
         one = evaluate_run(run, objective, device)
         evaluated.append(one)
         print(f"{objective.summarize(one.metrics)}  ({time.perf_counter() - started:.0f} s)  {one.main_file}")

@@ -13,7 +13,7 @@ from functools import partial
 from data.catalog import load_dataset
 from data.command import run_command
 from data.errors import did_you_mean
-from data.records import VideoDataset, VideoRecord
+from data.records import VideoDataset, VideoRecord, require_files
 from pipeline.cache.job import Extract, FeatureCache
 from pipeline.cache.shards import Shard
 from pipeline.settings.config import CacheConfig, ConfigError
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     if config.job.frames is not None:
         from pipeline.features.pictures import write_pictures
 
+        require_files(videos, dataset.remedy)
         return write_pictures(videos, config.features, config.job.frames)
     cache = FeatureCache(config.features)
     extract: Extract = cache.extract
@@ -54,10 +55,13 @@ def main(arguments: Sequence[str]) -> int:
         from pipeline.cache.cluster import extract_on_cluster
 
         extract = partial(extract_on_cluster, cache, config.job)
-    summary = cache.fill(dataset.store_name, videos, extract)
+    summary = cache.fill(dataset.store_name, videos, extract, dataset.remedy)
     print(summary.to_json())
     if summary.num_failed:
-        print(f"{summary.num_failed} videos failed: {cache.store.errors_path(dataset.store_name)}", file=sys.stderr)
+        print(
+            f"{summary.num_failed} of {len(videos)} videos have no features. {cache.advice(dataset.store_name)}",
+            file=sys.stderr,
+        )
     return 1 if summary.num_failed else 0
 
 

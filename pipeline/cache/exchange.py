@@ -61,9 +61,10 @@ class ExportArguments:
 class ImportArguments:
     """Import features that another tool made, to train on them with --backbone imported:NAME.
 
-    The file of a video is DIR/<video_id>.npy. If no other video matches the same file, DIR/<video_id without
-    extension>.npy or DIR/<file name without extension>.npy is accepted too. It contains an array [frames, features],
-    or [features] for one frame, of any float type, with finite values in the range of float16.
+    The video files are not needed. The file of a video is DIR/<video_id>.npy. If no other video matches the same file,
+    DIR/<video_id without extension>.npy or DIR/<file name without extension>.npy is accepted too, and so is
+    DIR/<class>/<file name without extension>.npy if the video_id has no folder (ucf101). It contains an array
+    [frames, features], or [features] for one frame, of any float type, with finite values in the range of float16.
     """
 
     source: Annotated[Path, tyro.conf.arg(name="from")]
@@ -180,7 +181,7 @@ def import_command(arguments: Sequence[str]) -> int:
     summary = import_features(options.source, dataset, options.name, options.cache)
     _print_problems("refused", summary.refused)
     if summary.missing:
-        looked_for = _looked_for(summary.missing[0])
+        looked_for = _looked_for(dataset, summary.missing[0])
         print(
             f"{_examples(summary.missing)}: no file in {options.source}. Looked for {looked_for}, ...", file=sys.stderr
         )
@@ -201,9 +202,9 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
             nothing is stored.
         StoreError: the store can't be written.
     """
-    files = match_files(source, dataset.videos)
+    files = match_files(source, dataset)
     if not files:
-        looked_for = _looked_for(dataset.videos[0].video_id)
+        looked_for = _looked_for(dataset, dataset.videos[0].video_id)
         raise ExchangeError(f"no file of any video of {dataset.name} in {source}. Looked for {looked_for}, ...")
     recipe = imported_recipe(name)
     feature_dim = _common_feature_dim(files)
@@ -234,14 +235,14 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
     )
 
 
-def match_files(source: Path, videos: Sequence[VideoRecord]) -> dict[str, Path]:
+def match_files(source: Path, dataset: VideoDataset) -> dict[str, Path]:
     """The files by ``video_id``, for the videos that have one. A short name must match one video only.
 
     Raises ``ExchangeError`` if ``source`` is not a folder.
     """
     if not source.is_dir():
         raise ExchangeError(f"{source} is not a folder. Pass the folder with the .npy files as --from.")
-    names = {video.video_id: _names_for(video.video_id) for video in videos}
+    names = {video.video_id: _names_for(video.video_id, dataset.classes[video.label]) for video in dataset.videos}
     num_matches = Counter(name for candidates in names.values() for name in candidates)
     files = {}
     for video_id, candidates in names.items():
@@ -252,14 +253,18 @@ def match_files(source: Path, videos: Sequence[VideoRecord]) -> dict[str, Path]:
     return files
 
 
-def _names_for(video_id: str) -> list[str]:
+def _names_for(video_id: str, class_name: str) -> list[str]:
     """Accepted names of a video's file, without .npy, best first."""
     stem = PurePosixPath(video_id).with_suffix("")
-    return list(dict.fromkeys([video_id, str(stem), stem.name]))
+    names = [video_id, str(stem), stem.name]
+    if stem.name == str(stem):  # no folder
+        names.append(f"{class_name}/{stem}")
+    return list(dict.fromkeys(names))
 
 
-def _looked_for(video_id: str) -> str:
-    return ", ".join(f"{name}.npy" for name in _names_for(video_id))
+def _looked_for(dataset: VideoDataset, video_id: str) -> str:
+    label = next(video.label for video in dataset.videos if video.video_id == video_id)
+    return ", ".join(f"{name}.npy" for name in _names_for(video_id, dataset.classes[label]))
 
 
 def _common_feature_dim(files: Mapping[str, Path]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.atomic import remove_abandoned
 from data.progress import Progress
-from data.records import VideoRecord
+from data.records import VideoRecord, require_files
 from models.preprocessing import VIEWS
 from pipeline.cache.packed import PackedFeatures, open_packed, pack
 from pipeline.cache.store import NETWORKS, FeatureStore, NameTooLongError
@@ -87,28 +87,39 @@ class FeatureCache:
             recipe = make_recipe(self.backbone, self.sampling)
         self.store = FeatureStore(config.cache, recipe)
 
-    def fill(self, dataset: str, records: Sequence[VideoRecord], extract: Extract | None = None) -> CacheSummary:
+    def fill(
+        self, dataset: str, records: Sequence[VideoRecord], extract: Extract | None = None, remedy: str = ""
+    ) -> CacheSummary:
         """Extract the features that the store does not contain; each video is published as soon as it is complete.
 
-        A video that fails is recorded in the store's ``errors.jsonl`` with the reason, and the job continues.
+        A video that fails is recorded in the store's ``errors.jsonl`` with the reason, and the job continues. Imported
+        features can't be extracted: videos without them fail, and are counted only.
 
         Args:
             extract: extracts and stores the features (default: ``self.extract``).
+            remedy: what to do if video files are missing; ends the error message.
 
-        Raises ``StoreError`` if the store can't be written.
+        Raises ``DatasetError`` before it starts if a video to extract has no file, and ``StoreError`` if the store
+        can't be written.
         """
         for folder in (self.store.folder, self._networks):
             remove_abandoned(folder)
         missing = self._missing(dataset, records)
         if not missing:
             return self._nothing_to_do(len(records))
+        if self.backbone is None:
+            summary = self._nothing_to_do(len(records))
+            return replace(summary, num_cached_before=len(records) - len(missing), num_failed=len(missing))
+        require_files(missing, remedy)
         # Jobs that share a store rarely extract the same video if each takes its own order.
         random.Random().shuffle(missing)
         outcomes = (extract or self.extract)(dataset, missing)
         return self._summarize(dataset, outcomes, len(missing), len(records))
 
-    def load(self, dataset: str, records: Sequence[VideoRecord]) -> tuple[PackedFeatures, CacheSummary]:
-        """The features of the videos. Missing and damaged ones are extracted first.
+    def load(
+        self, dataset: str, records: Sequence[VideoRecord], remedy: str = ""
+    ) -> tuple[PackedFeatures, CacheSummary]:
+        """The features of the videos. Missing and damaged ones are extracted first, as by ``fill``.
 
         Returns:
             the features of all videos except those that failed; and a summary of the extraction.
@@ -118,10 +129,10 @@ class FeatureCache:
             self._is_usable(record, packed.videos[record.video_id].origin) for record in records
         ):
             return packed, self._nothing_to_do(len(records))
-        summary = self.fill(dataset, records)
+        summary = self.fill(dataset, records, remedy=remedy)
         packed, damaged = self._pack(dataset, records)
         if damaged:
-            second = self.fill(dataset, [record for record in records if record.video_id in damaged])
+            second = self.fill(dataset, [record for record in records if record.video_id in damaged], remedy=remedy)
             summary = replace(
                 summary,
                 num_cached_before=summary.num_cached_before - len(damaged),
@@ -134,12 +145,19 @@ class FeatureCache:
             packed, _ = self._pack(dataset, records)
         return packed, summary
 
-    def load_once(self, dataset: str, records: Sequence[VideoRecord]) -> PackedFeatures:
+    def load_once(self, dataset: str, records: Sequence[VideoRecord], remedy: str = "") -> PackedFeatures:
         """The features of the videos, as ``load`` returns them, kept for the next call with the same videos."""
         key = (dataset, tuple(record.video_id for record in records))
         if key not in self._loaded:
-            self._loaded[key], _ = self.load(dataset, records)
+            self._loaded[key], _ = self.load(dataset, records, remedy)
         return self._loaded[key]
+
+    def advice(self, dataset: str) -> str:
+        """What to do about videos of the dataset that have no features."""
+        if self.backbone is None:
+            name = self.config.backbone.removeprefix(IMPORTED)
+            return f"Import them (python -m pipeline.cache import --name {name} --from DIR)"
+        return f"Fix or remove them ({self.store.errors_path(dataset)} says why)"
 
     def _nothing_to_do(self, num_videos: int) -> CacheSummary:
         return CacheSummary(num_videos, num_videos, store=str(self.store.folder))
@@ -181,10 +199,7 @@ class FeatureCache:
         Args:
             records: read lazily, a few videos ahead. A video that is in the store by its turn is skipped.
         """
-        if self.backbone is None:
-            reason = f"{self.config.backbone} has no features of this video: see python -m pipeline.cache import --help"
-            yield from (VideoOutcome(record, failure=reason) for record in records)
-            return
+        assert self.backbone is not None
         from pipeline.features.encoders import make_encoder
         from pipeline.features.extract import ExtractionFailure, extract
         from pipeline.settings.device import choose_device

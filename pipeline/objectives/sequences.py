@@ -47,6 +47,9 @@ class SequenceTask:
             raise ConfigError(f"{self.name} has one fixed split: leave out --splits {' '.join(splits)}")
         return [self._variant]
 
+    def describe(self, splits: Sequence[str]) -> str:
+        return ""
+
     def prepare(self) -> int:
         return 0
 

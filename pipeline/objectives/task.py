@@ -30,6 +30,9 @@ class Task(Protocol):
     def variants(self, splits: Sequence[str]) -> list[Variant]:
         """A variant per split; the default is the first split. Raises ``UserError`` for a split that does not exist."""
 
+    def describe(self, splits: Sequence[str]) -> str:
+        """The data of these splits in a few lines, to print before training; empty if there is nothing to say."""
+
     def prepare(self) -> int:
         """Do the slow work that all runs share (cache features). Returns the number of videos without features."""
 

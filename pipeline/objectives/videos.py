@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.records import DatasetError, VideoDataset, VideoRecord
+from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from models.classifier import SequenceClassifier
 from pipeline.cache.job import FeatureCache
 from pipeline.cache.packed import PackedFeatures
@@ -67,29 +67,43 @@ class VideoTask:
         Raises ``DatasetError`` if videos failed and ``allow_missing`` is not set, or if all failed.
         """
         dataset = self.dataset
-        packed = self.cache.load_once(dataset.store_name, dataset.videos)
+        packed = self.cache.load_once(dataset.store_name, dataset.videos, dataset.remedy)
         failed = [record.video_id for record in dataset.videos if record.video_id not in packed.videos]
         if failed and (not self._allow_missing or not packed.videos):
             raise DatasetError(
                 f"{len(failed)} of {len(dataset.videos)} videos have no features ({', '.join(failed[:3])}"
-                f"{' ...' if len(failed) > 3 else ''}). {self.cache.store.errors_path(dataset.store_name)} says why. "
-                "Fix or remove them, or continue with --allow-missing: then they are not trained on and count as wrong "
-                "answers."
+                f"{' ...' if len(failed) > 3 else ''}). {self.cache.advice(dataset.store_name)}, or continue with "
+                "--allow-missing: then they are not trained on and count as wrong answers."
             )
         return packed
 
     def variants(self, splits: Sequence[str]) -> list[Variant]:
+        return [Variant(f"split_{split.name}", (split.name,)) for split in self._chosen(splits)]
+
+    def _chosen(self, splits: Sequence[str]) -> list[Split]:
         if not self.dataset.splits:
             raise DatasetError(
                 f"{self.name} has no labels, so there is nothing to train on. Use --dataset folder for labelled videos."
             )
-        chosen = [self.dataset.split(name) for name in splits or list(self.dataset.splits)[:1]]
-        return [Variant(f"split_{split.name}", (split.name,)) for split in chosen]
+        return [self.dataset.split(name) for name in splits or list(self.dataset.splits)[:1]]
+
+    def describe(self, splits: Sequence[str]) -> str:
+        """The size of each split as a table, and a warning where the videos have no groups."""
+        parts = [split_table(split) for split in self._chosen(splits)]
+        # What data/folder.py does with videos whose group is unknown.
+        if all(video.group == video.video_id for video in self.dataset.videos):
+            parts.append(
+                "warning: the videos have no groups, so each is its own group. If test videos show the people or "
+                "places of training videos, the accuracy will be too high. Name the groups with --group-pattern or in "
+                "the CSV's column group."
+            )
+        return "\n".join(parts)
 
     def prepare(self) -> int:
         started = time.perf_counter()
         num_missing = sum(record.video_id not in self.features.videos for record in self.dataset.videos)
-        print(f"{self.name}: features ready after {time.perf_counter() - started:.1f} s", file=sys.stderr)
+        without = f", {num_missing} videos have none" if num_missing else ""
+        print(f"{self.name}: features ready after {time.perf_counter() - started:.1f} s{without}", file=sys.stderr)
         return num_missing
 
     def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> "VideoClassification":
@@ -236,6 +250,17 @@ class VideoClassification:
             f"{metrics['clip_top1']:.3f}, mean-class {metrics['mean_class_accuracy']:.3f}, "
             f"{metrics['num_videos']} videos"
         )
+
+
+def split_table(split: Split) -> str:
+    """Number of videos, groups and classes in each part of a split, as a plain-text table."""
+    title = f"split {split.name}"
+    width = max(len(title), len("validation"))
+    lines = [f"{title:<{width}} {'videos':>7} {'groups':>7} {'classes':>7}"]
+    for name, videos in (("train", split.train), ("validation", split.validation), ("test", split.test)):
+        num_groups, num_classes = len({video.group for video in videos}), len({video.label for video in videos})
+        lines.append(f"{name:<{width}} {len(videos):>7} {num_groups:>7} {num_classes:>7}")
+    return "\n".join(lines)
 
 
 def videos_to_score(

@@ -1,6 +1,7 @@
 """Strips of frames: a preview of each video for the report."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -34,13 +35,20 @@ def make_strips(
 
     Returns:
         The strip of each video that has one, by video id. A video that can't be read has none; the reason is printed to
-        standard error.
+        standard error. Missing files are counted in one line.
 
     Raises:
         OSError: a strip can't be written.
     """
     paths = {record.video_id: strip_path(folder, record.video_id) for record in records[:limit]}
-    lacking = [record for record in records[:limit] if not paths[record.video_id].exists()]
+    without = [record for record in records[:limit] if not paths[record.video_id].exists()]
+    lacking = [record for record in without if record.path.exists()]
+    if len(lacking) < len(without):
+        missing = next(record.path for record in without if not record.path.exists())
+        print(
+            f"no strips of frames of {len(without) - len(lacking)} videos: their files do not exist, e.g. {missing}",
+            file=sys.stderr,
+        )
     progress = Progress(total=len(lacking), unit="video", what="strips of frames")
     events = read_videos(
         [record.path for record in lacking], FRAMES, None, workers=max(1, min(workers, len(lacking))), timeout=timeout

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, TypedDict
 
@@ -17,6 +18,8 @@ from models.config import ModelConfig
 from pipeline.settings.config import Config, TrainingConfig
 from pipeline.training.objective import Objective
 from pipeline.training.run import Run
+
+NOTABLE_RISE = 0.05  # of the validation loss, in nats
 
 
 class TrainingError(UserError):
@@ -121,6 +124,24 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             )
             shown = {name: f"{value:.3g}" for name, value in line.items() if name.startswith(("train_a", "validation"))}
             progress.show(**{"epoch": epoch + 1} | shown)
+
+
+def overfitting_warning(history: Sequence[Mapping[str, float]]) -> str | None:
+    """A warning if the training accuracy reached 1 and the validation loss has risen since its best epoch.
+
+    ``history`` contains the lines of ``metrics.jsonl``. Rises of less than ``NOTABLE_RISE`` are taken for noise.
+    """
+    losses = [line["validation_loss"] for line in history if "validation_loss" in line]
+    if not losses or max(line.get("train_accuracy", 0.0) for line in history) < 1:
+        return None
+    lowest = min(losses)
+    if losses[-1] < lowest + NOTABLE_RISE:
+        return None
+    return (
+        f"warning: the training accuracy reached 1, and the validation loss rose from {lowest:.2f} (epoch "
+        f"{losses.index(lowest)}) to {losses[-1]:.2f} (epoch {len(losses) - 1}): the model overfits. Try a higher "
+        "--weight-decay or --dropout, or fewer --epochs."
+    )
 
 
 def new_classifier(config: ModelConfig, seed: int, num_inputs: int, num_outputs: int) -> SequenceClassifier:

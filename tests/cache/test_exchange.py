@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from data.catalog import DataConfig, load_dataset
-from data.records import VideoDataset, VideoRecord
+from data.records import VideoDataset
 from pipeline.cache.exchange import (
     ExchangeError,
     export_command,
@@ -137,12 +139,10 @@ def test_export_needs_one_kind_of_features(tmp_path: Path, dataset: VideoDataset
         export_features(stores[1], dataset, tmp_path / "out")
 
 
-def records(*video_ids: str) -> list[VideoRecord]:
-    return [make_record(video_id) for video_id in video_ids]
-
-
 def matched(source: Path, *video_ids: str) -> dict[str, str]:
-    files = match_files(source, records(*video_ids))
+    """The file of each video, by its id; all videos are of class "run"."""
+    videos = tuple(make_record(video_id) for video_id in video_ids)
+    files = match_files(source, VideoDataset("set", "set", ("run",), videos, {}))
     return {video_id: path.relative_to(source).as_posix() for video_id, path in files.items()}
 
 
@@ -155,6 +155,28 @@ def test_files_are_found_by_id_then_by_shorter_names(tmp_path: Path) -> None:
         "run/b.avi": "run/b.npy",
         "walk/c.avi": "c.npy",
     }
+
+
+def test_files_in_class_folders_are_found(tmp_path: Path) -> None:
+    """The file of a video whose id has no folder may be in the folder of its class, unless two videos match it."""
+    for name in ("run/v_a", "run/b", "run/c"):
+        save(tmp_path / f"{name}.npy", np.ones((1, 2)))
+    assert matched(tmp_path, "v_a", "b.avi", "walk/c.avi") == {"v_a": "run/v_a.npy", "b.avi": "run/b.npy"}
+    assert matched(tmp_path, "b.avi", "b.mp4") == {}
+
+
+def test_many_videos_without_a_file_are_one_line(
+    action_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """UCF101's official lists with the features of 14 classes: 11,979 videos without a file are named in one line."""
+    subprocess.run([sys.executable, action_data / "ucf14" / "unpack.py", tmp_path / "made"], check=True)
+    where = ["--dataset", "ucf101", "--root", str(action_data / "ucf101"), "--cache", str(tmp_path / "cache")]
+    assert import_command([*where, "--from", str(tmp_path / "made"), "--name", "lite"]) == 1
+    output = capsys.readouterr()
+    summary = json.loads(output.out)
+    assert (summary["num_imported"], summary["num_missing"], summary["feature_dim"]) == (1341, 11_979, 1280)
+    (line,) = (line for line in output.err.splitlines() if "11979 videos" in line)
+    assert "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.npy" in line and len(output.err.splitlines()) < 5
 
 
 def test_ambiguous_file_is_not_used(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.catalog import DataConfig, load_dataset
-from data.records import DatasetError, Split, VideoDataset
+from data.records import DatasetError, Split, VideoDataset, require_files
 from tests.helpers.clips import make_clip
 from tests.helpers.commands import message as message_of
 from tests.helpers.commands import run
@@ -227,13 +227,15 @@ def test_csv_errors_name_file_and_line(tmp_path: Path, old: str, new: str, messa
         load(root)
 
 
-def test_missing_files_are_counted_with_their_lines(tmp_path: Path) -> None:
-    """Files that a CSV names but do not exist are reported all at once, not one per attempt."""
+def test_missing_files_are_reported_at_once(tmp_path: Path) -> None:
+    """Missing files that a CSV names stay in the dataset; decoding is refused with all of them in one message."""
     root = write_csv(tmp_path, CSV)
     (root / "b.avi").unlink()
     (root / "d.avi").unlink()
-    with pytest.raises(DatasetError, match="2 of 4 files do not exist: line 3: b.avi; line 5: d.avi"):
-        load(root)
+    dataset = load(root)
+    assert [video.video_id for video in dataset.videos] == ["a.avi", "b.avi", "c.avi", "d.avi"]
+    with pytest.raises(DatasetError, match="2 of the 4 videos .*/b.avi, .*/d.avi.*videos.csv.* relative to"):
+        require_files(dataset.videos, dataset.remedy)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from data.catalog import DataConfig, load_dataset
 from data.hmdb51 import main
-from data.records import DatasetError, VideoDataset
+from data.records import DatasetError, VideoDataset, require_files
 
 ROWS = {
     "wave": {"Film_wave_f_nm_np1_fr_goo_0": 1, "Other_Film_wave_u_cm_np2_le_med_1": 2, "Odd_wave_f_nm_np1_fr_bad_2": 0},
@@ -101,12 +101,14 @@ def test_roles_ids_and_sources(root: Path) -> None:
 
 
 def test_missing_videos_are_counted_and_named(root: Path) -> None:
-    """A listed video without a file is an error that names it, unless no split uses it."""
+    """A listed video without a file stays in the dataset; decoding is refused with its name if a split uses it."""
     (root / "hmdb51_org/wave/Odd_wave_f_nm_np1_fr_bad_2.avi").unlink()
-    assert len(load(root, validation_groups=0).videos) == 5
+    require_files(load(root, validation_groups=0).videos)
     (root / "hmdb51_org/wave/Other_Film_wave_u_cm_np2_le_med_1.avi").unlink()
+    dataset = load(root)
+    assert len(dataset.videos) == 5
     with pytest.raises(DatasetError, match=r"1 of the 5 videos .*wave/Other_Film_wave.*data.hmdb51 verify --root"):
-        load(root)
+        require_files(dataset.videos, dataset.remedy)
 
 
 def test_a_wrong_root_is_an_error_with_the_command(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from data.catalog import DataConfig, load_dataset
 from data.download import DownloadError, RemoteFile
-from data.records import DatasetError, VideoDataset
+from data.records import DatasetError, VideoDataset, require_files
 from data.ucf101 import fetch_and_unpack, main, read_lists
 from tests.helpers import REPOSITORY
 
@@ -130,11 +130,16 @@ def test_line_ends_labels_and_the_class_of_a_video(tmp_path: Path, end: str) -> 
     assert video.path == tmp_path / "v_HandStandPushups_g08_c01.avi"
 
 
-def test_missing_videos_are_counted_and_named(root: Path) -> None:
-    """A listed video without a file is an error that says what to do, never a smaller test set."""
+def test_missing_videos_stay_in_their_lists(root: Path) -> None:
+    """A listed video without a file is still in the test list; decoding is refused with its name and what to do."""
+    complete = load(root)
     (root / "UCF-101/Biking/v_Biking_g01_c01.avi").unlink()
-    with pytest.raises(DatasetError, match=r"1 of the 12 videos .* v_Biking_g01_c01 .*data.ucf101 verify --root"):
-        load(root)
+    dataset = load(root)
+    for one, other in ((dataset.videos, complete.videos), (dataset.split("1").test, complete.split("1").test)):
+        assert [video.video_id for video in one] == [video.video_id for video in other]
+    with pytest.raises(DatasetError, match=r"1 of the 12 videos .*v_Biking_g01_c01.avi.*data.ucf101 verify --root"):
+        require_files(dataset.videos, dataset.remedy)
+    require_files(complete.videos[:0])
 
 
 def test_a_wrong_root_is_an_error_with_the_command(tmp_path: Path) -> None:

@@ -37,12 +37,13 @@ class MemoryCache:
 
     def __init__(self, packed: PackedFeatures) -> None:
         self.packed = packed
-        self.store = SimpleNamespace(
-            recipe=RECIPE, folder=Path("memory"), errors_path=lambda name: Path("errors.jsonl")
-        )
+        self.store = SimpleNamespace(recipe=RECIPE, folder=Path("memory"))
 
-    def load_once(self, dataset: str, records: Sequence[VideoRecord]) -> PackedFeatures:
+    def load_once(self, dataset: str, records: Sequence[VideoRecord], remedy: str = "") -> PackedFeatures:
         return self.packed
+
+    def advice(self, dataset: str) -> str:
+        return "Fix them"
 
 
 def make_task(dataset: VideoDataset, packed: PackedFeatures, allow_missing: bool = True) -> VideoTask:

@@ -58,14 +58,15 @@ def test_the_first_videos_get_strips_and_existing_strips_are_kept(tmp_path: Path
 def test_a_video_that_cannot_be_read_costs_only_its_own_strip(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty file and a missing one are reported with the reason; the valid one has its strip."""
+    """An empty file is reported with the reason, missing ones in one line; the valid one has its strip."""
     (tmp_path / "empty.avi").touch()
-    records = [record(tmp_path / name) for name in ("empty.avi", "missing.avi")]
+    records = [record(tmp_path / name) for name in ("empty.avi", "missing.avi", "missing-too.avi")]
     records.append(record(make_clip(tmp_path / "good.avi")))
     assert list(make_strips(records, tmp_path, limit=10)) == ["good.avi"]
     errors = capsys.readouterr().err
     assert "no strip of empty.avi: " in errors and "is empty (0 bytes)" in errors
-    assert "no strip of missing.avi: " in errors
+    (line,) = (line for line in errors.splitlines() if "missing" in line)
+    assert "2 videos" in line and str(tmp_path / "missing.avi") in line
 
 
 @pytest.mark.parametrize("video_id", ["../../etc/passwd", "a/b.avi", "x" * 300, "häß #?%20\udc80.avi", "CON.avi"])

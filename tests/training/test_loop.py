@@ -14,7 +14,7 @@ from models.classifier import SequenceClassifier
 from models.config import ModelConfig
 from pipeline.settings.config import Config, RunConfig, TrainingConfig
 from pipeline.training.batches import FeatureTable
-from pipeline.training.loop import TrainingError, fit, learning_rate_factor, load_best
+from pipeline.training.loop import TrainingError, fit, learning_rate_factor, load_best, overfitting_warning
 from pipeline.training.run import Run
 from tests.helpers.runs import Killed, assert_same_run, curves, killed_at_step, unequal_weights, weights
 from tests.helpers.synthetic import make_table, make_task_of_tables, rising_and_falling
@@ -309,3 +309,25 @@ def test_a_checkpoint_that_does_not_match_the_config_is_refused(uninterrupted: R
         load_best(uninterrupted, Config(model=dataclasses.replace(SMALL, hidden_size=13)))
     with pytest.raises(TrainingError, match="no checkpoint"):
         load_best(Run(uninterrupted.folder / "nothing"), Config())
+
+
+@pytest.mark.parametrize(
+    ("train_accuracy", "validation_loss", "warns"),
+    [
+        ((0.5, 1.0, 0.9), (0.7, 0.4, 0.6), True),
+        ((0.5, 0.9, 0.9), (0.7, 0.4, 0.6), False),
+        ((0.5, 1.0, 1.0), (0.7, 0.4, 0.44), False),
+        ((0.5, 1.0, 1.0), (), False),
+    ],
+)
+def test_overfitting_is_reported(
+    train_accuracy: tuple[float, ...], validation_loss: tuple[float, ...], warns: bool
+) -> None:
+    """The warning needs a training accuracy of 1 and a clear rise of the validation loss, and names both losses."""
+    history = [{"epoch": epoch, "train_accuracy": value} for epoch, value in enumerate(train_accuracy)]
+    for line, value in zip(history, validation_loss, strict=False):
+        line["validation_loss"] = value
+    warning = overfitting_warning(history)
+    assert (warning is not None) == warns
+    if warning is not None:
+        assert "from 0.40 (epoch 1) to 0.60 (epoch 2)" in warning and "--weight-decay" in warning

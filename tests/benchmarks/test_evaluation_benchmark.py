@@ -6,7 +6,7 @@ from tests.helpers.commands import run
 
 
 def test_benchmark_prints_the_ratios_of_one_small_round() -> None:
-    """The real command prints floor, job, order and plain for a small size, the ratios that follow, and equal predictions."""
+    """The real command prints every row for a small size, the ratios that follow, and equal predictions."""
     sizes = ["--videos", 30, "--clips", 4, "--clip-frames", 5, "--frames", 8, "--features", 24, "--hidden", 16]
     done = run("-m", "benchmarks.evaluation", "--runs", 2, *sizes, "--classes", 6, "--rounds", 1)
     assert done.returncode == 0, done.stderr

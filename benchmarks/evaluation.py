@@ -10,6 +10,8 @@ floor   only the products, with preallocated operands and results: each model pr
         In float32, on all cores, with the block size that is fastest on this machine.
 job     ``pipeline.evaluation.scoring.predict`` and ``pipeline.evaluation.metrics.metrics`` for each run: from stored
         float16 features to metrics with intervals. Reports are not included: they take the same time for any network.
+order   what ``evaluate.py`` adds to the job: the same clips with their frames reversed and shuffled, and the intervals
+        of the drops in accuracy, for one run.
 plain   the same scores from ``model(clips)``, one clip at a time, for one run: the cost without shared frames.
 
 The features are random numbers, which does not affect the time. The ratios, medians over the rounds, are the result.
@@ -34,6 +36,7 @@ from models.classifier import SequenceClassifier
 from models.config import ModelConfig
 from models.preprocessing import CENTER
 from pipeline.cache.packed import PackedFeatures, PackedVideo
+from pipeline.evaluation.comparison import order_drops
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.scoring import CPU_CLIPS, predict
@@ -103,7 +106,7 @@ def main(size: tyro.conf.OmitArgPrefixes[Size], rounds: int = 3, threads: int | 
         table = make_table(Path(folder) / "features.npy", size)
         floor = fastest_floor(size)
         difference = largest_difference(models[0], table, size)
-        times: dict[str, list[float]] = {"floor": [], "job": [], "plain": []}
+        times: dict[str, list[float]] = {"floor": [], "job": [], "order": [], "plain": []}
         for _ in range(rounds):
             floors, jobs = [], []
             for model in models:  # alternately, so that noise affects both alike
@@ -111,12 +114,21 @@ def main(size: tyro.conf.OmitArgPrefixes[Size], rounds: int = 3, threads: int | 
                 jobs.append(seconds(partial(score_run, model, table, size, names)))
             times["floor"].append(sum(floors))
             times["job"].append(sum(jobs))
+            times["order"].append(size.runs * order_seconds(models[0], table, size, names))
             times["plain"].append(size.runs * seconds(lambda: plain_scores(models[0], table, size)))
     show(size, times, difference)
 
 
 def score_run(model: SequenceClassifier, table: FeatureTable, size: Size, classes: tuple[str, ...]) -> None:
     metrics(predict(model, table, size.sampling, classes, CPU))
+
+
+def order_seconds(model: SequenceClassifier, table: FeatureTable, size: Size, classes: tuple[str, ...]) -> float:
+    score = partial(predict, model, table, size.sampling, classes, CPU)
+    forward = score()
+    return seconds(
+        lambda: order_drops(forward, {"reversed": score(order="reversed"), "shuffled": score(order="shuffled")})
+    )
 
 
 def make_model(size: Size) -> SequenceClassifier:

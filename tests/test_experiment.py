@@ -161,6 +161,11 @@ def test_metrics_json_has_the_documented_keys(tmp_path: Path) -> None:
     scores = {"clip_top1", "clip_top5", "video_top1", "video_top5", "mean_class_accuracy"}
     assert all(0 <= written[name] <= 1 for name in scores)
     assert written["intervals"].keys() == scores
+    assert written["order"].keys() == {"reversed", "shuffled"}
+    for order in written["order"].values():
+        assert order.keys() == {"video_top1", "drop", "interval"}
+        assert order["drop"] == pytest.approx(written["video_top1"] - order["video_top1"])
+        assert order["interval"][0] <= order["drop"] <= order["interval"][1]
     expected = {"num_clips": 12, "num_videos": 12, "num_classes": 2, "split": "1", "seed": 0}
     expected |= {"dataset": "moves", "model": "np_rnn", "run": run.name, "fingerprint": RECIPE.fingerprint}
     assert {key: written[key] for key in expected} == expected

@@ -12,6 +12,7 @@ Everything here is paired: it compares the two answers to each video.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
@@ -109,6 +110,30 @@ def paired_differences(a: Bootstrap, b: Bootstrap) -> dict[str, PairedDifference
         for i, name in enumerate(METRICS)
         if name in PAIRED_METRICS
     }
+
+
+def order_drops(forward: Predictions, reordered: Mapping[str, Predictions]) -> dict[str, dict[str, Any]]:
+    """How much accuracy a model loses when the frames of every clip are in another order, ready for JSON.
+
+    Args:
+        forward: predictions for the frames in order.
+        reordered: predictions of the same model for the same videos, by name of the order.
+
+    Returns:
+        For each order ``video_top1`` in [0, 1], ``drop`` (video top-1 in order minus this) in [-1, 1], and
+        ``interval``: ``[low, high]``, the 95 % interval of the drop.
+    """
+    in_order = bootstrap(forward)
+    drops = {}
+    for order, predictions in reordered.items():
+        draws = bootstrap(predictions)
+        drop = paired_differences(draws, in_order)["video_top1"]
+        drops[order] = {
+            "video_top1": draws.scores["video_top1"],
+            "drop": drop.difference,
+            "interval": [drop.low, drop.high],
+        }
+    return drops
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,25 @@
 """Class probabilities of a classifier: for every clip of a list of videos, and after each frame of whole videos."""
 
+import zlib
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from data.records import VideoRecord
 from models.classifier import SequenceClassifier
 from pipeline.evaluation.predictions import Predictions
-from pipeline.training.batches import FeatureTable, evaluation_blocks
+from pipeline.training.batches import ClipBlock, FeatureTable, evaluation_blocks
 from pipeline.training.clips import ClipSampling
 
 # The states of 256 clips fit into the second-level cache of a CPU; a GPU needs more clips to be fully used.
 CPU_CLIPS, GPU_CLIPS = 256, 4096
 _VIDEOS_PER_BLOCK = 64
+
+Order = Literal["forward", "reversed", "shuffled"]
 
 
 @torch.inference_mode()
@@ -26,12 +31,16 @@ def predict(
     device: torch.device,
     missing: Sequence[VideoRecord] = (),
     batch_size: int | None = None,
+    order: Order = "forward",
 ) -> Predictions:
     """Score the evenly spread clips of every video, in all its views.
 
     Args:
         missing: videos of the list that have no features; they count as wrong answers.
         batch_size: clips per block.
+        order: how the frames of each clip are ordered. ``"shuffled"`` draws one random order per video from its id, so
+            it is the same in every evaluation. The frame average ignores it: no order changes a mean, and another order
+            of summation must not break a tie.
 
     Returns:
         Predictions for the table's videos followed by ``missing``; the order of the clips is not defined.
@@ -39,7 +48,8 @@ def predict(
     model.eval()
     probabilities, videos = [], []
     for block in evaluation_blocks(table, clips, batch_size or (CPU_CLIPS if device.type == "cpu" else GPU_CLIPS)):
-        frames, rows = block.frames.to(device).float(), block.rows.to(device)
+        rows = _ordered_rows(block, table.records, order) if model.layers else block.rows
+        frames, rows = block.frames.to(device).float(), rows.to(device)
         if model.can_share_frames:
             scores = model.score_projected(model.project(frames), rows, block.lengths)
         else:
@@ -54,6 +64,24 @@ def predict(
         clip_probabilities=np.concatenate(probabilities),
         clip_videos=np.concatenate(videos),
     )
+
+
+def _ordered_rows(block: ClipBlock, records: Sequence[VideoRecord], order: Order) -> Tensor:
+    """The frame of each clip at each step, int64 ``[T, B]``, with the frames of each clip in this order.
+
+    After a clip's end, the row is any frame of the clip.
+    """
+    if order == "forward":
+        return block.rows
+    if order == "reversed":
+        return block.rows.gather(0, (block.lengths - 1 - torch.arange(len(block.rows))[:, None]).clamp_min(0))
+    # All clips of a video have the same length, so they share its order.
+    videos, first_clips, columns = np.unique(block.videos.numpy(), return_index=True, return_inverse=True)
+    steps = np.zeros((len(block.rows), len(videos)), dtype=np.int64)
+    for column, (video, length) in enumerate(zip(videos, block.lengths[first_clips].tolist(), strict=True)):
+        seed = zlib.crc32(records[video].video_id.encode(errors="surrogateescape"))
+        steps[:length, column] = np.random.default_rng(seed).permutation(length)
+    return block.rows.gather(0, torch.from_numpy(steps[:, columns]))
 
 
 @torch.inference_mode()

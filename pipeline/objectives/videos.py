@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,8 @@ class VideoClassification:
                 f"split {self._split.name} of {task.name} has no {evaluated_on or 'test videos'} with features."
             )
         missing = [record for record in videos if record.video_id not in task.features.videos]
-        predictions = predict(model, table, self._clips, self.outputs, task.device, missing)
+        score = partial(predict, model, table, self._clips, self.outputs, task.device, missing)
+        predictions = score()
         strips = None
         if config.run.strips:
             strips = make_strips(
@@ -230,6 +231,7 @@ class VideoClassification:
             predictions,
             facts,
             run.history(),
+            reordered={"reversed": score(order="reversed"), "shuffled": score(order="shuffled")},
             probabilities_over_time=probabilities_over_time(model, table, self.outputs, task.device),
             seconds=self._seconds(table.records),
             strips=strips,

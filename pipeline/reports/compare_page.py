@@ -294,7 +294,7 @@ def _side_by_side(repeats: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, A
 
 def _differing_facts(results: Sequence[Mapping[str, Any]]) -> dict[str, list[object]]:
     """The facts that differ between runs, with one value per run."""
-    shown_elsewhere = {*METRICS, *COUNTS, "intervals", "accuracy", "run", "command", "provenance"}
+    shown_elsewhere = {*METRICS, *COUNTS, "intervals", "order", "accuracy", "run", "command", "provenance"}
     facts = [key for key in dict.fromkeys(key for result in results for key in result) if key not in shown_elsewhere]
     values = {fact: [result.get(fact) for result in results] for fact in facts}
     return {fact: by_run for fact, by_run in values.items() if len(set(map(str, by_run))) > 1}

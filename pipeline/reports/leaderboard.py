@@ -18,6 +18,8 @@ EXPERIMENT = ("dataset", "evaluated_on", "model", "backbone", "settings")
 FOLD = ("split", "holdout_group")
 REPEAT = (*FOLD, "seed")
 
+REVERSED_DROP = "reversed_drop"  # in video top-1
+
 
 def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path] = ()) -> str:
     """Write ``leaderboard.csv``, ``.md`` and ``.html`` into ``folder`` and return the Markdown.
@@ -28,8 +30,8 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path]
         rows: one ``metrics.json`` per run. Besides the metrics, these facts are shown where they are known: ``run``
             (its name), ``dataset, model, backbone, split, holdout_group, seed``; ``evaluated_on``, if not the test
             videos of the split; and ``settings``: a short text with every other setting that differs between runs.
-            Runs that agree in ``EXPERIMENT`` are repeats of one experiment, and their mean is shown as well (see
-            ``deviation``).
+            The CSV and HTML files also show the drop for reversed frames if any run has it. Runs that agree in
+            ``EXPERIMENT`` are repeats of one experiment, and their mean is shown as well (see ``deviation``).
         reports: the page of each row, which the HTML links to.
 
     Raises:
@@ -38,7 +40,7 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path]
     if reports:
         links = [relative_url(report, folder) for report in reports]
         rows = [{**row, "report": link} for row, link in zip(rows, links, strict=True)]
-    grouped = experiments(rows)
+    grouped = experiments([_with_reversed_drop(row) for row in rows])
     markdown = _markdown(grouped)
     write_files(
         folder,
@@ -49,6 +51,15 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path]
         },
     )
     return markdown
+
+
+def _with_reversed_drop(row: Row) -> Row:
+    """The row with ``REVERSED_DROP`` like a metric, if it was measured."""
+    measured = row.get("order", {}).get("reversed")
+    if measured is None:
+        return row
+    intervals = {**row.get("intervals", {}), REVERSED_DROP: measured["interval"]}
+    return {**row, REVERSED_DROP: measured["drop"], "intervals": intervals}
 
 
 def experiments(rows: Sequence[Row]) -> list[list[Row]]:
@@ -90,22 +101,28 @@ def deviation(runs: Sequence[Row], metric: str) -> tuple[float, str]:
 
 def _csv_rows(experiments: Sequence[Sequence[Row]]) -> Iterable[Sequence[object]]:
     """For each experiment a row with its mean (if it has several runs), then its runs; empty where not applicable."""
-    scores = [f"{name}{part}" for name in METRICS for part in ("", "_low", "_high", "_deviation")]
+    any_drop = any(REVERSED_DROP in run for runs in experiments for run in runs)
+    names = [*METRICS, REVERSED_DROP] if any_drop else METRICS
+    scores = [f"{name}{part}" for name in names for part in ("", "_low", "_high", "_deviation")]
     columns = ["kind", "run", *EXPERIMENT, *REPEAT, "num_runs", "deviation_over", *COUNTS, *scores]
     yield columns
     for runs in experiments:
         if len(runs) > 1:
             row = {"kind": "mean", "num_runs": len(runs), **{key: runs[0].get(key) for key in EXPERIMENT}}
-            for name in METRICS:
+            for name in _shared_by(runs, names):
                 row[name] = mean(runs, name)
                 row[f"{name}_deviation"], row["deviation_over"] = deviation(runs, name)
             yield [row.get(column) for column in columns]
         for run in runs:
             intervals = run.get("intervals", {})
-            low = {f"{name}_low": intervals[name][0] for name in METRICS if name in intervals}
-            high = {f"{name}_high": intervals[name][1] for name in METRICS if name in intervals}
+            low = {f"{name}_low": intervals[name][0] for name in names if name in intervals}
+            high = {f"{name}_high": intervals[name][1] for name in names if name in intervals}
             row = {**run, **low, **high, "kind": "run", "num_runs": 1}
             yield [row.get(column) for column in columns]
+
+
+def _shared_by(runs: Sequence[Row], names: Iterable[str]) -> list[str]:
+    return [name for name in names if all(name in run for run in runs)]
 
 
 def _known_facts(runs: Sequence[Row]) -> list[str]:
@@ -120,9 +137,12 @@ def _page(experiments: Sequence[Sequence[Row]]) -> str:
     runs = [run for repeats in experiments for run in repeats]
     facts = [key for key in _known_facts(runs) if key != "run"]
     differing = [key for key in facts if not _is_shared(key, runs)]
+    titles = dict(TITLES)
+    if any(REVERSED_DROP in run for run in runs):
+        titles[REVERSED_DROP] = "Drop if reversed"
     bounds = {
-        name: [bound for run in runs for bound in (run[name], *run.get("intervals", {}).get(name, ()))]
-        for name in TITLES
+        name: [bound for run in runs if name in run for bound in (run[name], *run.get("intervals", {}).get(name, ()))]
+        for name in titles
     }
     return render_page(
         "leaderboard.html.j2",
@@ -131,13 +151,15 @@ def _page(experiments: Sequence[Sequence[Row]]) -> str:
         facts=differing,
         experiment_facts=[key for key in differing if key in EXPERIMENT] or ["model"],
         shared_facts={key: runs[0][key] for key in facts if key not in differing},
-        titles=TITLES,
+        titles=titles,
         scales={name: (min(values), max(values)) for name, values in bounds.items()},
         means=[
             {
                 **repeats[0],
                 "num_runs": len(repeats),
-                "scores": {name: (mean(repeats, name), *deviation(repeats, name)) for name in TITLES},
+                "scores": {
+                    name: (mean(repeats, name), *deviation(repeats, name)) for name in _shared_by(repeats, titles)
+                },
             }
             for repeats in experiments
             if len(repeats) > 1

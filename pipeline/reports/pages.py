@@ -69,7 +69,7 @@ def _content_hash(text: str) -> str:
 
 def percent(share: float | None) -> str:
     """A share in percent with one decimal: 0.5 -> "50.0"; a dash for ``None``."""
-    return "–" if share is None else f"{100 * share:.1f}"
+    return "–" if share is None else points(share)
 
 
 def points(share: float, *, plus: bool = False) -> str:

@@ -10,12 +10,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.analysis import accuracy_against_length, accuracy_against_share_seen, confusion_order
-from pipeline.evaluation.comparison import PairedDifference, aligned, bootstrap, paired_differences
+from pipeline.evaluation.comparison import PairedDifference, aligned, bootstrap, order_drops, paired_differences
 from pipeline.evaluation.metrics import (
     calibration,
     class_scores,
@@ -35,7 +36,7 @@ from pipeline.reports.figures import (
     spectrum_figure,
 )
 from pipeline.reports.pages import CLIP_AND_VIDEO_TITLES, VIDEO_TITLES, csv_bytes, render_page, write_files
-from pipeline.reports.verdict import verdict
+from pipeline.reports.verdict import order_sentence, verdict
 
 NUM_LISTED = 20  # rows of the tables of confused pairs and confident mistakes; the CSV files contain all of them
 NUM_CURVE_POINTS = 32  # of a curve of probabilities over time; more would only make the page larger
@@ -49,6 +50,7 @@ def write_evaluation(
     facts: Mapping[str, object],
     history: Sequence[Mapping[str, object]] = (),
     *,
+    reordered: Mapping[str, Predictions] | None = None,
     probabilities_over_time: OverTime | None = None,
     seconds: Mapping[str, float] | None = None,
     strips: Mapping[str, Path] | None = None,
@@ -66,6 +68,7 @@ def write_evaluation(
         facts: the origin of the numbers: ``dataset, split, seed, model, ...``. They are stored in ``metrics.json``
             beside the metrics and shown at the top of the page. Values that JSON can't represent are stored as ``str``.
         history: the rows of ``metrics.jsonl``, for the learning curves.
+        reordered: predictions for the same clips with their frames ``reversed`` and ``shuffled``.
         probabilities_over_time: class probabilities after each frame, ``[num_frames, num_classes]``, by video id.
         seconds: length of each video by video id. Without it, the number of stored frames is the length.
         strips: the strip of frames of each video that has one, by video id: files inside ``folder``.
@@ -78,6 +81,8 @@ def write_evaluation(
         OSError: a file can't be written.
     """
     results = metrics(predictions)
+    if reordered:
+        results["order"] = order_drops(predictions, reordered)
     if clash := sorted(results.keys() & facts.keys()):
         raise EvaluationError(f"facts would overwrite the metrics {', '.join(clash)}. Rename these facts.")
     over_time = probabilities_over_time or {}
@@ -175,7 +180,7 @@ def _compare_with_baseline(predictions: Predictions, evaluation_folder: Path) ->
 def _page(
     predictions: Predictions,
     facts: Mapping[str, object],
-    results: Mapping[str, object],
+    results: Mapping[str, Any],
     figures: Sequence[StaticFigure],
     *,
     history: Sequence[Mapping[str, object]],
@@ -187,7 +192,7 @@ def _page(
     """The HTML page. It is one file, except for the strips of frames, and works offline.
 
     Args:
-        results: the result of ``metrics``.
+        results: the result of ``metrics`` and, where it was measured, ``order``.
         figures: the confusion matrix first.
         over_time: probabilities after each frame ``[num_frames, num_classes]``, by video id.
         strips: URLs relative to the page, by video id.
@@ -205,6 +210,7 @@ def _page(
         unit=unit,
         num_correct=int(predictions.correct.sum()),
         verdict=verdict(predictions, history, unit),
+        order_sentence=order_sentence(results["order"]["reversed"]) if "order" in results else None,
         baseline=None if isinstance(baseline, str) else baseline,
         no_baseline=baseline if isinstance(baseline, str) else None,
         pairs=confused_pairs(predictions),

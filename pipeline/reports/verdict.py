@@ -4,16 +4,18 @@ Each sentence follows from numbers of the evaluation; it is left out where they 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from pipeline.evaluation.analysis import accuracy
 from pipeline.evaluation.metrics import confused_pairs
 from pipeline.evaluation.predictions import Predictions
-from pipeline.reports.pages import percent
+from pipeline.reports.pages import percent, points
 
 NOTABLE_SHARE = 0.2  # of all mistakes: two classes with more are named as the place to start
 NOTABLE_GAP = 0.1  # between two accuracies, or between accuracy and confidence
+NEGLIGIBLE_DROP = 0.02  # of accuracy: a classifier that loses less hardly uses the order of frames
 
 
 def verdict(predictions: Predictions, history: Sequence[Mapping[str, object]] = (), unit: str = "video") -> str:
@@ -26,6 +28,22 @@ def verdict(predictions: Predictions, history: Sequence[Mapping[str, object]] = 
         )
     parts = [_chance_level(predictions, unit), _confusion(predictions, unit), _advice(predictions, history, unit)]
     return " ".join(part for part in parts if part)
+
+
+def order_sentence(reversed_frames: Mapping[str, Any]) -> str:
+    """What reversing the frames costs, and whether the classifier uses their order.
+
+    ``reversed_frames`` is the entry of ``order_drops`` for reversed frames.
+    """
+    low, high = reversed_frames["interval"]
+    if max(-low, high) < NEGLIGIBLE_DROP:
+        conclusion = "this classifier hardly uses their order"
+    elif low > 0 or high < 0:
+        conclusion = "this classifier uses their order"
+    else:
+        conclusion = "there are too few videos to tell whether this classifier uses the order"
+    drop, low, high = (points(value) for value in (reversed_frames["drop"], low, high))
+    return f"Reversing the frames costs {drop} points [{low}, {high}]: {conclusion}."
 
 
 def _chance_level(predictions: Predictions, unit: str) -> str:

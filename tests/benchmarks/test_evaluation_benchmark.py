@@ -6,16 +6,18 @@ from tests.helpers.commands import run
 
 
 def test_benchmark_prints_the_ratios_of_one_small_round() -> None:
-    """The real command prints floor, job and plain for a small size, the ratios that follow, and equal predictions."""
+    """The real command prints every row for a small size, the ratios that follow, and equal predictions."""
     sizes = ["--videos", 30, "--clips", 4, "--clip-frames", 5, "--frames", 8, "--features", 24, "--hidden", 16]
     done = run("-m", "benchmarks.evaluation", "--runs", 2, *sizes, "--classes", 6, "--rounds", 1)
     assert done.returncode == 0, done.stderr
     assert "2 runs x 30 videos x 4 clips of 5 frames, 8 x 24 stored features, H = 16" in done.stdout
     difference = re.search(r"probabilities of job and plain: (\S+)", done.stdout)
     assert difference is not None and float(difference[1]) < 1e-5
-    rows = re.findall(r"^\| (floor|job|plain) +\| *([\d.]+) +\| *([\d,]+) +\| *([\d.]+) +\|", done.stdout, re.MULTILINE)
+    rows = re.findall(
+        r"^\| (floor|job|order|plain) +\| *([\d.]+) +\| *([\d,]+) +\| *([\d.]+) +\|", done.stdout, re.MULTILINE
+    )
     rates = {name: float(rate.replace(",", "")) for name, _, rate, _ in rows}
-    assert rates.keys() == {"floor", "job", "plain"} and min(rates.values()) > 0
+    assert rates.keys() == {"floor", "job", "order", "plain"} and min(rates.values()) > 0
     for name, _, _, ratio in rows:
         assert abs(float(ratio) - rates["floor"] / rates[name]) < 0.01 + 0.05 * float(ratio)
 

@@ -20,6 +20,7 @@ from pipeline.evaluation.comparison import (
     flips,
     holm,
     mcnemar,
+    order_drops,
     paired_differences,
     recall_differences,
 )
@@ -99,6 +100,17 @@ def test_a_model_does_not_differ_from_itself() -> None:
     a = noisy(1, 1.0)
     for difference in differences(a, dataclasses.replace(a)).values():
         assert (difference.difference, difference.low, difference.high) == (0, 0, 0)
+
+
+def test_a_drop_is_the_loss_of_top1_with_its_paired_interval() -> None:
+    """The drop is positive where the other order is worse, and its interval is that of the paired difference."""
+    in_order, backwards = noisy(1, 1.4), noisy(2, 1.0)
+    drops = order_drops(in_order, {"reversed": backwards, "shuffled": in_order})
+    assert drops["reversed"]["video_top1"] == backwards.correct.mean() < in_order.correct.mean()
+    expected = differences(backwards, in_order)["video_top1"]
+    assert drops["reversed"]["drop"] == pytest.approx(in_order.correct.mean() - backwards.correct.mean())
+    assert drops["reversed"]["interval"] == [expected.low, expected.high]
+    assert (drops["shuffled"]["drop"], drops["shuffled"]["interval"]) == (0, [0, 0])
 
 
 def test_pairing_narrows_the_interval() -> None:

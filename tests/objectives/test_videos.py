@@ -85,6 +85,16 @@ def evaluate(run: Run, again: bool = False) -> Evaluated:
     return evaluate_run(run, make_moves().objective(run.config()), CPU, again)
 
 
+def test_a_classifier_of_order_alone_fails_on_reversed_frames(trained: Run) -> None:
+    """Where each class is the other one reversed, reversed frames cost nearly all accuracy, and shuffled ones some."""
+    metrics = json.loads((trained.evaluation / "metrics.json").read_text())
+    in_reverse, shuffled = metrics["order"]["reversed"], metrics["order"]["shuffled"]
+    assert metrics["video_top1"] > 0.75 and in_reverse["video_top1"] < 0.25
+    assert in_reverse["interval"][0] > 0
+    assert in_reverse["drop"] > shuffled["drop"] > 0
+    assert "this classifier uses their order" in (trained.evaluation / "report.html").read_text(encoding="utf-8")
+
+
 def is_finished(run: Run, dataset: VideoDataset | None = None, overrides: EvaluationOverrides | None = None) -> bool:
     task = make_moves()
     objective = make_task(dataset or task.dataset, task.features).objective(run.config(), overrides)

@@ -97,6 +97,29 @@ def test_the_page_has_the_content_of_the_tables(tmp_path: Path) -> None:
     assert "Mean over runs" in page
 
 
+def test_the_drop_for_reversed_frames_has_a_column(tmp_path: Path) -> None:
+    """CSV and HTML show the drop, its interval and its mean; a run without it has an empty cell."""
+    first, second = (
+        {"order": {"reversed": {"video_top1": 0.5, "drop": drop, "interval": [drop - 0.0625, drop + 0.0625]}}}
+        for drop in (-0.03125, 0.46875)
+    )
+    write_leaderboard(tmp_path, [run("a", 0.8, **first), run("b", 0.8, seed=1, **second), run("c", 0.7, model="mean")])
+    mean, a, b, c = read_csv(tmp_path)
+    assert [row["reversed_drop"] for row in (mean, a, b, c)] == ["0.21875", "-0.03125", "0.46875", ""]
+    assert (a["reversed_drop_low"], a["reversed_drop_high"]) == ("-0.09375", "0.03125")
+    assert float(mean["reversed_drop_deviation"]) == pytest.approx(0.5 / 2**0.5)
+    page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert page.count("Drop if reversed</th>") == 2
+    assert "46.9" in page and "(−9.4 – 3.1)" in page and "21.9 ± 35.4" in page
+
+
+def test_without_reversed_frames_there_is_no_such_column(tmp_path: Path) -> None:
+    """Runs on digits, whose order is not measured, have no column for it."""
+    write_leaderboard(tmp_path, [run("a", 0.8), run("b", 0.9, seed=1)])
+    assert "reversed_drop" not in read_csv(tmp_path)[0]
+    assert "reversed" not in (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+
+
 def test_validation_videos_are_a_separate_experiment(tmp_path: Path) -> None:
     """Scores on validation videos are labelled and not averaged with those on test videos."""
     markdown = write_leaderboard(tmp_path, [run("a", 0.8), run("a", 0.9, evaluated_on="validation videos")])

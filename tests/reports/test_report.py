@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import hashlib
 import html
 import json
@@ -219,6 +220,19 @@ def test_long_curves_are_thinned_out_and_keep_their_ends() -> None:
     assert (len(points), points[0], points[-1]) == (32, 0, 100)
     assert points == sorted(points)
     assert curve_points(np.array([0.124, 0.5])) == [12, 50]
+
+
+def test_the_page_says_what_reversed_frames_cost(tmp_path: Path) -> None:
+    """Predictions in other orders give one sentence and an entry in metrics.json; without them there is neither."""
+    predictions = random_predictions(num_videos=200, num_classes=4, num_clips=1)
+    wrong = dataclasses.replace(predictions, clip_probabilities=np.roll(predictions.clip_probabilities, 1, axis=1))
+    reordered = {"reversed": wrong, "shuffled": predictions}
+    returned = write_evaluation(tmp_path / "video", predictions, FACTS, reordered=reordered)
+    words = words_of(page_of(tmp_path / "video"))
+    assert re.search(r"Reversing the frames costs \d+\.\d points \[\d+\.\d, \d+\.\d\]: this classifier uses", words)
+    assert json.loads((tmp_path / "video" / "metrics.json").read_text())["order"] == returned["order"]
+    assert "order" not in write_evaluation(tmp_path / "digit", predictions, FACTS, unit="digit")
+    assert "Reversing" not in words_of(page_of(tmp_path / "digit"))
 
 
 def test_a_baseline_is_compared_video_by_video(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """pipeline/reports/verdict.py: the summary follows from the numbers."""
 
+import pytest
+
 from pipeline.evaluation.predictions import Predictions
-from pipeline.reports.verdict import verdict
+from pipeline.reports.verdict import order_sentence, verdict
 from tests.evaluation.test_metrics import predictions_of
 
 
@@ -66,3 +68,23 @@ def test_a_model_at_chance_level_is_named() -> None:
         "not significantly better than guessing: always answering “a” would be correct for 66.7 % of the videos" in text
     )
     assert "guessing" not in verdict(answers([*MOSTLY_RIGHT, (0, 1)]))
+
+
+@pytest.mark.parametrize(
+    ("drop", "interval", "cost", "conclusion"),
+    [
+        (0.479, [0.401, 0.553], "costs 47.9 points [40.1, 55.3]: ", "uses their order"),
+        (0.003, [-0.01, 0.016], "costs 0.3 points [−1.0, 1.6]: ", "hardly uses their order"),
+        (0.01, [0.002, 0.018], "costs 1.0 points", "hardly uses their order"),
+        (-0.06, [-0.1, -0.02], "costs −6.0 points", "uses their order"),
+        (0.05, [-0.05, 0.15], "costs 5.0 points", "too few videos to tell"),
+    ],
+)
+def test_the_use_of_order_follows_from_the_interval(
+    drop: float, interval: list[float], cost: str, conclusion: str
+) -> None:
+    """A clear drop shows that order is used, a narrow interval around 0 that it hardly is, a wide one shows nothing."""
+    sentence = order_sentence({"video_top1": 0.5, "drop": drop, "interval": interval})
+    assert cost in sentence
+    assert conclusion in sentence
+    assert ("hardly" in sentence) == ("hardly" in conclusion)

@@ -30,6 +30,8 @@ class Validation(NamedTuple):
     """for ``metrics.jsonl``, by name"""
     rank: tuple[float, ...]
     """the epoch with the lowest rank is the best"""
+    temperature: float = 1.0
+    """the temperature that calibrates the model's probabilities on the validation data"""
 
 
 class Objective(Protocol):

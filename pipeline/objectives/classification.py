@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -14,9 +15,8 @@ from pipeline.evaluation.predictions import Predictions
 from pipeline.training.batches import Batch
 from pipeline.training.objective import Outcome, Validation
 
-# If all validation videos are right, or nearly all of a few, the likelihood grows as T falls to 0; if the probabilities
-# say nothing about the classes, it grows as T rises without end. The bounds keep such a fit from certainty and from
-# uniform probabilities.
+# With few validation videos, nearly all right, the likelihood hardly limits how far T falls. If the probabilities say
+# nothing about the classes, it rises without end. The bounds prevent certainty and uniform probabilities.
 TEMPERATURES = (0.25, 4.0)
 _SMALLEST = np.finfo(np.float64).tiny  # keeps logarithms finite
 
@@ -29,15 +29,14 @@ def cross_entropy(model: nn.Module, batch: Batch, label_smoothing: float) -> Out
 
 
 def class_validation(predictions: Predictions) -> Validation:
-    """Video-level top-1 and negative log-likelihood, and the temperature that would minimise the latter.
+    """Video-level top-1 and negative log-likelihood; the best epoch has the highest accuracy, then the lowest loss.
 
-    The best epoch has the highest accuracy, then the lowest loss, both at temperature 1.
+    Both are at temperature 1.
     """
     accuracy, loss = float(predictions.correct.mean()), negative_log_likelihood(predictions)
     assert loss is not None, "validation tables contain no missing videos"
-    temperature = fit_temperature(predictions)
-    metrics = {"validation_accuracy": accuracy, "validation_loss": loss, "temperature": temperature}
-    return Validation(metrics, (-accuracy, loss), temperature)
+    metrics = {"validation_accuracy": accuracy, "validation_loss": loss}
+    return Validation(metrics, (-accuracy, loss), partial(fit_temperature, predictions))
 
 
 def fit_temperature(predictions: Predictions) -> float:
@@ -46,9 +45,13 @@ def fit_temperature(predictions: Predictions) -> float:
     Clip scores are divided by it before the softmax, and a video's probabilities are the mean over its clips, as in
     evaluation. Guo et al., "On Calibration of Modern Neural Networks" (2017), section 4.2.
 
+    If all videos are right, the result is 1: without a mistake, the likelihood would only ask for more confidence.
+
     Args:
         predictions: at temperature 1. No video may be missing.
     """
+    if predictions.correct.all():
+        return 1.0
     scores = np.log(predictions.clip_probabilities.clip(_SMALLEST))
 
     def loss(log_temperature: float) -> float:

@@ -251,7 +251,7 @@ def videos_to_score(
     if override in (None, run_split):
         videos, evaluated_on = split.test, None
     elif override == VALIDATION:
-        videos, evaluated_on = split.validation, "validation videos, which the best epoch and temperature were chosen by"
+        videos, evaluated_on = split.validation, "validation videos, which chose the best epoch and the temperature"
     else:
         videos, evaluated_on = dataset.split(override).test, f"test videos of split {override}"
         seen = {record.video_id for record in (*split.train, *split.validation)}

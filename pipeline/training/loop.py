@@ -104,7 +104,7 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
             if validation is None or validation.rank < tuple(best["rank"]):
                 best = _Best(epoch=epoch, rank=[] if validation is None else list(validation.rank))
-                temperature = torch.tensor(1.0 if validation is None else validation.temperature)
+                temperature = torch.tensor(1.0 if validation is None else validation.fit_temperature())
                 run.save_checkpoint(
                     "best",
                     {

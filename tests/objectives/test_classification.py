@@ -48,12 +48,18 @@ def test_an_overconfident_classifier_is_made_less_certain() -> None:
 
 
 def test_the_temperature_does_not_influence_the_rank_of_an_epoch() -> None:
-    """Epochs are ranked by accuracy and by the loss at temperature 1, and the column is the fitted temperature."""
+    """Epochs are ranked by accuracy and by the loss at temperature 1."""
     scores, labels = calibrated_scores()
     predictions = predictions_of_scores(scores * 3, labels)
     validation = class_validation(predictions)
     assert validation.rank == (-predictions.correct.mean(), negative_log_likelihood(predictions))
-    assert validation.temperature == validation.metrics["temperature"] == fit_temperature(predictions)
+    assert validation.fit_temperature() == fit_temperature(predictions)
+
+
+def test_without_a_mistake_nothing_is_rescaled() -> None:
+    """If all validation videos are right, the temperature stays 1 instead of falling to its bound."""
+    scores, _ = calibrated_scores()
+    assert fit_temperature(predictions_of_scores(scores, scores.argmax(axis=1))) == 1
 
 
 def test_the_temperature_is_bounded() -> None:

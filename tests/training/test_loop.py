@@ -124,9 +124,8 @@ def test_the_best_checkpoint_is_calibrated(uninterrupted: Run) -> None:
     """Only ``best.pt`` has a temperature: it improves the validation likelihood and leaves each clip's best class."""
     best, last = uninterrupted.load_checkpoint("best"), uninterrupted.load_checkpoint("last")
     assert best is not None and last is not None
-    fitted = uninterrupted.history()[best["epoch"]]["temperature"]
-    assert best["model"]["temperature"].item() == pytest.approx(fitted)
-    assert fitted != 1 and last["model"]["temperature"] == 1
+    assert best["model"]["temperature"] != 1
+    assert last["model"]["temperature"] == 1
     model, _ = load_best(uninterrupted, Config(model=SMALL))
     calibrated = predict(model, VALIDATION, ClipSampling(), CLASSES, torch.device("cpu"))
     model.temperature.fill_(1.0)

@@ -5,6 +5,7 @@ to ``STATE_NETWORKS`` and its name to ``ModelName`` in ``models/config.py``.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,10 @@ class Dropout(nn.Dropout):
 class SequenceClassifier(nn.Module):
     """Standardised features -> states -> read-out -> class scores.
 
+    In evaluation mode the scores are divided by ``temperature``, so that their softmax is calibrated (Guo et al., "On
+    Calibration of Modern Neural Networks", 2017, section 4.2). It is 1 in a new model and in checkpoints that were
+    saved without it; the loop stores the fitted value in the best checkpoint. It changes no clip's most probable class.
+
     Padding follows a sequence's real steps and the networks read forward in time, so padding affects no state that is
     read out.
     """
@@ -53,6 +58,9 @@ class SequenceClassifier(nn.Module):
         self.feature_scale: Tensor
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
+        self.temperature: Tensor
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_load_state_dict_pre_hook(_add_temperature)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList()
         width = feature_dim
@@ -104,7 +112,7 @@ class SequenceClassifier(nn.Module):
         return torch.cat([last, mean()], -1)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Class scores (logits).
+        """Class scores (logits), divided by the temperature in evaluation mode.
 
         Args:
             features: ``[T, B, D]``, time first. Values after a sequence's end are ignored, NaN included.
@@ -118,7 +126,7 @@ class SequenceClassifier(nn.Module):
             features = torch.where(_is_padding(lengths, len(features)), self.feature_mean, features)
         read = self.read_out(self.states(features), lengths)
         scores: Tensor = self.classifier(self.dropout(read) if self.layers else read)
-        return scores
+        return scores if self.training else scores / self.temperature
 
     def scores_over_time(self, features: Tensor) -> Tensor:
         """Class scores after each step, as if the sequence ended there: ``[T, B, D]`` -> ``[T, B, num_classes]``.
@@ -128,7 +136,7 @@ class SequenceClassifier(nn.Module):
         states = self.states(features)
         num_steps = torch.arange(1, len(states) + 1, device=states.device)
         scores: Tensor = self.classifier(self._select(states, lambda: states.cumsum(0) / num_steps[:, None, None]))
-        return scores
+        return scores / self.temperature
 
     @property
     def can_share_frames(self) -> bool:
@@ -176,10 +184,14 @@ class SequenceClassifier(nn.Module):
             total[:running] += state
             last[running_next:running] = state[running_next:]
         mean = total / lengths.to(total.device).unsqueeze(1)
-        if not self.layers:
-            return mean  # `project` has already turned the frames into scores
-        scores: Tensor = self.classifier(self._select(last, lambda: mean))
-        return scores
+        # Without layers, `project` has already turned the frames into scores.
+        scores: Tensor = self.classifier(self._select(last, lambda: mean)) if self.layers else mean
+        return scores / self.temperature
+
+
+def _add_temperature(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Complete a state dict that was saved before the temperature existed."""
+    state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
 
 
 def _is_padding(lengths: Tensor, num_steps: int) -> Tensor:

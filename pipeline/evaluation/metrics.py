@@ -9,6 +9,8 @@ The protocol:
   with an equal probability and a lower index; it is in the top k if its rank is below k. A tie therefore never helps,
   and top-1 agrees with ``argmax``. With fewer than five classes, top-5 is top-``num_classes``.
 * *Mean-class accuracy*: the mean recall of the classes that have test videos.
+* *Negative log-likelihood*: the mean over videos of -log of the true class's probability, which counts as at least
+  1e-12. Missing videos have no probabilities: they are left out here and of the calibration error, unlike above.
 * *Intervals*: 95 % percentile bootstrap over videos. A video is drawn with all of its clips because these are not
   independent. The mean-class accuracy of a draw leaves out classes that the draw has no video of. At exactly 0 or 1 all
   draws agree and the interval has no width: a limit of the method, not certainty.
@@ -31,6 +33,7 @@ from pipeline.evaluation.predictions import (
 )
 
 METRICS = ("clip_top1", "clip_top5", "video_top1", "video_top5", "mean_class_accuracy")
+SMALLEST_PROBABILITY = 1e-12  # of the true class in the negative log-likelihood: keeps it finite
 COUNTS = ("num_videos", "num_clips", "num_classes", "num_missing")
 
 
@@ -100,13 +103,16 @@ def metrics(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> d
     """All metrics and counts, ready for JSON.
 
     Returns each of ``METRICS`` in [0, 1]; ``intervals``: for each of them ``[low, high]``, the 95 % percentile
-    bootstrap over videos (``resamples`` draws from ``seed``); and ``COUNTS``, where ``num_clips`` counts sampled clips
-    only, none for a missing video.
+    bootstrap over videos (``resamples`` draws from ``seed``); ``expected_calibration_error`` in [0, 1] and
+    ``negative_log_likelihood`` in nats, both ``None`` if all videos are missing; and ``COUNTS``, where ``num_clips``
+    counts sampled clips only, none for a missing video.
     """
     low, high = np.percentile(bootstrap_scores(predictions, resamples, seed), [2.5, 97.5], axis=0)
     return {
         **scores(predictions),
         "intervals": {name: [float(low[i]), float(high[i])] for i, name in enumerate(METRICS)},
+        "expected_calibration_error": expected_calibration_error(calibration(predictions)),
+        "negative_log_likelihood": negative_log_likelihood(predictions),
         "num_clips": len(predictions.clip_videos),
         "num_videos": len(predictions.video_ids),
         "num_classes": len(predictions.classes),
@@ -265,3 +271,11 @@ def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float | None:
         if part.confidence is not None and part.accuracy is not None
     )
     return sum(gaps) / num_videos
+
+
+def negative_log_likelihood(predictions: Predictions) -> float | None:
+    """Mean over the videos that are not missing of -log of the true class's probability; ``None`` without videos."""
+    answered = ~predictions.missing
+    if not answered.any():
+        return None
+    return float(-np.log(predictions.true_probability[answered].clip(SMALLEST_PROBABILITY)).mean())

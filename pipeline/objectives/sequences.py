@@ -187,6 +187,7 @@ class DigitClassification(_SequenceObjective):
             {**facts, "accuracy": accuracy},
             run.history(),
             spectra=spectra(self.config.model, self._seed, model),
+            temperature=model.temperature.item(),
             unit="digit",
         )
 

@@ -237,6 +237,7 @@ class VideoClassification:
             strips=strips,
             spectra=spectra(config.model, self._seed, model),
             baseline=self.baseline(run),
+            temperature=model.temperature.item(),
         )
 
     def _seconds(self, records: Sequence[VideoRecord]) -> dict[str, float]:
@@ -277,7 +278,7 @@ def videos_to_score(
     if override in (None, run_split):
         videos, evaluated_on = split.test, None
     elif override == VALIDATION:
-        videos, evaluated_on = split.validation, "validation videos, which the best epoch was chosen by"
+        videos, evaluated_on = split.validation, "validation videos, which chose the best epoch and the temperature"
     else:
         videos, evaluated_on = dataset.split(override).test, f"test videos of split {override}"
         seen = {record.video_id for record in (*split.train, *split.validation)}

@@ -101,8 +101,15 @@ def confusion_figure(counts: IntArray, classes: Sequence[str], unit: str = "vide
     )
 
 
-def calibration_figure(bins: Sequence[CalibrationBin], error: float, unit: str = "video") -> StaticFigure:
-    """Reliability diagram. ``error`` is the expected calibration error of the bins."""
+def calibration_figure(
+    bins: Sequence[CalibrationBin], error: float, unit: str = "video", temperature: float = 1.0
+) -> StaticFigure:
+    """Reliability diagram.
+
+    Args:
+        error: the expected calibration error of the bins.
+        temperature: what the scores were divided by.
+    """
     figure = Figure(figsize=(5.4, 4.6), dpi=110, layout="constrained")
     axes, below = figure.subplots(2, sharex=True, height_ratios=(4, 1))
     for part in bins:
@@ -116,13 +123,16 @@ def calibration_figure(bins: Sequence[CalibrationBin], error: float, unit: str =
     below.set(xlabel="confidence", ylabel=f"{unit}s")
     _plain(axes)
     _plain(below)
+    rescaling = f"The scores were divided by a temperature of {temperature:.3g}, fitted on the validation {unit}s."
+    if temperature == 1:  # there were no validation videos, or the checkpoint is from an earlier version
+        rescaling = "The scores were not rescaled (temperature 1)."
     return _static_figure(
         figure,
         "calibration",
         "Calibration",
         f"Expected calibration error {percent(error)} %: the gap between confidence and accuracy (red), averaged over "
         f"{len(bins)} equal bins weighted by their {unit}s. On the dashed line, answers given with 80 % confidence are "
-        "correct in 80 % of the cases; below it, the model is overconfident.",
+        f"correct in 80 % of the cases; below it, the model is overconfident. {rescaling}",
         f"Accuracy by confidence in {len(bins)} bins, with the diagonal of perfect calibration.",
         rows=[
             ("low", "high", "count", "confidence", "accuracy"),

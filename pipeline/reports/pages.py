@@ -93,6 +93,8 @@ def _readable(value: object) -> str:
         return ", ".join(f"{key} {_readable(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_readable, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return str(value)
 
 

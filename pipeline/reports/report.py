@@ -56,6 +56,7 @@ def write_evaluation(
     strips: Mapping[str, Path] | None = None,
     spectra: Mapping[str, NDArray[np.complexfloating]] | None = None,
     baseline: Path | None = None,
+    temperature: float = 1.0,
     unit: str = "video",
 ) -> dict[str, object]:
     """Write every file of one evaluation into ``folder`` and return the content of ``metrics.json``.
@@ -74,13 +75,14 @@ def write_evaluation(
         strips: the strip of frames of each video that has one, by video id: files inside ``folder``.
         spectra: eigenvalues of the recurrent matrix, ``before`` and ``after`` training.
         baseline: evaluation folder of a run to compare with. Where that is impossible, the page gives the reason.
+        temperature: what the model's scores were divided by; stored in ``metrics.json``.
         unit: the name of one row, "video" or "digit".
 
     Raises:
         EvaluationError: a fact has the name of a metric.
         OSError: a file can't be written.
     """
-    results = metrics(predictions)
+    results = {**metrics(predictions), "temperature": temperature}
     if reordered:
         results["order"] = order_drops(predictions, reordered)
     if clash := sorted(results.keys() & facts.keys()):
@@ -88,7 +90,7 @@ def write_evaluation(
     over_time = probabilities_over_time or {}
     confusion = confusion_figure(confusion_matrix(predictions), predictions.classes, unit)
     others = [
-        _calibration(predictions, unit),
+        _calibration(predictions, unit, temperature),
         _against_length(predictions, seconds or {}, over_time, unit),
         frames_seen_figure(accuracy_against_share_seen(predictions, over_time), unit) if over_time else None,
         learning_curves(history),
@@ -125,10 +127,10 @@ def write_evaluation(
     return summary
 
 
-def _calibration(predictions: Predictions, unit: str) -> StaticFigure | None:
+def _calibration(predictions: Predictions, unit: str, temperature: float) -> StaticFigure | None:
     bins = calibration(predictions)
     error = expected_calibration_error(bins)
-    return None if error is None else calibration_figure(bins, error, unit)
+    return None if error is None else calibration_figure(bins, error, unit, temperature)
 
 
 def _against_length(

@@ -38,7 +38,8 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
 
     Each epoch starts from the last checkpoint's weights and its own random seed, so a run that was killed and resumed
     ends with the same weights as one that was not (on a CPU). The checkpoint ``best`` contains the weights of the epoch
-    with the best validation, and the names of the model's outputs.
+    with the best validation, with the temperature that calibrates them, and the names of the model's outputs. Training
+    and validation themselves run at temperature 1.
 
     Mixed precision (bfloat16) is used on a GPU if ``config.training.amp`` is set; never on a CPU, where it can be five
     times slower.
@@ -106,7 +107,15 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
             if validation is None or validation.rank < tuple(best["rank"]):
                 best = _Best(epoch=epoch, rank=[] if validation is None else list(validation.rank))
-                run.save_checkpoint("best", {"model": weights, "epoch": epoch, "classes": list(objective.outputs)})
+                temperature = torch.tensor(1.0 if validation is None else validation.fit_temperature())
+                run.save_checkpoint(
+                    "best",
+                    {
+                        "model": weights | {"temperature": temperature},
+                        "epoch": epoch,
+                        "classes": list(objective.outputs),
+                    },
+                )
             history.append(line)
             run.write_history(history)
             for name, value in line.items():

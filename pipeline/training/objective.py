@@ -1,6 +1,6 @@
 """The interface between the training loop and the tasks: what a model is trained for, and how it is evaluated."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -30,6 +30,8 @@ class Validation(NamedTuple):
     """for ``metrics.jsonl``, by name"""
     rank: tuple[float, ...]
     """the epoch with the lowest rank is the best"""
+    fit_temperature: Callable[[], float] = lambda: 1.0
+    """fits the temperature that calibrates the probabilities; called for a new best epoch only, because it is slow"""
 
 
 class Objective(Protocol):

@@ -1,9 +1,11 @@
 """Calibration in pipeline/evaluation/metrics.py: whether confidence and accuracy agree."""
 
+import math
+
 import numpy as np
 import pytest
 
-from pipeline.evaluation.metrics import calibration, expected_calibration_error
+from pipeline.evaluation.metrics import calibration, expected_calibration_error, metrics, negative_log_likelihood
 from pipeline.evaluation.predictions import Predictions
 from tests.evaluation.test_metrics import predictions_of, random_predictions
 
@@ -49,3 +51,19 @@ def test_certainty_and_missing_videos() -> None:
     assert expected_calibration_error(bins) == 0
     nothing = calibration(predictions_of([0, 1], [], num_classes=2))
     assert expected_calibration_error(nothing) is None
+
+
+def test_the_likelihood_by_hand() -> None:
+    """It is that of the mean over clips; a probability of 0 counts as 1e-12, and a missing video is left out."""
+    clips = [(0, [0.5, 0.5]), (0, [1.0, 0.0]), (1, [1.0, 0.0])]
+    predictions = predictions_of([0, 1, 1], clips, num_classes=2)
+    assert negative_log_likelihood(predictions) == pytest.approx((-math.log(0.75) - math.log(1e-12)) / 2)
+    assert negative_log_likelihood(predictions_of([0, 1], [], num_classes=2)) is None
+
+
+def test_the_metrics_contain_both_figures() -> None:
+    """metrics.json has the calibration error that the figure shows, in 15 bins, and the likelihood."""
+    predictions = random_predictions(num_videos=50, num_classes=3, num_clips=2)
+    results = metrics(predictions, resamples=1)
+    assert results["expected_calibration_error"] == expected_calibration_error(calibration(predictions, num_bins=15))
+    assert results["negative_log_likelihood"] == negative_log_likelihood(predictions)

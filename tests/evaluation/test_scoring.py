@@ -94,6 +94,7 @@ def trained_on_table(name: ModelName, readout: Readout, num_layers: int) -> Sequ
     config = ModelConfig(name, 8, num_layers, readout, input_scale="sqrt_hidden")
     model = SequenceClassifier(config, TABLE.feature_dim, len(CLASSES))
     model.set_feature_statistics(*TABLE.statistics())
+    model.temperature.fill_(0.7)
     return model.eval()
 
 

@@ -1,5 +1,6 @@
 """The classifiers: padding, read-outs, standardisation, dropout, initialisation, and that scores are logits."""
 
+import dataclasses
 from typing import get_args
 
 import numpy as np
@@ -177,6 +178,31 @@ def test_state_dict_contains_the_statistics() -> None:
     fresh = SequenceClassifier(config, FEATURE_DIM, NUM_CLASSES).eval()
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(features, LENGTHS), model(features, LENGTHS))
+
+
+@pytest.mark.parametrize("config", every_classifier)
+def test_the_temperature_divides_scores_in_evaluation_only(config: ModelConfig) -> None:
+    """Scores are divided in evaluation mode, whole and over time, which keeps the best class; the training loss is not.
+
+    ``test_sharing_frames_changes_no_answer`` has the same check for ``score_projected``.
+    """
+    model, features = make_classifier(dataclasses.replace(config, dropout=0.0)), padded_batch(0.0)
+    scores, over_time = model(features, LENGTHS), model.scores_over_time(features)
+    model.temperature.fill_(2.0)
+    torch.testing.assert_close(model(features, LENGTHS), scores / 2)
+    torch.testing.assert_close(model.scores_over_time(features), over_time / 2)
+    assert torch.equal(model(features, LENGTHS).argmax(1), scores.argmax(1))
+    torch.testing.assert_close(model.train()(features, LENGTHS), scores)
+
+
+def test_a_state_dict_without_temperature_loads_with_one() -> None:
+    """Checkpoints from before the temperature still load; their scores are not rescaled."""
+    model = make_classifier(ModelConfig(hidden_size=6))
+    older = {name: tensor for name, tensor in model.state_dict().items() if name != "temperature"}
+    model.temperature.fill_(2.0)
+    model.load_state_dict(older)
+    assert model.temperature == 1
+    assert "temperature" not in older and "temperature" in model.state_dict()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])

@@ -37,7 +37,7 @@ DATASET = VideoDataset(
     [
         ("1", None, RECORDS[5:], None),
         ("1", "1", RECORDS[5:], None),
-        ("1", "validation", RECORDS[3:5], "validation videos, which the best epoch was chosen by"),
+        ("1", "validation", RECORDS[3:5], "validation videos, which chose the best epoch and the temperature"),
         ("1", "3", RECORDS[6:], "test videos of split 3"),
     ],
 )

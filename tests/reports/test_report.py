@@ -64,7 +64,7 @@ def test_the_folder_contains_every_documented_file(tmp_path: Path) -> None:
     found = sorted(path.name for path in (tmp_path / "run" / "evaluation").iterdir())
     assert found == sorted([*FILES, "figures"])
     stored = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
-    assert stored == {**metrics(three_videos()), **FACTS, "root": "videos"}
+    assert stored == {**metrics(three_videos()), **FACTS, "root": "videos", "temperature": 1.0}
     assert {**returned, "root": "videos"} == stored
 
 
@@ -166,6 +166,14 @@ def test_the_page_contains_scores_and_confusions(tmp_path: Path) -> None:
     assert "Calibration" in words
     for absent in ("Learning curves", "frames seen", "Spectrum", "baseline", "length", "no frames"):
         assert absent not in words
+
+
+def test_the_calibration_names_the_temperature(tmp_path: Path) -> None:
+    """The caption gives the fitted temperature, or says that the scores were not rescaled; metrics.json has it."""
+    assert write_evaluation(tmp_path, three_videos(), FACTS, temperature=1.375)["temperature"] == 1.375
+    assert "temperature of 1.38, fitted on the validation videos" in words_of(page_of(tmp_path))
+    write_evaluation(tmp_path, three_videos(), FACTS)
+    assert "not rescaled (temperature 1)" in words_of(page_of(tmp_path))
 
 
 def test_digits_are_not_called_videos(tmp_path: Path) -> None:

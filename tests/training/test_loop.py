@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from models.classifier import SequenceClassifier
 from models.config import ModelConfig
+from pipeline.evaluation.metrics import negative_log_likelihood
+from pipeline.evaluation.scoring import predict
 from pipeline.settings.config import Config, RunConfig, TrainingConfig
 from pipeline.training.batches import FeatureTable
+from pipeline.training.clips import ClipSampling
 from pipeline.training.loop import TrainingError, fit, learning_rate_factor, load_best, overfitting_warning
 from pipeline.training.run import Run
 from tests.helpers.runs import Killed, assert_same_run, curves, killed_at_step, unequal_weights, weights
@@ -115,6 +118,21 @@ def test_the_best_epoch_has_the_highest_validation_accuracy_then_the_lowest_loss
     assert classes == CLASSES
     assert not model.training
     assert unequal_weights(model.state_dict(), weights(uninterrupted, "best")) == []
+
+
+def test_the_best_checkpoint_is_calibrated(uninterrupted: Run) -> None:
+    """Only ``best.pt`` has a temperature: it improves the validation likelihood and leaves each clip's best class."""
+    best, last = uninterrupted.load_checkpoint("best"), uninterrupted.load_checkpoint("last")
+    assert best is not None and last is not None
+    assert best["model"]["temperature"] != 1
+    assert last["model"]["temperature"] == 1
+    model, _ = load_best(uninterrupted, Config(model=SMALL))
+    calibrated = predict(model, VALIDATION, ClipSampling(), CLASSES, torch.device("cpu"))
+    model.temperature.fill_(1.0)
+    uncalibrated = predict(model, VALIDATION, ClipSampling(), CLASSES, torch.device("cpu"))
+    before, after = negative_log_likelihood(uncalibrated), negative_log_likelihood(calibrated)
+    assert before is not None and after is not None and after < before
+    assert (calibrated.predicted == uncalibrated.predicted).all()
 
 
 def test_the_best_epoch_can_be_an_early_one(tmp_path: Path) -> None:

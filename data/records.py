@@ -73,5 +73,5 @@ def require_files(videos: Sequence[VideoRecord], remedy: str = "") -> None:
     """
     missing = [str(video.path) for video in videos if not video.path.exists()]
     if missing:
-        examples = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
-        raise DatasetError(f"{len(missing)} of the {len(videos)} videos to decode do not exist: {examples}. {remedy}")
+        examples = ", ".join(missing[:3])
+        raise DatasetError(f"{len(missing)} of {len(videos)} videos to decode do not exist, e.g. {examples}. {remedy}")

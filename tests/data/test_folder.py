@@ -234,7 +234,7 @@ def test_missing_files_are_reported_at_once(tmp_path: Path) -> None:
     (root / "d.avi").unlink()
     dataset = load(root)
     assert [video.video_id for video in dataset.videos] == ["a.avi", "b.avi", "c.avi", "d.avi"]
-    with pytest.raises(DatasetError, match="2 of the 4 videos .*/b.avi, .*/d.avi.*videos.csv.* relative to"):
+    with pytest.raises(DatasetError, match="2 of 4 videos .*/b.avi, .*/d.avi.*videos.csv.* relative to"):
         require_files(dataset.videos, dataset.remedy)
 
 

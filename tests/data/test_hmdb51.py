@@ -107,7 +107,7 @@ def test_missing_videos_are_counted_and_named(root: Path) -> None:
     (root / "hmdb51_org/wave/Other_Film_wave_u_cm_np2_le_med_1.avi").unlink()
     dataset = load(root)
     assert len(dataset.videos) == 5
-    with pytest.raises(DatasetError, match=r"1 of the 5 videos .*wave/Other_Film_wave.*data.hmdb51 verify --root"):
+    with pytest.raises(DatasetError, match=r"1 of 5 videos .*wave/Other_Film_wave.*data.hmdb51 verify --root"):
         require_files(dataset.videos, dataset.remedy)
 
 

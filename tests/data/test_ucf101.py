@@ -137,7 +137,7 @@ def test_missing_videos_stay_in_their_lists(root: Path) -> None:
     dataset = load(root)
     for one, other in ((dataset.videos, complete.videos), (dataset.split("1").test, complete.split("1").test)):
         assert [video.video_id for video in one] == [video.video_id for video in other]
-    with pytest.raises(DatasetError, match=r"1 of the 12 videos .*v_Biking_g01_c01.avi.*data.ucf101 verify --root"):
+    with pytest.raises(DatasetError, match=r"1 of 12 videos .*v_Biking_g01_c01.avi.*data.ucf101 verify --root"):
         require_files(dataset.videos, dataset.remedy)
     require_files(complete.videos[:0])
 

@@ -104,7 +104,7 @@ def test_what_decodes_needs_every_video(
     done = run(*command, *flags)
     check_end(done, 2)
     (error,) = (line for line in done.stderr.splitlines() if "do not exist" in line)
-    assert "5 of the 6 videos" in error and "v_Biking_g09_c01.avi" in error
+    assert "5 of 6 videos" in error and "v_Biking_g09_c01.avi" in error
     assert f"python -m data.ucf101 download --root {ucf101_lists}" in message(done)
     assert not list(tmp_path.rglob("errors.jsonl")) and not (tmp_path / "runs").exists()
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import precision_recall_fscore_support
 
 from pipeline.evaluation.predictions import (
     BoolArray,
@@ -189,6 +188,8 @@ class ClassScores:
 
 def class_scores(predictions: Predictions) -> list[ClassScores]:
     """One ``ClassScores`` per class, in the order of the classes. A missing video lowers its class's recall."""
+    from sklearn.metrics import precision_recall_fscore_support  # here, because it takes a second
+
     precision, recall, f1, support = precision_recall_fscore_support(
         predictions.labels,
         predictions.predicted,

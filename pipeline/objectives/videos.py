@@ -51,6 +51,7 @@ class VideoTask:
         """
         self.name, self.dataset, self.device = dataset.name, dataset, device
         self._open_cache, self._allow_missing = open_cache, allow_missing
+        self._opened = time.perf_counter()
 
     @cached_property
     def cache(self) -> FeatureCache:
@@ -100,10 +101,9 @@ class VideoTask:
         return "\n".join(parts)
 
     def prepare(self) -> int:
-        started = time.perf_counter()
         num_missing = sum(record.video_id not in self.features.videos for record in self.dataset.videos)
         without = f", {num_missing} videos have none" if num_missing else ""
-        print(f"{self.name}: features ready after {time.perf_counter() - started:.1f} s{without}", file=sys.stderr)
+        print(f"{self.name}: features ready after {time.perf_counter() - self._opened:.1f} s{without}", file=sys.stderr)
         return num_missing
 
     def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> "VideoClassification":

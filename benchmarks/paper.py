@@ -30,7 +30,6 @@ from pebble import ProcessExpired
 
 from benchmarks.paper_plan import Arguments, Cell, Outcome, choose, comparison_cells, config_of, grid_cells
 from benchmarks.paper_report import write_report
-from benchmarks.workers import in_workers
 from data.atomic import write_text_atomically
 from data.command import parse_arguments, run_command
 from data.progress import Progress
@@ -42,6 +41,7 @@ from pipeline.settings.device import choose_device
 from pipeline.settings.parsing import to_flat
 from pipeline.training.loop import TrainingError, fit
 from pipeline.training.run import NOT_PART_OF_A_RUN, Run, RunError
+from pipeline.tune.workers import open_workers, run_all
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,17 +76,19 @@ def run_cells(cells: Sequence[Cell], options: Arguments, deadline: float, what: 
         return outcomes
     progress = Progress(total=len(cells), done=len(outcomes), unit="cell", what=what)
     cell_of = {configs[cell]: cell for cell in waiting}
-    for config, done in in_workers(functools.partial(run_cell, deadline=deadline), list(cell_of), options.workers):
-        cell = cell_of[config]
-        try:
-            outcome = done.result()
-        except ProcessExpired as error:
-            progress.note(f"{cell}: its process was killed ({error}). Run the same command again to finish it.")
-            continue
-        if outcome is not None:
-            outcomes[cell] = outcome
-            progress.note(f"{cell}: {summary(outcome)}")
-            progress.advance()
+    work = functools.partial(run_cell, deadline=deadline)
+    with open_workers(options.workers) as workers:
+        for config, done in run_all(workers, work, list(cell_of)):
+            cell = cell_of[config]
+            try:
+                outcome = done.result()
+            except ProcessExpired as error:
+                progress.note(f"{cell}: its process was killed ({error}). Run the same command again to finish it.")
+                continue
+            if outcome is not None:
+                outcomes[cell] = outcome
+                progress.note(f"{cell}: {summary(outcome)}")
+                progress.advance()
     progress.close()
     return {cell: outcomes[cell] for cell in cells if cell in outcomes}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from benchmarks.workers import NUM_CORES
 from data.catalog import SEQUENCE_TASKS, DataConfig
 from data.errors import did_you_mean
+from data.processes import available_cores
 from data.sequences import ArithmeticTask
 from models.config import ModelConfig
 from pipeline.settings.config import Config, ConfigError, FeatureConfig, RunConfig, TrainingConfig
@@ -132,7 +132,7 @@ class Arguments:
     """tasks, in this order: addition:T, multiplication:T, pixel_mnist, pixel_mnist:permuted"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """seeds of the trainings on the tasks"""
-    workers: int = NUM_CORES
+    workers: int = available_cores()
     """parallel trainings, one thread each"""
     device: Literal["cpu", "cuda"] = "cpu"
     """device of the trainings"""

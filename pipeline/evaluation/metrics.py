@@ -92,6 +92,29 @@ def bootstrap_scores(predictions: Predictions, resamples: int = 1000, seed: int 
     return np.array([_tally_scores(tally, generator.integers(num_videos, size=num_videos)) for _ in range(resamples)])
 
 
+def bootstrap_group_means(
+    values: FloatArray, groups: Sequence[str], resamples: int = 1000, seed: int = 0
+) -> FloatArray:
+    """Means of the values of videos in ``resamples`` lists of groups, drawn with replacement.
+
+    A group is drawn with all of its videos, because these are not independent. The rows get the same lists of groups,
+    so they are paired: subtract them to compare.
+
+    Args:
+        values: float64 ``[num_rows, num_videos]``.
+        groups: the group of each video.
+
+    Returns:
+        float64 ``[num_rows, resamples]``.
+    """
+    names, group_of = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(group_of)
+    sums = np.array([np.bincount(group_of, weights=row) for row in values])
+    draws = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
+    means: FloatArray = sums[:, draws].sum(axis=2) / sizes[draws].sum(axis=1)
+    return means
+
+
 def scores(predictions: Predictions) -> dict[str, float]:
     """Each of ``METRICS``, in [0, 1]."""
     values = _tally_scores(_tally(predictions), np.arange(len(predictions.video_ids)))

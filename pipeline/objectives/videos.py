@@ -91,13 +91,8 @@ class VideoTask:
     def describe(self, splits: Sequence[str]) -> str:
         """The size of each split as a table, and a warning where the videos have no groups."""
         parts = [split_table(split) for split in self._chosen(splits)]
-        # What data/folder.py does with videos whose group is unknown.
-        if all(video.group == video.video_id for video in self.dataset.videos):
-            parts.append(
-                "warning: the videos have no groups, so each is its own group. If test videos show the people or "
-                "places of training videos, the accuracy will be too high. Name the groups with --group-pattern or in "
-                "the CSV's column group."
-            )
+        if warning := group_warning(self.dataset.videos):
+            parts.append(warning)
         return "\n".join(parts)
 
     def prepare(self) -> int:
@@ -264,6 +259,18 @@ def split_table(split: Split) -> str:
         num_groups, num_classes = len({video.group for video in videos}), len({video.label for video in videos})
         lines.append(f"{name:<{width}} {len(videos):>7} {num_groups:>7} {num_classes:>7}")
     return "\n".join(lines)
+
+
+def group_warning(videos: Sequence[VideoRecord]) -> str | None:
+    """A warning if the videos have no groups."""
+    # What data/folder.py does with videos whose group is unknown.
+    if any(video.group != video.video_id for video in videos):
+        return None
+    return (
+        "warning: the videos have no groups, so each is its own group. If test videos show the people or places of "
+        "training videos, the accuracy will be too high. Name the groups with --group-pattern or in the CSV's column "
+        "group."
+    )
 
 
 def videos_to_score(

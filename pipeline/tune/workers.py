@@ -1,4 +1,4 @@
-"""Run many trainings in parallel, each in its own process with one thread."""
+"""Worker processes for many small trainings, with one thread each."""
 
 import multiprocessing
 import os
@@ -7,43 +7,46 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pebble import ProcessPool
 from tqdm import tqdm
 
-from data.processes import available_cores, end_with_parent
+from data.processes import end_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-NUM_CORES = available_cores()
 
+@contextmanager
+def open_workers(num_workers: int, prepare: Callable[[], object] | None = None) -> Iterator[ProcessPool]:
+    """Processes that stay until the context ends; if it ends with an exception, their work is stopped.
 
-def in_workers(
-    work: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int, prepare: Callable[[], object] | None = None
-) -> Iterator[tuple[Task, Future[Result]]]:
-    """Run ``work`` on every task in worker processes and yield each task with its future as soon as it is finished.
-
-    Args:
-        work: a picklable function.
-        tasks: its arguments, started in this order.
-        num_workers: number of processes.
-        prepare: called once in each process before its first task.
-
-    The future raises what ``work`` raised, or ``pebble.ProcessExpired`` if the process was killed. Other tasks go on.
+    ``prepare`` is called once in each process before its first task.
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # the workers inherit these and read them when they import PyTorch
     context = multiprocessing.get_context("spawn")
     with ProcessPool(num_workers, initializer=_start, initargs=(os.getpid(), prepare), context=context) as pool:
         try:
-            futures: dict[Future[Result], Task] = {pool.schedule(work, args=[task]): task for task in tasks}
-            for future in as_completed(futures):
-                yield futures[future], future
+            yield pool
         except BaseException:
             pool.stop()
             raise
+
+
+def run_all(
+    workers: ProcessPool, work: Callable[[Task], Result], tasks: Sequence[Task]
+) -> Iterator[tuple[Task, Future[Result]]]:
+    """Run ``work``, a picklable function, on every task, and yield each task with its future as soon as it is finished.
+
+    Tasks start in the given order. The future raises what ``work`` raised, or ``pebble.ProcessExpired`` if the process
+    was killed; a new process replaces it, and the other tasks continue.
+    """
+    futures: dict[Future[Result], Task] = {workers.schedule(work, args=[task]): task for task in tasks}
+    for future in as_completed(futures):
+        yield futures[future], future
 
 
 def _start(parent_pid: int, prepare: Callable[[], object] | None) -> None:
@@ -55,6 +58,6 @@ def _start(parent_pid: int, prepare: Callable[[], object] | None) -> None:
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as train.py does
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the progress of each training would hide that of the benchmark
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the progress of each training would hide that of the command
     if prepare is not None:
         prepare()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data.catalog import load_dataset
 from data.command import run_command
+from pipeline.settings.config import BASELINE
 from pipeline.settings.parsing import parse_command_line
 from pipeline.tune.folds import deal_folds, describe, videos_to_tune_on
 from pipeline.tune.options import TuneSettings
@@ -25,8 +26,9 @@ def main(arguments: Sequence[str]) -> int:
     options, base = settings.tune, settings.base
     if options.variants is None:
         contenders = make_contenders(base, options.models, options.candidates)
+        reference = options.models.index(BASELINE) if BASELINE in options.models else 0
     else:
-        contenders = read_variants(options.variants, base)
+        contenders, reference = read_variants(options.variants, base), 0
     dataset = load_dataset(settings.data)
     folds = deal_folds(videos_to_tune_on(dataset, settings.data, options.splits, options.half), options.folds)
     videos = [video for fold in folds for video in fold]
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         folds, dataclasses.replace(dataset, videos=available), cache, results, settings.features.workers
     ) as trainer:
         outcomes = tune(contenders, trainer, options.seeds, budget)
-        comparison = Comparison(outcomes, videos)
+        comparison = Comparison(outcomes, videos, reference)
         command = shlex.join(["python", "-m", "pipeline.tune", *arguments])
         files = write_results(results, comparison, outcomes, title, command)
     print(f"trained in {time.perf_counter() - started:.0f} s", file=sys.stderr)

@@ -11,7 +11,7 @@ No training uses validation videos: it ends with its last epoch.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,34 +71,36 @@ class Budget:
 def tune(contenders: Sequence[Contender], trainer: Trainer, seeds: Sequence[int], budget: Budget) -> list[Outcome]:
     """Search, choose, and score every contender. All contenders have the same number of candidates."""
     rings = search(contenders, trainer, len(seeds), budget)
-    num_folds = len(trainer.folds)
-    chosen = {name: [choose(tried, fold) for fold in range(num_folds)] for name, tried in rings.items()}
-    trainings = {
-        (contender.name, seed): [
-            Training(f"{contender.name}, fold {fold}, seed {seed}", contender.configs[candidate], (fold,), seed)
-            for fold, candidate in enumerate(chosen[contender.name])
-        ]
+    chosen = {name: [choose(tried, fold) for fold in range(len(trainer.folds))] for name, tried in rings.items()}
+    trainings = [
+        Training(_final_key(contender, fold, seed), contender.configs[candidate], (fold,), seed)
         for contender in contenders
         for seed in seeds
-    }
-    results = trainer.run([one for group in trainings.values() for one in group], "final trainings")
+        for fold, candidate in enumerate(chosen[contender.name])
+    ]
+    results = trainer.run(trainings, "final trainings")
     outcomes = []
     for contender in contenders:
-        tried = rings[contender.name]
-        final = [[results[one.key] for one in trainings[contender.name, seed]] for seed in seeds]
-        scores = [[result.scores[fold] for fold, result in enumerate(of_seed)] for of_seed in final]
+        tried, folds = rings[contender.name], range(len(trainer.folds))
+        final = [[results[_final_key(contender, fold, seed)] for fold in folds] for seed in seeds]
+        scores = [[result.scores[fold] for fold, result in enumerate(results)] for results in final]
+        searched = [score_of(scores for result in ring for scores in result.scores.values()) for ring in tried]
         outcomes.append(
             Outcome(
                 contender=contender,
                 chosen=chosen[contender.name],
-                recommended=best([score_of(all_scores(ring)) for ring in tried]),
-                searched=[score_of(all_scores(ring)) for ring in tried],
+                recommended=best(searched),
+                searched=searched,
                 correct=np.array([np.concatenate([part.correct for part in parts]) for parts in scores]),
                 probability=np.array([np.concatenate([part.probability for part in parts]) for parts in scores]),
-                seconds=sum(result.seconds for group in [*tried, *final] for result in group),
+                seconds=sum(result.seconds for group in (*tried, *final) for result in group),
             )
         )
     return outcomes
+
+
+def _final_key(contender: Contender, fold: int, seed: int) -> str:
+    return f"{contender.name}, fold {fold}, seed {seed}"
 
 
 def search(contenders: Sequence[Contender], trainer: Trainer, num_seeds: int, budget: Budget) -> dict[str, list[Ring]]:
@@ -114,31 +116,17 @@ def search(contenders: Sequence[Contender], trainer: Trainer, num_seeds: int, bu
     num_candidates, num_folds = len(contenders[0].configs), len(trainer.folds)
     if num_candidates == 1:
         return rings
+    pairs = [(i, (i + 1) % num_folds) for i in range(num_folds)]
     spent = 0.0
     for number in range(num_candidates):
-        if number > 0:
-            # A round and the final trainings of one seed are equally many, and the latter have one fold more.
-            per_round = spent / number
-            final = per_round * num_seeds * (num_folds - 1) / (num_folds - 2)
-            if number == 1 and spent + final > budget.seconds:
-                print(
-                    f"warning: --budget {budget.text} is too short. The given settings and the final trainings are "
-                    f"made all the same; that takes about {(spent + final) / 60:.0f} min.",
-                    file=sys.stderr,
-                )
-            if spent + per_round + final > budget.seconds:
-                print(
-                    f"searched {number} of {num_candidates} candidates: the next would exceed --budget {budget.text}",
-                    file=sys.stderr,
-                )
-                break
+        if number > 0 and not _is_affordable(number, spent, num_candidates, num_folds, num_seeds, budget):
+            break
         trainings = {
             contender.name: [
-                Training(f"{contender.name}, candidate {number}, ring {i}", config, (i, (i + 1) % num_folds), seed=0)
+                Training(f"{contender.name}, candidate {number}, ring {i}", contender.configs[number], pairs[i], 0)
                 for i in range(num_folds)
             ]
             for contender in contenders
-            for config in (contender.configs[number],)
         }
         what = f"candidate {number + 1} of {num_candidates}"
         results = trainer.run([one for group in trainings.values() for one in group], what)
@@ -148,17 +136,33 @@ def search(contenders: Sequence[Contender], trainer: Trainer, num_seeds: int, bu
     return rings
 
 
+def _is_affordable(
+    number: int, spent: float, num_candidates: int, num_folds: int, num_seeds: int, budget: Budget
+) -> bool:
+    """Whether another round fits into the budget after ``number`` rounds took ``spent`` seconds. Says so if not."""
+    per_round = spent / number
+    # The final trainings of one seed are as many as those of a round, each on K - 1 folds instead of K - 2.
+    final = per_round * num_seeds * (num_folds - 1) / (num_folds - 2)
+    if number == 1 and spent + final > budget.seconds:
+        print(
+            f"warning: --budget {budget.text} is too short. The given settings and the final trainings take about "
+            f"{(spent + final) / 60:.0f} min and are done nevertheless.",
+            file=sys.stderr,
+        )
+    if spent + per_round + final <= budget.seconds:
+        return True
+    print(
+        f"searched {number} of {num_candidates} candidates: the next would exceed --budget {budget.text}",
+        file=sys.stderr,
+    )
+    return False
+
+
 def choose(tried: Sequence[Ring], fold: int) -> int:
     """The candidate for outer fold ``fold``: the best on the folds before and after it, of trainings without it."""
-    num_folds = len(tried[0]) if tried else 0
     return best(
         [
-            score_of(
-                [
-                    ring[fold - 1].scores[(fold - 1) % num_folds],
-                    ring[fold].scores[(fold + 1) % num_folds],
-                ]
-            )
+            score_of([ring[fold - 1].scores[(fold - 1) % len(ring)], ring[fold].scores[(fold + 1) % len(ring)]])
             for ring in tried
         ]
     )
@@ -169,11 +173,8 @@ def best(scores: Sequence[Score]) -> int:
     return max(range(len(scores)), key=lambda index: (scores[index].top1, -scores[index].loss), default=0)
 
 
-def all_scores(ring: Ring) -> list[Scores]:
-    return [scores for result in ring for scores in result.scores.values()]
-
-
-def score_of(parts: Sequence[Scores]) -> Score:
+def score_of(parts: Iterable[Scores]) -> Score:
     """The score over the videos of all parts."""
-    correct, losses = (np.concatenate([getattr(part, name) for part in parts]) for name in ("correct", "losses"))
-    return Score(float(correct.mean()), float(losses.mean()))
+    parts = list(parts)
+    correct = np.concatenate([part.correct for part in parts])
+    return Score(float(correct.mean()), float(np.concatenate([part.losses for part in parts]).mean()))

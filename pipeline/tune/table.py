@@ -15,6 +15,7 @@ from tabulate import tabulate
 from data.atomic import write_text_atomically
 from data.records import VideoRecord
 from pipeline.evaluation.metrics import bootstrap_group_means
+from pipeline.evaluation.predictions import FloatArray
 from pipeline.reports.pages import points
 from pipeline.settings.config import BASELINE, Config
 from pipeline.settings.parsing import parse_command_line, to_flat
@@ -31,9 +32,11 @@ class Difference:
     value: float
     interval: Interval
 
-    def __str__(self) -> str:
+    @property
+    def interval_text(self) -> str:
+        """The interval in percentage points."""
         low, high = self.interval
-        return f"{points(self.value)} [{points(low)}, {points(high)}]"
+        return f"[{points(low)}, {points(high)}]"
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,11 @@ class Comparison:
     is the share of the seeds that classify it correctly.
     """
 
-    def __init__(self, outcomes: Sequence[Outcome], videos: Sequence[VideoRecord]) -> None:
-        """The reference of the differences is the frame average, or the first row if that is not among the rows."""
+    def __init__(self, outcomes: Sequence[Outcome], videos: Sequence[VideoRecord], reference: int = 0) -> None:
+        """``reference`` is the number of the row that all others are compared with; ``videos`` are fold by fold."""
+        self.reference = reference
         self._values = np.array([outcome.correct.mean(axis=0) for outcome in outcomes])
         self._draws = bootstrap_group_means(self._values, [video.group for video in videos])
-        names = [outcome.contender.name for outcome in outcomes]
-        self.reference = names.index(BASELINE) if BASELINE in names else 0
         self.rows = [self._row(number, outcome) for number, outcome in enumerate(outcomes)]
 
     def _row(self, number: int, outcome: Outcome) -> Row:
@@ -100,29 +102,28 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """The first row against the frame average, or against the best other row."""
-        others = range(1, len(self.rows))
+        """The first row against the reference. If it is the reference itself: against the best other row."""
+        first, others = self.rows[0], range(1, len(self.rows))
         if not others:
-            low, high = self.rows[0].interval
-            return f"{self.rows[0]} [{low:.3f}, {high:.3f}]"
-        other = self.reference or max(others, key=lambda number: self.rows[number].top1)
+            low, high = first.interval
+            return f"{first} [{low:.3f}, {high:.3f}]"
+        other = self.reference if self.reference in others else max(others, key=lambda number: self.rows[number].top1)
         difference = self.difference(0, other)
-        return f"{self.rows[0]}, {self.rows[other]}, difference {points(difference.value)} points " + (
-            f"[{points(difference.interval[0])}, {points(difference.interval[1])}]"
-        )
+        value = points(difference.value)
+        return f"{first}, {self.rows[other]}, difference {value} points {difference.interval_text}"
 
 
-def _interval(draws: "np.ndarray[Any, np.dtype[np.float64]]") -> Interval:
+def _interval(draws: FloatArray) -> Interval:
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
 
 
 def render(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
     """The table in Markdown."""
-    reference = comparison.rows[comparison.reference]
     cells = []
     for row, outcome in zip(comparison.rows, outcomes, strict=True):
         low, high = row.interval
+        difference = row.difference
         cells.append(
             [
                 row.name,
@@ -130,11 +131,12 @@ def render(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
                 f"[{low:.3f}, {high:.3f}]",
                 f"{row.deviation:.3f}",
                 f"{row.loss:.3f}",
-                "" if row.difference is None else str(row.difference),
+                "" if difference is None else f"{points(difference.value, plus=True)} {difference.interval_text}",
                 _chosen(outcome),
             ]
         )
-    columns = ["model", "top-1", "95 % interval", "± over seeds", "loss", f"points over {reference.name}", "settings"]
+    reference = comparison.rows[comparison.reference].name
+    columns = ["model", "top-1", "95 % interval", "± over seeds", "loss", f"points over {reference}", "settings"]
     return tabulate(cells, columns, "github", disable_numparse=True)
 
 
@@ -181,7 +183,8 @@ def write_results(
         low, high = row.interval
         result = f"{row.name}: top-1 {row.top1:.3f} [{low:.3f}, {high:.3f}]"
         head = f"# {command}\n#\n# {title}.\n# {result}, mean of {len(row.per_seed)} seeds.\n"
-        write_text_atomically(path, head + _settings(outcome.contender.configs[outcome.recommended]))
+        contender, candidate = outcome.contender, outcome.recommended
+        write_text_atomically(path, head + _settings(contender.configs[candidate], contender.changes[candidate]))
     return [path for _, path in files]
 
 
@@ -199,12 +202,12 @@ def _facts(row: Row, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _settings(config: Config) -> str:
-    """The settings that train.py --config needs, as YAML: those that it would not use by default for the dataset."""
+def _settings(config: Config, changes: Changes) -> str:
+    """YAML for train.py --config: what differs from the defaults for the dataset, and whatever was searched."""
     default = to_flat(parse_command_line(Config, ["--dataset", config.data.dataset]))
     needed = {
         key: value
         for key, value in to_flat(config).items()
-        if key in ("dataset", "model") or (key != "workers" and value != default[key])
+        if key in ("dataset", "model", *changes) or (key != "workers" and value != default[key])
     }
     return yaml.safe_dump(needed, sort_keys=False, allow_unicode=True)

@@ -116,7 +116,9 @@ class Trainer:
                     progress.advance()
             progress.close()
         if num_killed := len(trainings) - len(done):
-            raise SystemExit(f"{num_killed} trainings were killed. Run the same command again to finish them.")
+            raise SystemExit(
+                f"{num_killed} of {len(trainings)} trainings were killed. Run the same command again to finish them."
+            )
         return {key: _result(line) for key, line in done.items()}
 
 

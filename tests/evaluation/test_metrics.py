@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from pipeline.evaluation.metrics import (
     METRICS,
+    bootstrap_group_means,
     bootstrap_scores,
     class_scores,
     confused_pairs,
@@ -275,3 +276,24 @@ def test_the_bootstrap_is_repeatable_and_paired() -> None:
     assert bootstrap_scores(other).shape == (1000, 5)
     with pytest.raises(EvaluationError, match="resamples is 0"):
         metrics(predictions, resamples=0)
+
+
+def test_the_bootstrap_over_groups_draws_whole_groups() -> None:
+    """Each draw is a mean over the videos of whole groups; videos that are alike within groups widen the interval."""
+    values, groups = np.array([[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]]), ["a", "b", "b", "c", "c", "c"]
+    drawn = {(a, b, c) for a in range(4) for b in range(4) for c in range(4) if a + b + c == 3}
+    possible = {round((a + 3 * c) / (a + 2 * b + 3 * c), 9) for a, b, c in drawn}
+    assert set(bootstrap_group_means(values, groups)[0].round(9)) == possible
+    answers = np.repeat(np.arange(40) % 2, 5)[None].astype(float)
+    of_groups = bootstrap_group_means(answers, [str(number // 5) for number in range(200)]).std()
+    of_videos = bootstrap_group_means(answers, [str(number) for number in range(200)]).std()
+    assert of_groups == pytest.approx(of_videos * np.sqrt(5), rel=0.15)
+
+
+def test_the_bootstrap_over_groups_is_paired() -> None:
+    """All rows get the same groups, so two rows with a constant difference keep it in every draw."""
+    values = np.random.default_rng(0).random(30)
+    draws = bootstrap_group_means(np.array([values, values + 0.25]), [str(number // 3) for number in range(30)])
+    assert draws.shape == (2, 1000) and draws[1] - draws[0] == pytest.approx(0.25)
+    alone = bootstrap_group_means(values[None], [str(number // 3) for number in range(30)])
+    assert alone[0] == pytest.approx(draws[0])

@@ -133,7 +133,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def untrained_column(name: ModelName, options: Arguments) -> Column:
     config = ModelConfig(
-        model=name, hidden_size=options.hidden, readout="last", input_scale=options.input_scale, identity_weight=1.0
+        model=name,
+        hidden_size=options.hidden,
+        readout="last",
+        skip_connection=False,
+        power_norm=False,
+        input_scale=options.input_scale,
+        identity_weight=1.0,
     )
     torch.manual_seed(options.seed)
     model = SequenceClassifier(config, ArithmeticTask.num_inputs, num_classes=1)

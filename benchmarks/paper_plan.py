@@ -265,6 +265,8 @@ def config_of(cell: Cell, options: Arguments) -> Config:
             model=cell.method,
             hidden_size=options.hidden,
             readout="last",
+            skip_connection=False,
+            power_norm=False,
             dropout=0.0,
             input_scale="sqrt_hidden",
             identity_weight=1.0,  # as in the paper

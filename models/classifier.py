@@ -4,8 +4,8 @@ All are a ``SequenceClassifier``; they differ in the network that turns features
 to ``STATE_NETWORKS`` and its name to ``ModelName`` in ``models/config.py``.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,18 +30,23 @@ STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
 """The initialised network of one layer, by model name: number of inputs and settings -> network."""
 
 
-class Dropout(nn.Dropout):
-    """``nn.Dropout`` in a quarter of the time on a CPU, where its Bernoulli draw costs more than the network."""
+class Projected(NamedTuple):
+    """The part of the scores that depends on single frames, ``[N, ...]`` each; see ``SequenceClassifier.project``."""
 
-    def forward(self, values: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or values.device.type != "cpu":
-            return super().forward(values)
-        kept = torch.rand_like(values).ge_(self.p)
-        return values * kept.mul_(1 / (1 - self.p))
+    driven: Tensor | None
+    """what each frame adds to the first layer's next state, ``[N, hidden]``; ``None`` without layers"""
+    scores: Tensor | None
+    """the linear scores of each frame, ``[N, num_classes]``; ``None`` without a skip connection"""
 
 
 class SequenceClassifier(nn.Module):
-    """Standardised features -> states -> read-out -> class scores.
+    """Normalised features -> states -> read-out -> class scores, plus linear scores of the frame average.
+
+    The scores are ``V [last state; mean state] + S mean_t(x_t)``, where ``x_t`` are the normalised features. The skip
+    connection ``S`` starts at zero. It lets the network learn only what the frame average misses.
+
+    Dropout draws one mask per sequence, which all its frames share (Gal & Ghahramani, "A Theoretically Grounded
+    Application of Dropout in Recurrent Neural Networks", 2016): masks of single frames would average out.
 
     In evaluation mode the scores are divided by ``temperature``, so that their softmax is calibrated (Guo et al., "On
     Calibration of Modern Neural Networks", 2017, section 4.2). It is 1 in a new model and in checkpoints that were
@@ -61,33 +66,45 @@ class SequenceClassifier(nn.Module):
         self.temperature: Tensor
         self.register_buffer("temperature", torch.ones(()))
         self.register_load_state_dict_pre_hook(_add_temperature)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList()
         width = feature_dim
         if config.model != "mean":
             for _ in range(config.num_layers):
                 self.layers.append(STATE_NETWORKS[config.model](width, config))
                 width = config.hidden_size
-        # The "mean" model has no layers: its states are the features, and it always reads their mean.
-        self.readout = "mean" if config.model == "mean" else config.readout
-        if self.readout == "last_and_mean":
-            width *= 2
+            if config.readout == "last_and_mean":
+                width *= 2
         self.classifier = nn.Linear(width, num_classes)
         nn.init.xavier_normal_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
+        self.skip: nn.Linear | None = None
+        if self.layers and config.skip_connection:
+            self.skip = nn.Linear(feature_dim, num_classes, bias=False)
+            nn.init.zeros_(self.skip.weight)
 
     def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise with the training frames' mean and standard deviation, ``[feature_dim]`` each.
+        """Standardise with mean and standard deviation, ``[feature_dim]`` each, of the training frames.
 
-        They are part of the state dict, so a checkpoint can be used without the training set. A constant feature is
-        only centred.
+        With ``power_norm`` they are those of the power-normalised frames. They are part of the state dict, so a
+        checkpoint can be used without the training set. A constant feature is only centred.
         """
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(torch.where(std > 1e-6, 1 / std.clamp_min(1e-6), torch.ones_like(std)))
 
     def states(self, features: Tensor) -> Tensor:
-        """The states of the top layer after each step: features ``[T, B, D]`` -> states ``[T, B, width]``."""
-        states = self.dropout((features - self.feature_mean) * self.feature_scale)
+        """The states of the top layer after each step: features ``[T, B, D]`` -> states ``[T, B, hidden]``."""
+        return self._states(self._power_normalize(features))
+
+    def _power_normalize(self, features: Tensor) -> Tensor:
+        return power_normalize(features) if self.config.power_norm else features
+
+    def _standardize(self, values: Tensor) -> Tensor:
+        return (values - self.feature_mean) * self.feature_scale
+
+    def _states(self, frames: Tensor) -> Tensor:
+        scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
+        states = torch.addcmul(-self.feature_mean * scale, frames, scale)  # standardises and drops features at once
         for layer in self.layers:
             states, _ = layer(states)
         return states
@@ -105,9 +122,9 @@ class SequenceClassifier(nn.Module):
 
     def _select(self, last: Tensor, mean: Callable[[], Tensor]) -> Tensor:
         """The last state, the mean state, or both side by side. The mean is computed only if the read-out needs it."""
-        if self.readout == "last":
+        if self.config.readout == "last":
             return last
-        if self.readout == "mean":
+        if self.config.readout == "mean":
             return mean()
         return torch.cat([last, mean()], -1)
 
@@ -122,10 +139,20 @@ class SequenceClassifier(nn.Module):
             ``[B, num_classes]``.
         """
         if lengths is not None:
-            # Padding affects no state that is read, but in the backward pass 0 * NaN would be NaN.
-            features = torch.where(_is_padding(lengths, len(features)), self.feature_mean, features)
-        read = self.read_out(self.states(features), lengths)
-        scores: Tensor = self.classifier(self.dropout(read) if self.layers else read)
+            # In the backward pass 0 * NaN would be NaN, and the average below is a plain sum.
+            features = features.masked_fill(_is_padding(lengths, len(features)), 0)
+        frames = self._power_normalize(features)
+
+        def average() -> Tensor:
+            num_steps = len(frames) if lengths is None else lengths.unsqueeze(-1)
+            return self.dropout(self._standardize(frames.sum(0) / num_steps))
+
+        if not self.layers:
+            scores: Tensor = self.classifier(average())
+        else:
+            scores = self.classifier(self.dropout(self.read_out(self._states(frames), lengths)))
+            if self.skip is not None:
+                scores = scores + self.skip(average())
         return scores if self.training else scores / self.temperature
 
     def scores_over_time(self, features: Tensor) -> Tensor:
@@ -133,9 +160,19 @@ class SequenceClassifier(nn.Module):
 
         In evaluation mode, that is without dropout, the scores after step ``t`` are ``forward(features[: t + 1])``.
         """
-        states = self.states(features)
-        num_steps = torch.arange(1, len(states) + 1, device=states.device)
-        scores: Tensor = self.classifier(self._select(states, lambda: states.cumsum(0) / num_steps[:, None, None]))
+        frames = self._power_normalize(features)
+        num_steps = torch.arange(1, len(frames) + 1, device=frames.device)[:, None, None]
+
+        def average() -> Tensor:
+            return self._standardize(frames.cumsum(0) / num_steps)
+
+        if not self.layers:
+            scores: Tensor = self.classifier(average())
+        else:
+            states = self._states(frames)
+            scores = self.classifier(self._select(states, lambda: states.cumsum(0) / num_steps))
+            if self.skip is not None:
+                scores = scores + self.skip(average())
         return scores / self.temperature
 
     @property
@@ -147,22 +184,21 @@ class SequenceClassifier(nn.Module):
     def _relu_layers(self) -> list[ReluRNN]:
         return [layer for layer in self.layers if isinstance(layer, ReluRNN)]
 
-    def project(self, frames: Tensor) -> Tensor:
-        """The part of the network that depends on single frames: features ``[N, D]`` -> ``[N, width]``.
+    def project(self, frames: Tensor) -> Projected:
+        """Compute what depends on single frames: features ``[N, D]``.
 
-        It is the largest matrix product, and clips that overlap can share it; see ``score_projected``.
+        These are the largest matrix products, and clips that overlap can share them; see ``score_projected``.
         """
-        standardised = (frames - self.feature_mean).mul_(self.feature_scale)
+        frames = self._standardize(self._power_normalize(frames))
         if not self.layers:
-            scores: Tensor = self.classifier(standardised)
-            return scores
-        return self._relu_layers[0].project(standardised)
+            return Projected(None, self.classifier(frames))
+        return Projected(self._relu_layers[0].project(frames), None if self.skip is None else self.skip(frames))
 
-    def score_projected(self, projected: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+    def score_projected(self, projected: Projected, rows: Tensor, lengths: Tensor) -> Tensor:
         """Class scores of clips whose frames went through ``project``, equal to ``forward`` in evaluation mode.
 
         Args:
-            projected: ``[N, width]``, each frame once.
+            projected: the result of ``project`` for N frames, each frame once.
             rows: int64 ``[T, B]``, the frame that each clip reads at each step; any valid row after a clip's end.
             lengths: int64 ``[B]`` on the CPU, from 1 to T, in descending order: the clips that have not ended at a
                 step are then the first of the batch.
@@ -170,23 +206,45 @@ class SequenceClassifier(nn.Module):
         Returns:
             ``[B, num_classes]``.
         """
-        num_running = (lengths > torch.arange(len(rows))[:, None]).sum(1).tolist()
-        width = self.config.hidden_size if self.layers else projected.shape[1]
-        last, total = projected.new_zeros(2, rows.shape[1], width)
+        num_running: list[int] = (lengths > torch.arange(len(rows))[:, None]).sum(1).tolist()
+        num_steps = lengths.to(rows.device).unsqueeze(1)
+        scores: Tensor | None = None
+        if projected.scores is not None:
+            total = projected.scores.new_zeros(rows.shape[1], projected.scores.shape[1])
+            for step, running in zip(rows, num_running, strict=True):
+                total[:running] += projected.scores.index_select(0, step[:running])
+            scores = total / num_steps
+        if projected.driven is not None:
+            last, total = self._run_projected(projected.driven, rows, num_running)
+            read = self.classifier(self._select(last, lambda: total / num_steps))
+            scores = read if scores is None else scores + read
+        assert scores is not None
+        return scores / self.temperature
+
+    def _run_projected(self, driven: Tensor, rows: Tensor, num_running: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The last state of each clip and the sum of its states, ``[B, hidden]`` each."""
+        last, total = driven.new_zeros(2, rows.shape[1], self.config.hidden_size)
         layers = self._relu_layers
         states: list[Tensor | None] = [None] * len(layers)
         for step, running, running_next in zip(rows, num_running, [*num_running[1:], 0], strict=True):
-            state = projected.index_select(0, step[:running])
+            state = driven.index_select(0, step[:running])
             for number, layer in enumerate(layers):
                 previous = states[number]
-                driven = state if number == 0 else layer.project(state)
-                states[number] = state = layer.step(driven, None if previous is None else previous[:running])
+                projected = state if number == 0 else layer.project(state)
+                states[number] = state = layer.step(projected, None if previous is None else previous[:running])
             total[:running] += state
             last[running_next:running] = state[running_next:]
-        mean = total / lengths.to(total.device).unsqueeze(1)
-        # Without layers, `project` has already turned the frames into scores.
-        scores: Tensor = self.classifier(self._select(last, lambda: mean)) if self.layers else mean
-        return scores / self.temperature
+        return last, total
+
+
+def power_normalize(features: Tensor) -> Tensor:
+    """The signed square root of each feature, scaled to a unit vector per frame: ``[..., D]`` -> ``[..., D]``.
+
+    It tames the few large values of CNN features. Perronnin et al., "Improving the Fisher Kernel for Large-Scale Image
+    Classification" (2010), section 3.3.
+    """
+    # The constant keeps the gradient finite at zero.
+    return nn.functional.normalize(features * (features.abs() + 1e-6).rsqrt(), dim=-1)
 
 
 def _add_temperature(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

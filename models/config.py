@@ -29,6 +29,10 @@ class ModelConfig:
     """number of stacked recurrent layers"""
     readout: Readout = "last_and_mean"
     """input of the linear layer: the last state, the mean of the clip's states, or both concatenated"""
+    skip_connection: bool = True
+    """recurrent models: add the scores of a linear layer on the frame average, which starts at zero"""
+    power_norm: bool = True
+    """before standardisation, take the signed square root of each feature and scale each frame to unit length"""
     dropout: float = 0.5
     """dropout probability for the features and for the input of the linear layer"""
     input_scale: InputScale = "hidden"

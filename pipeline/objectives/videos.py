@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
-from models.classifier import SequenceClassifier
+from models.classifier import SequenceClassifier, power_normalize
 from pipeline.cache.job import FeatureCache
 from pipeline.cache.packed import PackedFeatures
 from pipeline.evaluation.predictions import Predictions
@@ -143,6 +143,8 @@ class VideoClassification:
         return math.ceil(len(self._training) / self.config.training.batch_size)
 
     def input_statistics(self) -> tuple[Tensor, Tensor]:
+        if self.config.model.power_norm:
+            return self._training.statistics(power_normalize)
         return self._training.statistics()
 
     def batches(self, epoch: int) -> Iterator[Batch]:

@@ -1,6 +1,7 @@
 """All settings, as dataclasses. The attribute docstrings are the help texts of the command line."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,20 +72,24 @@ class TrainingConfig:
     """clips per video in evaluation, evenly spaced; training draws one at random per epoch"""
     clip_step: int | None = None
     """in evaluation, start a clip every CLIP_STEP stored frames, instead of --clips-per-video"""
-    epochs: int = 60
-    """passes over the training videos (addition, multiplication: over --steps-per-epoch new batches)"""
+    epochs: int | None = None
+    """passes over the training videos (addition, multiplication: over --steps-per-epoch new batches); if unset, 60, or
+    as many as 600 steps need"""
     steps_per_epoch: int = 500
     """addition, multiplication: training steps between two validations"""
     batch_size: int = 32
     """clips or sequences per step"""
     learning_rate: float = 1e-3
     """peak learning rate of AdamW"""
+    base_fan_in: int = 128
+    """recurrent layers with more inputs than this (features and states together) learn at --learning-rate *
+    BASE_FAN_IN / inputs, because the steps of all inputs' weights add up"""
     recurrent_learning_rate: float | None = None
-    """peak learning rate of the recurrent matrices; --learning-rate if unset. Long sequences need a lower one, because
-    a change of these weights acts once per frame"""
+    """peak learning rate of the recurrent matrices; that of their layer if unset. Long sequences need a lower one,
+    because a change of these weights acts once per frame"""
     adam_beta2: float = 0.999
     """decay rate of AdamW's squared-gradient average; a lower one is more stable if gradients can explode"""
-    weight_decay: float = 1e-4
+    weight_decay: float = 1.0
     """weight decay of AdamW, applied to matrices only"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """learning rate schedule after a linear warm-up over the first 5 % of the steps"""
@@ -92,13 +97,14 @@ class TrainingConfig:
     """maximum gradient norm; a very large value turns clipping off"""
     label_smoothing: float = 0.0
     """share of the target probability that is spread over all classes"""
-    patience: int = 20
-    """epochs without a better validation accuracy (addition, multiplication: error) before training stops"""
+    patience: int | None = None
+    """epochs without a better validation accuracy (addition, multiplication: error) before training stops; if unset,
+    20, or a third of all epochs if that is more"""
     amp: bool = True
     """mixed precision on a GPU; no effect on a CPU"""
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "steps_per_epoch", "batch_size", "patience")
+        counts = ("epochs", "steps_per_epoch", "batch_size", "patience", "base_fan_in")
         clips = ("clip_frames", "clip_stride", "clips_per_video", "clip_step")
         rates = ("learning_rate", "recurrent_learning_rate", "clip_gradient")
         _require(self, "at least 1", lambda value: value >= 1, *counts, *clips)
@@ -107,6 +113,10 @@ class TrainingConfig:
         _require(self, "in [0, 1)", lambda value: 0 <= value < 1, "adam_beta2", "label_smoothing")
         if self.clip_step is not None and self.clip_frames is None:
             raise ConfigError("clip_step needs a clip length: set clip_frames too")
+
+    def num_epochs(self, steps_per_epoch: int) -> int:
+        """``epochs``, or the default. A small dataset has few steps per epoch, and training needs steps, not epochs."""
+        return self.epochs or max(60, math.ceil(600 / steps_per_epoch))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Batches of clips from stored features."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -74,8 +74,10 @@ class FeatureTable:
         start = self.starts[number]
         return self.features[start : start + self.num_views * self.num_frames[number]]
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
+    def statistics(self, transform: Callable[[Tensor], Tensor] = lambda frames: frames) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over all frames in all views, float32 ``[D]`` each, summed in float64.
+
+        ``transform`` is applied to the frames first, ``[N, D]`` -> ``[N, D]``.
 
         Raises ``UnusableFeaturesError`` where a feature is infinite or NaN.
         """
@@ -83,7 +85,7 @@ class FeatureTable:
         squares = torch.zeros(self.feature_dim, dtype=torch.float64)
         rows = self._rows()
         for start in range(0, len(rows), _ROWS_AT_A_TIME):
-            values = self.features[rows[start : start + _ROWS_AT_A_TIME]].double()
+            values = transform(self.features[rows[start : start + _ROWS_AT_A_TIME]].double())
             total += values.sum(0)
             squares += values.square().sum(0)
         if not total.isfinite().all():

@@ -53,8 +53,10 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
         model.set_feature_statistics(*statistics)
     model.to(device)
     betas = (0.9, settings.adam_beta2)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, settings), lr=settings.learning_rate, betas=betas)
-    num_steps = objective.steps_per_epoch * settings.epochs
+    optimizer = torch.optim.AdamW(_parameter_groups(model, settings), betas=betas, fused=True)
+    num_epochs = settings.num_epochs(objective.steps_per_epoch)
+    patience = settings.patience or max(20, math.ceil(num_epochs / 3))
+    num_steps = objective.steps_per_epoch * num_epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, num_steps, settings.schedule)
     )
@@ -72,8 +74,8 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     board = SummaryWriter(run.tensorboard, purge_step=first_epoch)
     progress = Progress(total=num_steps, done=objective.steps_per_epoch * first_epoch, unit="step")
     with closing(board), closing(progress):
-        for epoch in range(first_epoch, settings.epochs):
-            if epoch - best["epoch"] > settings.patience or objective.can_stop(history):
+        for epoch in range(first_epoch, num_epochs):
+            if epoch - best["epoch"] > patience or objective.can_stop(history):
                 break
             started = time.perf_counter()
             torch.manual_seed(_epoch_seed(seed, epoch))
@@ -190,17 +192,26 @@ def learning_rate_factor(step: float, num_steps: int, schedule: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, num_steps - warm_up))))
 
 
-def _parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:
-    """Weight decay on input and output matrices only: decaying W_hh would pull its slow eigenvalue below 1."""
-    recurrent = [p for name, p in model.named_parameters() if "weight_hh" in name]
-    matrices = [p for name, p in model.named_parameters() if p.ndim > 1 and "weight_hh" not in name]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    recurrent_rate = settings.recurrent_learning_rate or settings.learning_rate
-    return [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-        {"params": recurrent, "weight_decay": 0.0, "lr": recurrent_rate},
-    ]
+def _parameter_groups(model: SequenceClassifier, settings: TrainingConfig) -> list[dict[str, Any]]:
+    """The parameters, each with its learning rate and weight decay.
+
+    Adam moves each weight by about the learning rate, whatever its size. In a recurrent layer these moves add up over
+    the features and the previous states, so its rate falls with their number (muP: Yang & Hu, "Tensor Programs V",
+    arXiv 2203.03466, table 8). The linear layers keep the full rate.
+
+    Only matrices decay, and W_hh does not: that would pull its slow eigenvalue below 1.
+    """
+    groups = []
+    for name, parameter in model.named_parameters():
+        rate = settings.learning_rate
+        if isinstance(layer := model.get_submodule(name.rpartition(".")[0]), nn.RNNBase):
+            if parameter.ndim > 1:
+                rate *= min(1.0, settings.base_fan_in / (layer.input_size + layer.hidden_size))
+            if "weight_hh" in name and settings.recurrent_learning_rate is not None:
+                rate = settings.recurrent_learning_rate
+        decays = parameter.ndim > 1 and "weight_hh" not in name
+        groups.append({"params": [parameter], "lr": rate, "weight_decay": settings.weight_decay if decays else 0.0})
+    return groups
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

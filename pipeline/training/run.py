@@ -39,6 +39,8 @@ NOT_PART_OF_A_RUN = {
     "runtime",
     "strips",
 }
+# What older config.yaml files do not contain, as it was when they were written.
+_BEFORE = {"skip_connection": False, "power_norm": False, "base_fan_in": 10**9}
 # Settings with their own entry in metrics.json, which the text of the other settings leaves out.
 LISTED_SEPARATELY = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name", "length"}
 
@@ -128,7 +130,7 @@ class Run:
         if not path.exists():
             raise RunError(f"{self.folder} is not a run: it has no {path.name}. train.py makes runs.")
         try:
-            return from_flat(Config, read_yaml(path), str(path))
+            return from_flat(Config, _BEFORE | read_yaml(path), str(path))
         except ConfigError as error:
             raise RunError(f"{self.folder} can't be read: {error}") from error
 

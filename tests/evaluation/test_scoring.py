@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models.classifier import SequenceClassifier
 from models.config import ModelConfig, ModelName, Readout
@@ -91,9 +92,11 @@ def test_non_finite_probabilities_name_the_video(model: SequenceClassifier) -> N
 
 def trained_on_table(name: ModelName, readout: Readout, num_layers: int) -> SequenceClassifier:
     torch.manual_seed(0)
-    config = ModelConfig(name, 8, num_layers, readout, input_scale="sqrt_hidden")
+    config = ModelConfig(name, 8, num_layers, readout, power_norm=num_layers == 2, input_scale="sqrt_hidden")
     model = SequenceClassifier(config, TABLE.feature_dim, len(CLASSES))
     model.set_feature_statistics(*TABLE.statistics())
+    if model.skip is not None:
+        nn.init.normal_(model.skip.weight)
     model.temperature.fill_(0.7)
     return model.eval()
 

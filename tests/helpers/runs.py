@@ -24,7 +24,13 @@ from tests.helpers.synthetic import RECIPE, make_features, make_task, rising_and
 
 CPU = torch.device("cpu")
 SEQUENCE_MODEL = ModelConfig(
-    hidden_size=24, readout="last", dropout=0.0, input_scale="sqrt_hidden", identity_weight=1.0
+    hidden_size=24,
+    readout="last",
+    skip_connection=False,
+    power_norm=False,
+    dropout=0.0,
+    input_scale="sqrt_hidden",
+    identity_weight=1.0,
 )
 
 
@@ -47,7 +53,7 @@ def make_moves() -> VideoTask:
 def make_config(runs: Path, **run: object) -> Config:
     """Settings for ``make_moves``; ``run`` are fields of ``RunConfig``."""
     return Config(
-        model=ModelConfig(hidden_size=12, input_scale="sqrt_hidden"),
+        model=ModelConfig(hidden_size=12, input_scale="sqrt_hidden", power_norm=False),
         training=TrainingConfig(epochs=4, batch_size=8, learning_rate=3e-3),
         run=RunConfig(**{"runs": runs, "strips": 0, **run}),  # type: ignore[arg-type]
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.classifier import STATE_NETWORKS, Dropout, SequenceClassifier
+from models.classifier import STATE_NETWORKS, SequenceClassifier, power_normalize
 from models.config import ModelConfig, ModelConfigError, ModelName, Readout
 
 MODELS = get_args(ModelName)
@@ -17,9 +17,11 @@ FEATURE_DIM, NUM_CLASSES = 5, 3
 LENGTHS = torch.tensor([4, 1, 7, 3])
 
 every_classifier = [
-    pytest.param(ModelConfig(model=model, readout=readout, num_layers=layers, hidden_size=6), id=f"{model}-{readout}")
+    pytest.param(
+        ModelConfig(model, 6, layers, readout, skip_connection=is_full, power_norm=is_full), id=f"{model}-{readout}"
+    )
     for model in MODELS
-    for readout, layers in zip(READOUTS, (1, 2, 1), strict=True)
+    for readout, layers, is_full in zip(READOUTS, (1, 2, 1), (False, True, True), strict=True)
 ]
 
 
@@ -105,7 +107,7 @@ def test_read_outs_by_hand(model_name: ModelName) -> None:
     """``last`` is the state after a sequence's last real frame, ``mean`` the mean over its real frames."""
     features = padded_batch(0.0)
     for readout in READOUTS:
-        model = make_classifier(ModelConfig(model=model_name, readout=readout, hidden_size=6))
+        model = make_classifier(ModelConfig(model=model_name, readout=readout, hidden_size=6, skip_connection=False))
         states = model.states(features)
         last = torch.stack([states[length - 1, column] for column, length in enumerate(LENGTHS)])
         mean = torch.stack([states[:length, column].mean(0) for column, length in enumerate(LENGTHS)])
@@ -143,16 +145,20 @@ def test_scores_are_logits(config: ModelConfig) -> None:
     with torch.no_grad():
         model.classifier.weight *= 10
         model.classifier.bias *= 10
+        if model.skip is not None:
+            model.skip.weight *= 10
     torch.testing.assert_close(model(features, LENGTHS), 10 * scores, rtol=1e-4, atol=1e-4)
 
 
 def test_the_mean_classifier_by_hand() -> None:
-    """The frame average is standardisation, mean and linear layer, and nothing else."""
+    """The frame average is power normalisation, standardisation, mean and linear layer, and nothing else."""
     model, features = make_classifier(ModelConfig(model="mean")), padded_batch(0.0)
     weight, bias = model.classifier.weight.detach().numpy(), model.classifier.bias.detach().numpy()
     mean, scale = model.feature_mean.numpy(), model.feature_scale.numpy()
     for column, length in enumerate(LENGTHS.tolist()):
         frames = features[:length, column].numpy()
+        frames = np.sign(frames) * np.sqrt(np.abs(frames))
+        frames /= np.linalg.norm(frames, axis=1, keepdims=True)
         expected = weight @ ((frames - mean) * scale).mean(0) + bias
         scores = model(features, LENGTHS)[column].detach().numpy()
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
@@ -160,7 +166,7 @@ def test_the_mean_classifier_by_hand() -> None:
 
 def test_standardisation_undoes_shift_and_scale() -> None:
     """Features in other units score the same with their own statistics; a constant feature is only centred."""
-    model = make_classifier(ModelConfig(model="np_rnn", hidden_size=6))
+    model = make_classifier(ModelConfig(model="np_rnn", hidden_size=6, power_norm=False))
     model.set_feature_statistics(torch.zeros(FEATURE_DIM), torch.ones(FEATURE_DIM))
     features = padded_batch(0.0)
     features[..., 0] = 0
@@ -205,18 +211,51 @@ def test_a_state_dict_without_temperature_loads_with_one() -> None:
     assert "temperature" not in older and "temperature" in model.state_dict()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
-def test_dropout_equals_pytorchs(share: float) -> None:
-    """The share of zeros is right within five standard errors, and the rest is scaled to keep the mean."""
-    values = torch.full((200, 500), 3.0, requires_grad=True)
-    dropped = Dropout(share)(values)
-    dropped.sum().backward()
-    zeros = dropped == 0
-    assert abs(zeros.double().mean().item() - share) <= 5 * (share * (1 - share) / values.numel()) ** 0.5
-    torch.testing.assert_close(dropped[~zeros], torch.full_like(dropped[~zeros], 3 / (1 - share)))
-    assert values.grad is not None
-    torch.testing.assert_close(values.grad, dropped.detach() / 3)
-    assert torch.equal(Dropout(share).eval()(values), values)
+def test_power_normalisation_by_hand() -> None:
+    """Signed square roots of unit length, a zero frame included, with finite gradients everywhere."""
+    features = torch.tensor([[9.0, -16.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    normalized = power_normalize(features)
+    torch.testing.assert_close(normalized, torch.tensor([[0.6, -0.8, 0.0], [0.0, 0.0, 0.0]]), rtol=1e-5, atol=1e-6)
+    normalized.sum().backward()
+    assert features.grad is not None and features.grad.isfinite().all()
+
+
+def test_scale_of_a_frame_does_not_matter_after_power_normalisation() -> None:
+    """A backbone with larger features gives the same scores."""
+    model, features = make_classifier(ModelConfig(hidden_size=6)), 10 + padded_batch(0.0)
+    torch.testing.assert_close(model(100 * features, LENGTHS), model(features, LENGTHS), rtol=1e-3, atol=1e-4)
+
+
+def test_the_skip_connection_adds_the_frame_average() -> None:
+    """It starts at zero, and then adds the scores of a frame average with the same weights."""
+    torch.manual_seed(0)
+    config = ModelConfig(hidden_size=6)
+    plain = SequenceClassifier(dataclasses.replace(config, skip_connection=False), FEATURE_DIM, NUM_CLASSES).eval()
+    model = SequenceClassifier(config, FEATURE_DIM, NUM_CLASSES).eval()
+    average = make_classifier(ModelConfig(model="mean"))
+    for other in (plain, model):
+        other.set_feature_statistics(average.feature_mean, 1 / average.feature_scale)
+    assert not model.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+    assert model.skip is not None
+    features = padded_batch(0.0)
+    torch.testing.assert_close(model(features, LENGTHS), plain(features, LENGTHS))
+    with torch.no_grad():
+        model.skip.weight.copy_(average.classifier.weight)
+        average.classifier.bias.zero_()
+    expected = plain(features, LENGTHS) + average(features, LENGTHS)
+    torch.testing.assert_close(model(features, LENGTHS), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_all_frames_of_a_sequence_share_one_dropout_mask() -> None:
+    """Dropout zeroes the same features of a sequence in all its frames: a mask per frame would average out."""
+    inputs = []
+    model = make_classifier(ModelConfig("gru", 6, dropout=0.5, power_norm=False)).train()
+    model.layers[0].register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    model(padded_batch(0.0))
+    (dropped,) = inputs[0].eq(0).unbind(0)[:1]
+    assert (inputs[0].eq(0) == dropped).all()
+    assert 0 < dropped.double().mean() < 1
+    assert (dropped[0] != dropped[1]).any()
 
 
 @pytest.mark.parametrize("model_name", MODELS)

@@ -23,7 +23,7 @@ from tests.helpers.runs import Killed, assert_same_run, curves, killed_at_step, 
 from tests.helpers.synthetic import make_table, make_task_of_tables, rising_and_falling
 
 CLASSES = ("rise", "fall")
-SMALL = ModelConfig(hidden_size=12, dropout=0.3, readout="last", input_scale="sqrt_hidden")
+SMALL = ModelConfig(power_norm=False, hidden_size=12, dropout=0.3, readout="last", input_scale="sqrt_hidden")
 TRAINING, VALIDATION = rising_and_falling(22, seed=0), rising_and_falling(15, seed=1)
 
 
@@ -71,7 +71,7 @@ def test_only_a_recurrent_classifier_learns_order(tmp_path: Path) -> None:
 
 def test_the_loss_of_an_epoch_is_the_mean_cross_entropy_over_videos(tmp_path: Path) -> None:
     """Loss and accuracy of 22 videos in batches of 8, 8 and 6 are those computed by hand, video by video."""
-    model = ModelConfig(model="mean", dropout=0)
+    model = ModelConfig(model="mean", power_norm=False, dropout=0)
     (line,) = train_small(tmp_path, model=model, epochs=1, learning_rate=1e-30).history()
     classifier = initial_classifier(model)
     losses, correct = [], []
@@ -87,7 +87,7 @@ def test_the_loss_of_an_epoch_is_the_mean_cross_entropy_over_videos(tmp_path: Pa
 
 def test_every_epoch_draws_new_clips(tmp_path: Path) -> None:
     """With constant weights the loss still differs between epochs, because each sees other clips."""
-    model = ModelConfig(model="mean", dropout=0)
+    model = ModelConfig(model="mean", power_norm=False, dropout=0)
     run = train_small(tmp_path, model=model, validation=None, epochs=4, clip_frames=2, learning_rate=1e-30)
     assert len({line["train_loss"] for line in run.history()}) == 4
 
@@ -269,6 +269,26 @@ def test_the_recurrent_matrix_has_its_own_learning_rate(tmp_path: Path) -> None:
     change = {name: float((after[name] - before[name]).abs().max()) for name in before}
     assert change["layers.0.weight_hh_l0"] < 1e-9
     assert change["layers.0.weight_ih_l0"] > 1e-5 and change["classifier.weight"] > 1e-5
+
+
+def test_the_rate_of_a_recurrent_layer_falls_with_its_inputs(tmp_path: Path) -> None:
+    """Adam's first step moves every weight by its rate: lower in a layer of 4 features and 12 states, if wide."""
+    before = initial_classifier().state_dict()
+    settings = {"epochs": 1, "batch_size": 22, "weight_decay": 0.0, "learning_rate": 1e-3}
+    for base, factor in ((8, 0.5), (16, 1.0), (128, 1.0)):
+        after = weights(train_small(tmp_path / str(base), base_fan_in=base, **settings))
+        change = {name: float((after[name] - before[name]).abs().max()) for name in before}
+        assert change["layers.0.weight_ih_l0"] == pytest.approx(factor * 1e-3, rel=0.01)
+        assert change["layers.0.weight_hh_l0"] == pytest.approx(factor * 1e-3, rel=0.01)
+        assert change["classifier.weight"] == pytest.approx(1e-3, rel=0.01)
+        assert change["layers.0.bias_ih_l0"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_a_small_dataset_trains_for_more_epochs() -> None:
+    """Unless the number of epochs is given, a training has at least 600 steps."""
+    assert TrainingConfig().num_epochs(steps_per_epoch=150) == 60
+    assert TrainingConfig().num_epochs(steps_per_epoch=7) == 86
+    assert TrainingConfig(epochs=3).num_epochs(steps_per_epoch=7) == 3
 
 
 def test_the_gradient_is_clipped(tmp_path: Path) -> None:

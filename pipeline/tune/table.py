@@ -155,7 +155,7 @@ def _text(changes: Changes) -> str:
 def write_results(
     folder: Path, comparison: Comparison, outcomes: Sequence[Outcome], title: str, command: str
 ) -> list[Path]:
-    """Write ``table.md``, ``tune.json``, ``best.yaml`` and, after a search, a YAML file for each model.
+    """Write ``table.md``, ``tune.json``, ``best.yaml`` and, unless these are variants, a YAML file for each model.
 
     ``best.yaml`` is for the row with the highest top-1, so that row's own top-1 is slightly too optimistic.
 
@@ -177,12 +177,18 @@ def write_results(
     }
     write_text_atomically(folder / "tune.json", json.dumps(content, indent=2) + "\n")
     files = [(comparison.winner, folder / "best.yaml")]
-    files += [(n, folder / f"{outcome.contender.name}.yaml") for n, outcome in enumerate(outcomes) if outcome.searched]
+    for number, outcome in enumerate(outcomes):
+        name = outcome.contender.name
+        if name == outcome.contender.configs[0].model.model:
+            files.append((number, folder / f"{name}.yaml"))
     for number, path in files:
         row, outcome = comparison.rows[number], outcomes[number]
         low, high = row.interval
-        result = f"{row.name}: top-1 {row.top1:.3f} [{low:.3f}, {high:.3f}]"
-        head = f"# {command}\n#\n# {title}.\n# {result}, mean of {len(row.per_seed)} seeds.\n"
+        result = (
+            f"{row.name}: top-1 {row.top1:.3f} [{low:.3f}, {high:.3f}], mean of {len(row.per_seed)} seeds, settings "
+            "chosen on other folds"
+        )
+        head = "".join(f"# {line}\n" for line in (*command.splitlines(), *title.splitlines(), result))
         contender, candidate = outcome.contender, outcome.recommended
         write_text_atomically(path, head + _settings(contender.configs[candidate], contender.changes[candidate]))
     return [path for _, path in files]

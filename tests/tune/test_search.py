@@ -82,9 +82,9 @@ def test_each_fold_gets_what_is_best_on_its_neighbours() -> None:
     assert outcome.searched[2].top1 == pytest.approx(3 / 5)
 
 
-def test_the_higher_accuracy_is_chosen_and_the_loss_decides_a_tie() -> None:
-    """Of equally accurate candidates the one with the lower loss is chosen, and the first of equal ones."""
-    assert best([Score(0.5, 1.0), Score(0.6, 3.0), Score(0.6, 2.0), Score(0.6, 2.0)]) == 2
+def test_the_lower_loss_is_chosen_and_the_accuracy_decides_a_tie() -> None:
+    """Of candidates with the same loss the more accurate one is chosen, and the first of equal ones."""
+    assert best([Score(0.9, 2.0), Score(0.5, 1.0), Score(0.6, 1.0), Score(0.6, 1.0)]) == 2
 
 
 def test_final_trainings_use_all_other_folds_and_every_seed() -> None:

@@ -93,6 +93,8 @@ def measure(model: SequenceClassifier, probe: Probe, seed: int = 0) -> Dynamics:
 class SteppedNetwork:
     """A classifier in float64 without dropout, with its whole state in one tensor ``[B, S]``.
 
+    It reads features after power normalisation, and leaves out the skip connection, which has no state.
+
     Raises ``ConfigError`` if a layer of the model is not a unidirectional ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``.
     """
 

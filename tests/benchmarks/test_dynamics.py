@@ -26,9 +26,9 @@ from tests.helpers.idx import write_small_mnist
 
 def make_model(name: ModelName, num_inputs: int = 3, num_classes: int = 4, **settings: Any) -> SequenceClassifier:
     torch.manual_seed(0)
-    model = SequenceClassifier(
-        ModelConfig(model=name, hidden_size=7, **{"readout": "last"} | settings), num_inputs, num_classes
-    ).eval()
+    plain = {"readout": "last", "skip_connection": False, "power_norm": False}
+    config = ModelConfig(model=name, hidden_size=7, **plain | settings)  # type: ignore[arg-type]
+    model = SequenceClassifier(config, num_inputs, num_classes).eval()
     model.set_feature_statistics(torch.rand(num_inputs), torch.rand(num_inputs) + 0.5)
     return model
 
@@ -71,7 +71,11 @@ def test_every_recurrent_model_is_in_the_figure() -> None:
 @torch.no_grad()
 def identity_network(scale: float, drive: float) -> SequenceClassifier:
     """A network that computes h <- relu(scale * h + drive * x) from one input x."""
-    model = SequenceClassifier(ModelConfig("scaled_irnn", 7, readout="last", identity_scale=scale), 1, 1)
+    model = SequenceClassifier(
+        ModelConfig("scaled_irnn", 7, readout="last", skip_connection=False, power_norm=False, identity_scale=scale),
+        1,
+        1,
+    )
     model.layers[0].weight_ih_l0.fill_(drive)  # type: ignore[union-attr, operator]
     return model
 

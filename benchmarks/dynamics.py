@@ -136,6 +136,7 @@ def untrained_column(name: ModelName, options: Arguments) -> Column:
         model=name,
         hidden_size=options.hidden,
         readout="last",
+        inputs="frames",
         skip_connection=False,
         power_norm=False,
         input_scale=options.input_scale,

@@ -265,6 +265,7 @@ def config_of(cell: Cell, options: Arguments) -> Config:
             model=cell.method,
             hidden_size=options.hidden,
             readout="last",
+            inputs="frames",
             skip_connection=False,
             power_norm=False,
             dropout=0.0,

@@ -34,7 +34,7 @@ class Projected(NamedTuple):
     """The part of the scores that depends on single frames, ``[N, ...]`` each; see ``SequenceClassifier.project``."""
 
     driven: Tensor | None
-    """what each frame adds to the first layer's next state, ``[N, hidden]``; ``None`` without layers"""
+    """the first layer's weighted inputs and bias, ``[N, hidden]``; ``None`` without layers"""
     scores: Tensor | None
     """the linear scores of each frame, ``[N, num_classes]``; ``None`` without a skip connection"""
 
@@ -43,7 +43,8 @@ class SequenceClassifier(nn.Module):
     """Normalised features -> states -> read-out -> class scores, plus linear scores of the frame average.
 
     The scores are ``V [last state; mean state] + S mean_t(x_t)``, where ``x_t`` are the normalised features. The skip
-    connection ``S`` starts at zero. It lets the network learn only what the frame average misses.
+    connection ``S`` starts at zero. It knows what a video shows, so the network reads what changes in it: ``x_t -
+    x_{t-1}``, and zero at the first step. (With ``inputs`` "frames" it reads ``x_t``.)
 
     Dropout draws one mask per sequence, which all its frames share (Gal & Ghahramani, "A Theoretically Grounded
     Application of Dropout in Recurrent Neural Networks", 2016): masks of single frames would average out.
@@ -63,6 +64,10 @@ class SequenceClassifier(nn.Module):
         self.feature_scale: Tensor
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
+        self.reads_changes = config.model != "mean" and config.inputs == "changes"
+        if self.reads_changes:
+            self.change_scale: Tensor
+            self.register_buffer("change_scale", torch.ones(feature_dim))
         self.temperature: Tensor
         self.register_buffer("temperature", torch.ones(()))
         self.register_load_state_dict_pre_hook(_add_temperature)
@@ -83,14 +88,20 @@ class SequenceClassifier(nn.Module):
             self.skip = nn.Linear(feature_dim, num_classes, bias=False)
             nn.init.zeros_(self.skip.weight)
 
-    def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise with mean and standard deviation, ``[feature_dim]`` each, of the training frames.
+    def set_feature_statistics(self, mean: Tensor, std: Tensor, change: Tensor | None = None) -> None:
+        """Standardise with statistics of the training frames, ``[feature_dim]`` each.
 
         With ``power_norm`` they are those of the power-normalised frames. They are part of the state dict, so a
         checkpoint can be used without the training set. A constant feature is only centred.
+
+        Args:
+            mean, std: mean and standard deviation.
+            change: root mean square of the change from each frame to the next; unused if the network reads frames.
         """
         self.feature_mean.copy_(mean)
-        self.feature_scale.copy_(torch.where(std > 1e-6, 1 / std.clamp_min(1e-6), torch.ones_like(std)))
+        self.feature_scale.copy_(_inverse(std))
+        if self.reads_changes and change is not None:
+            self.change_scale.copy_(_inverse(change))
 
     def states(self, features: Tensor) -> Tensor:
         """The states of the top layer after each step: features ``[T, B, D]`` -> states ``[T, B, hidden]``."""
@@ -103,8 +114,13 @@ class SequenceClassifier(nn.Module):
         return (values - self.feature_mean) * self.feature_scale
 
     def _states(self, frames: Tensor) -> Tensor:
-        scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
-        states = torch.addcmul(-self.feature_mean * scale, frames, scale)  # standardises and drops features at once
+        # The scale standardises and drops features at once.
+        if self.reads_changes:
+            scale = self.dropout(self.change_scale.expand(frames.shape[1:]))
+            states = torch.diff(frames, dim=0, prepend=frames[:1]) * scale
+        else:
+            scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
+            states = torch.addcmul(-self.feature_mean * scale, frames, scale)
         for layer in self.layers:
             states, _ = layer(states)
         return states
@@ -189,10 +205,12 @@ class SequenceClassifier(nn.Module):
 
         These are the largest matrix products, and clips that overlap can share them; see ``score_projected``.
         """
-        frames = self._standardize(self._power_normalize(frames))
+        frames = self._power_normalize(frames)
+        standardized = self._standardize(frames)
         if not self.layers:
-            return Projected(None, self.classifier(frames))
-        return Projected(self._relu_layers[0].project(frames), None if self.skip is None else self.skip(frames))
+            return Projected(None, self.classifier(standardized))
+        inputs = frames * self.change_scale if self.reads_changes else standardized
+        return Projected(self._relu_layers[0].project(inputs), None if self.skip is None else self.skip(standardized))
 
     def score_projected(self, projected: Projected, rows: Tensor, lengths: Tensor) -> Tensor:
         """Class scores of clips whose frames went through ``project``, equal to ``forward`` in evaluation mode.
@@ -226,8 +244,14 @@ class SequenceClassifier(nn.Module):
         last, total = driven.new_zeros(2, rows.shape[1], self.config.hidden_size)
         layers = self._relu_layers
         states: list[Tensor | None] = [None] * len(layers)
+        before: Tensor | None = None  # the rows of the previous step
         for step, running, running_next in zip(rows, num_running, [*num_running[1:], 0], strict=True):
             state = driven.index_select(0, step[:running])
+            if self.reads_changes:
+                # Projecting is linear: the projected change is the difference of the projected frames.
+                state -= driven.index_select(0, (step if before is None else before)[:running])
+                state += layers[0].total_bias
+                before = step
             for number, layer in enumerate(layers):
                 previous = states[number]
                 projected = state if number == 0 else layer.project(state)
@@ -235,6 +259,11 @@ class SequenceClassifier(nn.Module):
             total[:running] += state
             last[running_next:running] = state[running_next:]
         return last, total
+
+
+def _inverse(deviation: Tensor) -> Tensor:
+    """1 / deviation, or 1 for a constant feature."""
+    return torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), torch.ones_like(deviation))
 
 
 def power_normalize(features: Tensor) -> Tensor:

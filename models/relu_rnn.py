@@ -46,15 +46,20 @@ class ReluRNN(nn.RNN):
             raise ValueError(f"inputs must be [T, B, {self.input_size}] with T > 0; got {list(inputs.shape)}")
         if inputs.device.type != "cpu":
             return super().forward(inputs)
-        bias = self.bias_ih_l0 + self.bias_hh_l0
+        bias = self.total_bias
         # In-place products fail in half precision, which is slower on most CPUs anyway.
         with torch.autocast("cpu", enabled=False):
             states: Tensor = _ReluScan.apply(inputs.to(bias.dtype), self.weight_ih_l0, self.weight_hh_l0, bias)
         return states, states[-1:]
 
+    @property
+    def total_bias(self) -> Tensor:
+        """The sum of both biases, ``[hidden]``."""
+        return self.bias_ih_l0 + self.bias_hh_l0
+
     def project(self, inputs: Tensor) -> Tensor:
         """What inputs add to the next state before the ReLU: ``[..., input]`` -> ``[..., hidden]``."""
-        return nn.functional.linear(inputs, self.weight_ih_l0, self.bias_ih_l0 + self.bias_hh_l0)
+        return nn.functional.linear(inputs, self.weight_ih_l0, self.total_bias)
 
     def step(self, projected: Tensor, state: Tensor | None) -> Tensor:
         """The state after one more input. Overwrites ``projected``; no gradient flows through.

@@ -142,10 +142,11 @@ class VideoClassification:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self._training) / self.config.training.batch_size)
 
-    def input_statistics(self) -> tuple[Tensor, Tensor]:
+    def input_statistics(self) -> tuple[Tensor, ...]:
+        stride = self.config.training.clip_stride
         if self.config.model.power_norm:
-            return self._training.statistics(power_normalize)
-        return self._training.statistics()
+            return self._training.statistics(power_normalize, stride)
+        return self._training.statistics(stride=stride)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([self._seed, epoch])

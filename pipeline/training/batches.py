@@ -74,20 +74,30 @@ class FeatureTable:
         start = self.starts[number]
         return self.features[start : start + self.num_views * self.num_frames[number]]
 
-    def statistics(self, transform: Callable[[Tensor], Tensor] = lambda frames: frames) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over all frames in all views, float32 ``[D]`` each, summed in float64.
+    def statistics(
+        self, transform: Callable[[Tensor], Tensor] = lambda frames: frames, stride: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, standard deviation, and root mean square change, float32 ``[D]`` each, summed in float64.
 
-        ``transform`` is applied to the frames first, ``[N, D]`` -> ``[N, D]``.
+        They are over all frames in all views. A change is that of a feature between two frames of a video that are
+        ``stride`` apart; without such frames it is 0. ``transform`` is applied to the frames first, ``[N, D]`` ->
+        ``[N, D]``.
 
         Raises ``UnusableFeaturesError`` where a feature is infinite or NaN.
         """
-        total = torch.zeros(self.feature_dim, dtype=torch.float64)
-        squares = torch.zeros(self.feature_dim, dtype=torch.float64)
-        rows = self._rows()
-        for start in range(0, len(rows), _ROWS_AT_A_TIME):
-            values = transform(self.features[rows[start : start + _ROWS_AT_A_TIME]].double())
-            total += values.sum(0)
-            squares += values.square().sum(0)
+        total, squares, changes = torch.zeros(3, self.feature_dim, dtype=torch.float64)
+        num_frames = num_changes = 0
+        for views in self._groups_of_views():
+            for first in range(0, views.shape[1], _ROWS_AT_A_TIME):  # more than once for long videos only
+                rows = views[:, first : first + _ROWS_AT_A_TIME + stride]
+                frames = transform(self.features[rows].double())
+                change = frames[:, stride:] - frames[:, :-stride]
+                frames = frames[:, :_ROWS_AT_A_TIME]
+                total += frames.sum((0, 1))
+                squares += frames.square().sum((0, 1))
+                changes += change.square().sum((0, 1))
+                num_frames += frames.shape[0] * frames.shape[1]
+                num_changes += change.shape[0] * change.shape[1]
         if not total.isfinite().all():
             bad = [
                 record.video_id for number, record in enumerate(self.records) if not self.video(number).isfinite().all()
@@ -96,15 +106,16 @@ class FeatureTable:
                 f"the features of {len(bad)} videos are not finite: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}. "
                 "They exceed float16's largest number, 65504: choose another backbone."
             )
-        mean = total / len(rows)
-        variance = (squares / len(rows) - mean.square()).clamp_min(0)
-        return mean.float(), variance.sqrt().float()
+        mean = total / num_frames
+        variance = (squares / num_frames - mean.square()).clamp_min(0)
+        return mean.float(), variance.sqrt().float(), (changes / max(1, num_changes)).sqrt().float()
 
-    def _rows(self) -> Tensor:
-        """Rows of this table's videos in the packed features, int64, video by video."""
-        counts = self.num_views * self.num_frames
-        first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        return torch.from_numpy(np.repeat(self.starts - first, counts) + np.arange(counts.sum()))
+    def _groups_of_views(self) -> Iterator[Tensor]:
+        """The rows of every view of every video, int64 ``[N, T]``, in groups of views of equal length."""
+        for length in np.unique(self.num_frames):
+            starts = self.starts[self.num_frames == length, None] + length * np.arange(self.num_views)
+            views = torch.from_numpy(starts.reshape(-1, 1) + np.arange(length))
+            yield from views.split(max(1, _ROWS_AT_A_TIME // int(length)))
 
     def batch(self, videos: IndexArray, clips: Sequence[IndexArray], views: IndexArray | None = None) -> Batch:
         """Clip ``clips[i]`` (indices of stored frames) of video ``videos[i]`` in view ``views[i]``, as one batch.

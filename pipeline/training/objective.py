@@ -54,8 +54,8 @@ class Objective(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def input_statistics(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation of the training inputs, ``[num_inputs]`` each; ``None``: don't standardize."""
+    def input_statistics(self) -> tuple[Tensor, ...] | None:
+        """The arguments of ``SequenceClassifier.set_feature_statistics``; ``None``: don't standardize."""
 
     def batches(self, epoch: int) -> Iterable[Batch]:
         """``steps_per_epoch`` batches. They depend on seed and epoch only, so a resumed run gets the same ones."""

@@ -26,7 +26,7 @@ from tests.helpers.idx import write_small_mnist
 
 def make_model(name: ModelName, num_inputs: int = 3, num_classes: int = 4, **settings: Any) -> SequenceClassifier:
     torch.manual_seed(0)
-    plain = {"readout": "last", "skip_connection": False, "power_norm": False}
+    plain = {"readout": "last", "inputs": "frames", "skip_connection": False, "power_norm": False}
     config = ModelConfig(model=name, hidden_size=7, **plain | settings)  # type: ignore[arg-type]
     model = SequenceClassifier(config, num_inputs, num_classes).eval()
     model.set_feature_statistics(torch.rand(num_inputs), torch.rand(num_inputs) + 0.5)
@@ -72,7 +72,15 @@ def test_every_recurrent_model_is_in_the_figure() -> None:
 def identity_network(scale: float, drive: float) -> SequenceClassifier:
     """A network that computes h <- relu(scale * h + drive * x) from one input x."""
     model = SequenceClassifier(
-        ModelConfig("scaled_irnn", 7, readout="last", skip_connection=False, power_norm=False, identity_scale=scale),
+        ModelConfig(
+            "scaled_irnn",
+            7,
+            readout="last",
+            inputs="frames",
+            skip_connection=False,
+            power_norm=False,
+            identity_scale=scale,
+        ),
         1,
         1,
     )

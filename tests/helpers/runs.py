@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 SEQUENCE_MODEL = ModelConfig(
     hidden_size=24,
     readout="last",
+    inputs="frames",
     skip_connection=False,
     power_norm=False,
     dropout=0.0,

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor
 
 from models.classifier import STATE_NETWORKS, SequenceClassifier, power_normalize
-from models.config import ModelConfig, ModelConfigError, ModelName, Readout
+from models.config import Inputs, ModelConfig, ModelConfigError, ModelName, Readout
 
 MODELS = get_args(ModelName)
-READOUTS = get_args(Readout)
+READOUTS, INPUTS = get_args(Readout), get_args(Inputs)
 FEATURE_DIM, NUM_CLASSES = 5, 3
 LENGTHS = torch.tensor([4, 1, 7, 3])
 
 every_classifier = [
     pytest.param(
-        ModelConfig(model, 6, layers, readout, skip_connection=is_full, power_norm=is_full), id=f"{model}-{readout}"
+        ModelConfig(model, 6, layers, readout, inputs=inputs, skip_connection=is_full, power_norm=is_full),
+        id=f"{model}-{readout}",
     )
     for model in MODELS
-    for readout, layers, is_full in zip(READOUTS, (1, 2, 1), (False, True, True), strict=True)
+    for readout, layers, inputs, is_full in zip(
+        READOUTS, (1, 2, 1), ("frames", "changes", "changes"), (False, True, True), strict=True
+    )
 ]
 
 
@@ -32,7 +35,7 @@ def make_classifier(config: ModelConfig) -> SequenceClassifier:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter += (0.1 if "weight_hh" in name else 0.3) * torch.randn_like(parameter)
-    model.set_feature_statistics(torch.randn(FEATURE_DIM), torch.rand(FEATURE_DIM) + 0.5)
+    model.set_feature_statistics(torch.randn(FEATURE_DIM), *torch.rand(2, FEATURE_DIM) + 0.5)
     return model
 
 
@@ -167,13 +170,13 @@ def test_the_mean_classifier_by_hand() -> None:
 def test_standardisation_undoes_shift_and_scale() -> None:
     """Features in other units score the same with their own statistics; a constant feature is only centred."""
     model = make_classifier(ModelConfig(model="np_rnn", hidden_size=6, power_norm=False))
-    model.set_feature_statistics(torch.zeros(FEATURE_DIM), torch.ones(FEATURE_DIM))
+    model.set_feature_statistics(torch.zeros(FEATURE_DIM), *torch.ones(2, FEATURE_DIM))
     features = padded_batch(0.0)
     features[..., 0] = 0
     scores = model(features, LENGTHS)
     factor, shift = torch.tensor([1.0, 10, 0.1, 3, 200]), torch.tensor([40.0, -5, 0, 1, 1000])
     std = factor * torch.tensor([0.0, 1, 1, 1, 1])
-    model.set_feature_statistics(shift, std)
+    model.set_feature_statistics(shift, std, std)
     torch.testing.assert_close(model(features * factor + shift, LENGTHS), scores, rtol=1e-3, atol=1e-3)
 
 
@@ -234,7 +237,7 @@ def test_the_skip_connection_adds_the_frame_average() -> None:
     model = SequenceClassifier(config, FEATURE_DIM, NUM_CLASSES).eval()
     average = make_classifier(ModelConfig(model="mean"))
     for other in (plain, model):
-        other.set_feature_statistics(average.feature_mean, 1 / average.feature_scale)
+        other.set_feature_statistics(average.feature_mean, 1 / average.feature_scale, torch.ones(FEATURE_DIM))
     assert not model.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
     assert model.skip is not None
     features = padded_batch(0.0)
@@ -248,14 +251,27 @@ def test_the_skip_connection_adds_the_frame_average() -> None:
 
 def test_all_frames_of_a_sequence_share_one_dropout_mask() -> None:
     """Dropout zeroes the same features of a sequence in all its frames: a mask per frame would average out."""
-    inputs = []
-    model = make_classifier(ModelConfig("gru", 6, dropout=0.5, power_norm=False)).train()
-    model.layers[0].register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
-    model(padded_batch(0.0))
-    (dropped,) = inputs[0].eq(0).unbind(0)[:1]
-    assert (inputs[0].eq(0) == dropped).all()
-    assert 0 < dropped.double().mean() < 1
-    assert (dropped[0] != dropped[1]).any()
+    for kind in INPUTS:
+        read: list[Tensor] = []
+        model = make_classifier(ModelConfig("gru", 6, inputs=kind, dropout=0.5, power_norm=False)).train()
+        model.layers[0].register_forward_pre_hook(lambda _, arguments, read=read: read.append(arguments[0]))
+        model(torch.randn(4, 3, FEATURE_DIM))
+        dropped = read[0][1:].eq(0)  # the first change is zero anyway
+        assert (dropped == dropped[0]).all()
+        assert 0 < dropped.double().mean() < 1
+        assert (dropped[0, 0] != dropped[0, 2]).any()
+
+
+@pytest.mark.parametrize("power_norm", [False, True])
+def test_the_network_reads_scaled_changes(power_norm: bool) -> None:
+    """At first nothing has changed; then it reads each frame minus the one before, in units of the usual change."""
+    read: list[Tensor] = []
+    model, features = make_classifier(ModelConfig("gru", 6, power_norm=power_norm)), padded_batch(0.0)
+    model.layers[0].register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+    model(features)
+    frames = power_normalize(features) if power_norm else features
+    assert (read[0][0] == 0).all()
+    torch.testing.assert_close(read[0][1:], (frames[1:] - frames[:-1]) * model.change_scale)
 
 
 @pytest.mark.parametrize("model_name", MODELS)

@@ -1,5 +1,6 @@
 """Batches from stored features: frames, padding, clips, views and statistics."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -240,7 +241,7 @@ def test_statistics_count_each_frame_once() -> None:
     rng = np.random.default_rng(0)
     videos = [rng.normal((500, 0, 3), (0.5, 2, 0), (count, 3)).astype(np.float16) for count in (70_000, 1, 30)]
     frames = np.concatenate(videos).astype(np.float64)
-    mean, std = make_table(videos).statistics()
+    mean, std, _ = make_table(videos).statistics()
     np.testing.assert_allclose(mean.numpy(), frames.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(std.numpy(), frames.std(0), rtol=1e-4, atol=1e-6)
 
@@ -252,10 +253,36 @@ def test_statistics_ignore_videos_outside_the_table() -> None:
     packed = PackedFeatures.in_memory(
         {name: [make_features(view) for view in views] for name, views in values.items()}, ("center", "center-flipped")
     )
-    mean, std = FeatureTable([make_record("v3"), make_record("v1")], packed).statistics()
+    mean, std, _ = FeatureTable([make_record("v3"), make_record("v1")], packed).statistics()
     frames = np.concatenate([*values["v3"], *values["v1"]]).astype(np.float64)
     np.testing.assert_allclose(mean.numpy(), frames.mean(0), rtol=1e-6)
     np.testing.assert_allclose(std.numpy(), frames.std(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_changes_are_within_a_view_of_a_video(stride: int) -> None:
+    """The change between two videos or views is no change of a video, and short videos have none."""
+    rng = np.random.default_rng(0)
+    values = [rng.normal(10 * number, 1, (2, count, 2)) for number, count in enumerate((3000, 1, 7, 7, 2))]
+    packed = PackedFeatures.in_memory(
+        {f"v{number}": [make_features(view) for view in views] for number, views in enumerate(values)}, ("a", "b")
+    )
+    table = FeatureTable([make_record(f"v{number}") for number in range(len(values))], packed)
+    squares = np.concatenate(
+        [((view[stride:] - view[:-stride]) ** 2) for views in values for view in views.astype(np.float16).astype(float)]
+    )
+    *_, change = table.statistics(stride=stride)
+    np.testing.assert_allclose(change.numpy(), np.sqrt(squares.mean(0)), rtol=1e-6)
+    *_, none = make_table([[[1.0, 2.0]]]).statistics()
+    assert none.tolist() == [0, 0]
+
+
+def test_statistics_of_transformed_frames() -> None:
+    """All three statistics are those of the frames after the transformation."""
+    table = make_table([[[1.0], [2.0], [4.0]]])
+    mean, std, change = table.statistics(lambda frames: 10 * frames)
+    assert (mean.item(), change.item()) == pytest.approx((70 / 3, 10 * math.sqrt(2.5)))
+    assert std.item() == pytest.approx(10 * np.std([1, 2, 4]))
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

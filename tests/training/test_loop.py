@@ -94,9 +94,10 @@ def test_every_epoch_draws_new_clips(tmp_path: Path) -> None:
 
 def test_the_checkpoint_has_the_statistics_of_training_frames(uninterrupted: Run) -> None:
     """Standardization ignores validation videos, and is part of the best checkpoint."""
-    mean, std = TRAINING.statistics()
+    mean, std, change = TRAINING.statistics()
     assert torch.equal(weights(uninterrupted, "best")["feature_mean"], mean)
     torch.testing.assert_close(weights(uninterrupted, "best")["feature_scale"], 1 / std)
+    torch.testing.assert_close(weights(uninterrupted, "best")["change_scale"], 1 / change)
 
 
 def test_validation_videos_only_select_the_epoch(tmp_path: Path, uninterrupted: Run) -> None:

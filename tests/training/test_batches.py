@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.cache.packed import PackedFeatures
 from pipeline.training.batches import (
+    Batch,
     ClipBlock,
     FeatureTable,
     UnusableFeaturesError,
@@ -39,6 +40,18 @@ def numbered_views(num_views: int, *num_frames: int) -> FeatureTable:
         ],
         list(range(len(num_frames))),
     )
+
+
+def lengths_of(batch: Batch) -> list[int]:
+    """Without ``lengths``, all sequences have all steps."""
+    return [len(batch.inputs)] * len(batch.targets) if batch.lengths is None else batch.lengths.tolist()
+
+
+def test_equal_lengths_are_left_out() -> None:
+    """Nothing has to be masked if all clips have the same length, so the batch has no lengths."""
+    table = make_table([[[1.0], [2.0]], [[3.0], [4.0]], [[5.0]]])
+    assert table.batch(np.array([0, 1]), [np.arange(2)] * 2).lengths is None
+    assert lengths_of(table.batch(np.array([0, 2]), [np.arange(2), np.arange(1)])) == [2, 1]
 
 
 def test_a_batch_has_the_chosen_frames_and_zero_padding() -> None:
@@ -76,7 +89,7 @@ def test_an_epoch_has_every_video_once() -> None:
     assert [len(batch.targets) for batch in batches] == [3, 3, 1]
     assert sorted(np.concatenate([batch.targets for batch in batches]).tolist()) == list(range(7))
     for batch in batches:
-        assert batch.lengths.tolist() == [table.num_frames[video] for video in batch.targets.tolist()]
+        assert lengths_of(batch) == [table.num_frames[video] for video in batch.targets.tolist()]
 
 
 def test_the_order_depends_on_the_generator_alone() -> None:
@@ -99,7 +112,7 @@ def test_training_draws_one_random_clip_of_each_video() -> None:
     for _ in range(300):
         (batch,) = training_batches(table, clips, 8, rng)
         for column, video in enumerate(batch.targets.tolist()):
-            frames = batch.inputs[: batch.lengths[column], column, 1]
+            frames = batch.inputs[: lengths_of(batch)[column], column, 1]
             assert (frames.diff() == 1).all()
             assert len(frames) == (4 if video == 0 else 2)
             if video == 0:
@@ -115,7 +128,7 @@ def test_training_draws_a_random_view_for_each_clip() -> None:
     for _ in range(900):
         (batch,) = training_batches(table, ClipSampling(frames=5), 8, rng)
         for column, video in enumerate(batch.targets.tolist()):
-            frames = batch.inputs[: batch.lengths[column], column]
+            frames = batch.inputs[: lengths_of(batch)[column], column]
             assert len(frames.unique(dim=0)[:, 2].unique()) == 1
             seen[video, frames[0, 1].item(), frames[0, 2].item()] += 1
     assert seen.keys() == {(0, first, view) for first in (0, 1) for view in range(3)} | {(1, 0, v) for v in range(3)}

@@ -24,8 +24,8 @@ class TuneConfig:
     candidates: int = 8
     """settings tried per model: first the given ones, then random ones (pipeline/tune/search_space.py). 1: no search"""
     budget: str = "10m"
-    """time for all trainings, such as 90s, 10m or 2h. No further candidate is tried if it would not fit. The given
-    settings and the final trainings always are"""
+    """time for all trainings, such as 90s, 10m or 2h: fewer candidates are tried if they would not fit, then fewer
+    seeds. It does not limit a comparison without a search"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """random seeds of the final trainings; the search uses seed 0"""
     variants: Path | None = None

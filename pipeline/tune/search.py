@@ -12,8 +12,9 @@ loss chose settings as accurate as those that the accuracy chose, with clearly b
 No training uses validation videos: it ends with its last epoch.
 """
 
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,16 +72,17 @@ class Budget:
 
 
 def tune(contenders: Sequence[Contender], trainer: Trainer, seeds: Sequence[int], budget: Budget) -> list[Outcome]:
-    """Search, choose, and score every contender. All contenders have the same number of candidates."""
-    rings = search(contenders, trainer, len(seeds), budget)
+    """Search, choose, and score every contender. All contenders have the same number of candidates and of seeds."""
+    num_candidates = len(contenders[0].configs)
+    if num_candidates > 1:
+        # Most of these are final trainings too. Their times are in the log, so a resumed command makes the same plan.
+        given = trainer.run(_final_trainings(contenders, seeds[:1], len(trainer.folds)), "given settings")
+        per_round = sum(result.seconds for result in given.values()) / budget.num_workers
+        num_candidates, num_seeds = plan(per_round, num_candidates, len(seeds), budget)
+        seeds = seeds[:num_seeds]
+    rings = search(contenders, trainer, num_candidates)
     chosen = {name: [choose(tried, fold) for fold in range(len(trainer.folds))] for name, tried in rings.items()}
-    trainings = [
-        Training(_final_key(contender, fold, seed), contender.configs[candidate], (fold,), seed)
-        for contender in contenders
-        for seed in seeds
-        for fold, candidate in enumerate(chosen[contender.name])
-    ]
-    results = trainer.run(trainings, "final trainings")
+    results = trainer.run(_final_trainings(contenders, seeds, len(trainer.folds), chosen), "final trainings")
     outcomes = []
     for contender in contenders:
         tried, folds = rings[contender.name], range(len(trainer.folds))
@@ -105,29 +107,69 @@ def _final_key(contender: Contender, fold: int, seed: int) -> str:
     return f"{contender.name}, fold {fold}, seed {seed}"
 
 
-def search(contenders: Sequence[Contender], trainer: Trainer, num_seeds: int, budget: Budget) -> dict[str, list[Ring]]:
-    """Try one more candidate of every contender per round, while the next round and the final trainings fit the budget.
+def _final_trainings(
+    contenders: Sequence[Contender],
+    seeds: Sequence[int],
+    num_folds: int,
+    chosen: Mapping[str, Sequence[int]] | None = None,
+) -> list[Training]:
+    """Each outer fold held out once per seed; ``chosen`` are the candidates by contender and fold (default: 0)."""
+    return [
+        Training(
+            _final_key(contender, fold, seed),
+            contender.configs[0 if chosen is None else chosen[contender.name][fold]],
+            (fold,),
+            seed,
+        )
+        for contender in contenders
+        for seed in seeds
+        for fold in range(num_folds)
+    ]
 
-    The first round is always made, unless there is only one candidate to choose from. The times are those in the log,
-    so a resumed command decides as an uninterrupted one.
+
+def plan(per_round: float, num_candidates: int, num_seeds: int, budget: Budget) -> tuple[int, int]:
+    """How many candidates to try, and with how many seeds to score the chosen ones. Prints what the budget excludes.
+
+    Args:
+        per_round: seconds that all contenders take for one candidate or seed. One round has been made.
+        num_candidates, num_seeds: how many there are.
+
+    Returns:
+        at least 2 candidates, or 1 for no search; at least 1 seed.
+    """
+    num_rounds = int(budget.seconds / per_round) - 1
+    affordable = num_rounds - num_seeds
+    if affordable >= num_candidates:
+        return num_candidates, num_seeds
+    if affordable >= 2:
+        print(f"searching {affordable} of {num_candidates} candidates: --budget {budget.text}", file=sys.stderr)
+        return affordable, num_seeds
+    num_affordable_seeds = min(num_seeds, 1 + max(0, num_rounds))
+    print(
+        f"warning: no search, only the given settings, with {num_affordable_seeds} of {num_seeds} seeds. For at least "
+        f"two candidates and all seeds, set --budget {math.ceil((num_seeds + 3) * per_round / 60)}m",
+        file=sys.stderr,
+    )
+    return 1, num_affordable_seeds
+
+
+def search(contenders: Sequence[Contender], trainer: Trainer, num_candidates: int) -> dict[str, list[Ring]]:
+    """Try the first ``num_candidates`` of every contender, one after another; none if there is only one.
 
     Returns:
         the results of the candidates that were tried, by contender.
     """
     rings: dict[str, list[Ring]] = {contender.name: [] for contender in contenders}
-    num_candidates, num_folds = len(contenders[0].configs), len(trainer.folds)
-    if num_candidates == 1:
-        return rings
-    pairs = [(i, (i + 1) % num_folds) for i in range(num_folds)]
-    # The final trainings of one seed are as many as those of a round, each on K - 1 folds instead of K - 2.
-    final_rounds = num_seeds * (num_folds - 1) / (num_folds - 2)
-    spent = 0.0
-    for number in range(num_candidates):
-        if number > 0 and not _is_affordable(number, num_candidates, spent, final_rounds, budget):
-            break
+    num_folds = len(trainer.folds)
+    for number in range(num_candidates if num_candidates > 1 else 0):
         trainings = {
             contender.name: [
-                Training(f"{contender.name}, candidate {number}, ring {i}", contender.configs[number], pairs[i], 0)
+                Training(
+                    f"{contender.name}, candidate {number}, ring {i}",
+                    contender.configs[number],
+                    (i, (i + 1) % num_folds),
+                    0,
+                )
                 for i in range(num_folds)
             ]
             for contender in contenders
@@ -136,30 +178,7 @@ def search(contenders: Sequence[Contender], trainer: Trainer, num_seeds: int, bu
         results = trainer.run([one for group in trainings.values() for one in group], what)
         for name, group in trainings.items():
             rings[name].append([results[one.key] for one in group])
-        spent += sum(result.seconds for result in results.values()) / budget.num_workers
     return rings
-
-
-def _is_affordable(number: int, num_candidates: int, spent: float, final_rounds: float, budget: Budget) -> bool:
-    """Whether another round fits into the budget after ``number`` rounds took ``spent`` seconds. Says so if not.
-
-    The final trainings are expected to take as long as ``final_rounds`` rounds.
-    """
-    per_round = spent / number
-    final = per_round * final_rounds
-    if number == 1 and spent + final > budget.seconds:
-        print(
-            f"warning: --budget {budget.text} is too short. The given settings and the final trainings take about "
-            f"{(spent + final) / 60:.0f} min and are done nevertheless.",
-            file=sys.stderr,
-        )
-    if spent + per_round + final <= budget.seconds:
-        return True
-    print(
-        f"searched {number} of {num_candidates} candidates: the next would exceed --budget {budget.text}",
-        file=sys.stderr,
-    )
-    return False
 
 
 def choose(tried: Sequence[Ring], fold: int) -> int:

@@ -17,18 +17,27 @@ import contextlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import tyro
 from torch import Tensor, nn
 
+from benchmarks import evaluation
 from models.classifier import SequenceClassifier
 from models.config import ModelConfig, ModelName
 from models.initializers import init_gated_, init_gaussian_rnn_, init_irnn_, init_np_rnn_
 from models.relu_rnn import ReluRNN
+from pipeline.objectives.classification import cross_entropy
+from pipeline.settings.config import TrainingConfig
+from pipeline.training.batches import Batch, FeatureTable, training_batches
+from pipeline.training.clips import ClipSampling
+from pipeline.training.loop import parameter_groups
 
 Step = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
@@ -95,36 +104,54 @@ def compare_layers(size: Size, seconds: float) -> None:
 
 
 def compare_classifiers(seconds: float) -> None:
-    """Compare models by the whole step of train.py on cached features."""
+    """Compare models by the whole step of train.py on cached features, from the batch to the new weights."""
     names: tuple[ModelName, ...] = ("np_rnn", "lstm", "gru", "mean")
     models = {name: SequenceClassifier(ModelConfig(name, VIDEO.hidden), VIDEO.inputs, VIDEO_CLASSES) for name in names}
-    features = torch.randn(VIDEO.steps, VIDEO.batch, VIDEO.inputs)
-    labels = torch.randint(VIDEO_CLASSES, (VIDEO.batch,))
-    lengths = torch.full((VIDEO.batch,), VIDEO.steps)
-    times = take_turns({name: whole_step(model, features, lengths, labels) for name, model in models.items()}, seconds)
+    videos = evaluation.Size(videos=20 * VIDEO.batch, frames=VIDEO.steps, features=VIDEO.inputs, classes=VIDEO_CLASSES)
+    with tempfile.TemporaryDirectory() as folder:
+        table = evaluation.make_table(Path(folder) / "features.npy", videos)
+        candidates = {name: whole_step(model, table) for name, model in models.items()}
+        times = take_turns({**candidates, "bare products": bare_products(VIDEO)}, seconds)
     rounds = len(times["lstm"])
     print(f"\nclassifiers of {VIDEO_CLASSES} classes, (T, B, features, hidden) = {tuple(VIDEO)}, {rounds} rounds")
-    print(f"{'':14} {'ms':>8} {'lstm / this':>12} {'gru / this':>10} {'parameters':>11} {'per unit':>9}")
+    print(
+        f"{'':14} {'ms':>8} {'lstm / this':>12} {'gru / this':>10} {'this / bare products':>21} {'parameters':>11}"
+        f" {'per unit':>9}"
+    )
     for name, milliseconds in times.items():
-        layers = [parameter for layer in models[name].layers for parameter in layer.parameters()]
-        print(
+        shown = (
             f"{name:14} {statistics.median(milliseconds):8.1f} {median_ratio(times['lstm'], milliseconds):12.2f}"
             f" {median_ratio(times['gru'], milliseconds):10.2f}"
-            f" {sum(parameter.numel() for parameter in models[name].parameters()):11,}"
-            f" {sum(parameter.numel() for parameter in layers) // VIDEO.hidden:9,}"
+            f" {median_ratio(milliseconds, times['bare products']):21.2f}"
         )
+        if name in models:
+            layers = [parameter for layer in models[name].layers for parameter in layer.parameters()]
+            shown += (
+                f" {sum(parameter.numel() for parameter in models[name].parameters()):11,}"
+                f" {sum(parameter.numel() for parameter in layers) // VIDEO.hidden:9,}"
+            )
+        print(shown)
 
 
-def whole_step(model: SequenceClassifier, features: Tensor, lengths: Tensor, labels: Tensor) -> Step:
-    optimizer = torch.optim.AdamW(model.parameters())
+def whole_step(model: SequenceClassifier, table: FeatureTable) -> Step:
+    """One step of the training loop, with the next batch of ``table``."""
+    optimizer = torch.optim.AdamW(parameter_groups(model, TrainingConfig()), fused=True)
+    batches = endless_batches(table)
 
     def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(features, lengths), labels).backward()
+        batch = next(batches)
+        cross_entropy(model, batch, 0.0).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        optimizer.zero_grad()
 
     return step
+
+
+def endless_batches(table: FeatureTable) -> Iterator[Batch]:
+    rng = np.random.default_rng(0)
+    while True:
+        yield from training_batches(table, ClipSampling(), VIDEO.batch, rng)
 
 
 def training_step(layer: nn.RNNBase, inputs: Tensor, grad_states: Tensor) -> Step:

@@ -30,6 +30,15 @@ STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
 """The initialised network of one layer, by model name: number of inputs and settings -> network."""
 
 
+class Dropout(nn.Dropout):
+    """``nn.Dropout`` with a mask from uniform numbers, which a CPU draws four times faster than Bernoulli ones."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return input
+        return input * torch.rand_like(input).ge_(self.p).div_(1 - self.p)
+
+
 class Projected(NamedTuple):
     """The part of the scores that depends on single frames, ``[N, ...]`` each; see ``SequenceClassifier.project``."""
 
@@ -71,7 +80,7 @@ class SequenceClassifier(nn.Module):
         self.temperature: Tensor
         self.register_buffer("temperature", torch.ones(()))
         self.register_load_state_dict_pre_hook(_add_temperature)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList()
         width = feature_dim
         if config.model != "mean":
@@ -117,7 +126,7 @@ class SequenceClassifier(nn.Module):
         # The scale standardises and drops features at once.
         if self.reads_changes:
             scale = self.dropout(self.change_scale.expand(frames.shape[1:]))
-            states = torch.diff(frames, dim=0, prepend=frames[:1]) * scale
+            states = torch.diff(frames, dim=0, prepend=frames[:1]).mul_(scale)
         else:
             scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
             states = torch.addcmul(-self.feature_mean * scale, frames, scale)
@@ -272,11 +281,9 @@ def power_normalize(features: Tensor) -> Tensor:
     Classification" (2010), section 3.3.
     """
     magnitudes = features.abs()
-    # Before the scaling, a frame's squared length is the sum of its magnitudes.
-    squared_length = magnitudes.sum(-1, keepdim=True)
-    # The constant keeps the result and its gradient finite at zero.
-    scale = torch.addcmul(magnitudes.new_tensor(1e-12), magnitudes, squared_length).rsqrt_()
-    return features * scale
+    # The squared length of a frame of square roots is the sum of its magnitudes. The constant is for features of zero.
+    squares = torch.addcmul(magnitudes.new_tensor(1e-12), magnitudes, magnitudes.sum(-1, keepdim=True))
+    return features * squares.rsqrt_()
 
 
 def _add_temperature(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

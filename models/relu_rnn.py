@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # Numbers in a block of states. In float32 it takes half a megabyte: with its gradient it fits a second-level cache.
-_BLOCK_SIZE = 2**17
+_BLOCK_SIZE = 2**18
 _MIN_BLOCK_STEPS = 8  # shorter blocks would make the weights' gradients a series of small products again
 
 

@@ -50,7 +50,7 @@ class FeatureTable:
     def __init__(self, records: Sequence[VideoRecord], packed: PackedFeatures) -> None:
         """``packed`` must contain all ``records``, and may contain other videos."""
         videos = [packed.videos[record.video_id] for record in records]
-        self.records = tuple(records)
+        self.records, self.packed = tuple(records), packed
         self.num_views = len(packed.views)
         self.num_frames = np.array([video.num_frames for video in videos], dtype=np.int64)
         self.starts = np.array([video.start for video in videos], dtype=np.int64)

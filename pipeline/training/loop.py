@@ -53,7 +53,7 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
         model.set_feature_statistics(*statistics)
     model.to(device)
     betas = (0.9, settings.adam_beta2)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, settings), betas=betas, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=betas, fused=True)
     num_epochs = settings.num_epochs(objective.steps_per_epoch)
     patience = settings.patience or max(20, math.ceil(num_epochs / 3))
     num_steps = objective.steps_per_epoch * num_epochs
@@ -192,7 +192,7 @@ def learning_rate_factor(step: float, num_steps: int, schedule: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, num_steps - warm_up))))
 
 
-def _parameter_groups(model: SequenceClassifier, settings: TrainingConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: SequenceClassifier, settings: TrainingConfig) -> list[dict[str, Any]]:
     """The parameters, each with its learning rate and weight decay.
 
     Adam moves each weight by about the learning rate, whatever its size. In a recurrent layer these moves add up over

@@ -100,7 +100,7 @@ class SequenceClassifier(nn.Module):
         return power_normalize(features) if self.config.power_norm else features
 
     def _standardize(self, values: Tensor) -> Tensor:
-        return (values - self.feature_mean) * self.feature_scale
+        return torch.addcmul(-self.feature_mean * self.feature_scale, values, self.feature_scale)
 
     def _states(self, frames: Tensor) -> Tensor:
         scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
@@ -117,8 +117,7 @@ class SequenceClassifier(nn.Module):
         if lengths is None:
             return self._select(states[-1], lambda: states.mean(0))
         last = states[lengths - 1, torch.arange(len(lengths), device=states.device)]
-        padding = _is_padding(lengths, len(states))
-        return self._select(last, lambda: states.masked_fill(padding, 0).sum(0) / lengths.unsqueeze(-1))
+        return self._select(last, lambda: zero_padding(states, lengths).sum(0) / lengths.unsqueeze(-1))
 
     def _select(self, last: Tensor, mean: Callable[[], Tensor]) -> Tensor:
         """The last state, the mean state, or both side by side. The mean is computed only if the read-out needs it."""
@@ -140,7 +139,7 @@ class SequenceClassifier(nn.Module):
         """
         if lengths is not None:
             # In the backward pass 0 * NaN would be NaN, and the average below is a plain sum.
-            features = features.masked_fill(_is_padding(lengths, len(features)), 0)
+            features = zero_padding(features, lengths)
         frames = self._power_normalize(features)
 
         def average() -> Tensor:
@@ -243,8 +242,12 @@ def power_normalize(features: Tensor) -> Tensor:
     It tames the few large values of CNN features. Perronnin et al., "Improving the Fisher Kernel for Large-Scale Image
     Classification" (2010), section 3.3.
     """
-    # The constant keeps the gradient finite at zero.
-    return nn.functional.normalize(features * (features.abs() + 1e-6).rsqrt(), dim=-1)
+    magnitudes = features.abs()
+    # Before the scaling, a frame's squared length is the sum of its magnitudes.
+    squared_length = magnitudes.sum(-1, keepdim=True)
+    # The constant keeps the result and its gradient finite at zero.
+    scale = torch.addcmul(magnitudes.new_tensor(1e-12), magnitudes, squared_length).rsqrt_()
+    return features * scale
 
 
 def _add_temperature(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
@@ -252,6 +255,8 @@ def _add_temperature(module: nn.Module, state_dict: dict[str, Any], prefix: str,
     state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
 
 
-def _is_padding(lengths: Tensor, num_steps: int) -> Tensor:
-    """The steps after each sequence's end: lengths ``[B]`` -> bool ``[T, B, 1]``."""
-    return (torch.arange(num_steps, device=lengths.device)[:, None] >= lengths).unsqueeze(-1)
+def zero_padding(values: Tensor, lengths: Tensor) -> Tensor:
+    """A copy of ``[T, B, ...]`` with zeros after each sequence's end; ``lengths`` is int64 ``[B]``."""
+    is_padding = torch.arange(len(values), device=lengths.device)[:, None] >= lengths
+    # Several times faster on a CPU than masked_fill, which visits every number.
+    return values.flatten(0, 1).index_fill(0, is_padding.flatten().nonzero().squeeze(1), 0).view_as(values)

@@ -77,7 +77,7 @@ class _ReluScan(torch.autograd.Function):
         previous = states.new_zeros(states.shape[1:])
         for steps in _blocks(states):
             block = states[steps]
-            block.copy_(nn.functional.linear(inputs[steps], weight_ih, bias))
+            torch.addmm(bias, inputs[steps].flatten(0, 1), weight_ih.t(), out=block.flatten(0, 1))
             for state in block.unbind():
                 previous = state.addmm_(previous, weight_hh.t()).relu_()
         ctx.save_for_backward(inputs, weight_ih, weight_hh, states)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.records import VideoRecord
+from models.classifier import zero_padding
 from pipeline.cache.packed import PackedFeatures
 from pipeline.training.clips import ClipSampling
 
@@ -116,9 +117,12 @@ class FeatureTable:
         rows = np.zeros((int(lengths.max()), len(clips)), dtype=np.int64)
         for column, (start, clip) in enumerate(zip(starts, clips, strict=True)):
             rows[: len(clip), column] = start + clip
-        features = self.features[torch.from_numpy(rows)].float()
-        features[torch.arange(len(rows))[:, None] >= lengths] = 0
-        return Batch(features, self.labels[torch.from_numpy(np.asarray(videos, dtype=np.int64))], lengths)
+        # index_select copies whole rows: several times faster than indexing.
+        features = self.features.index_select(0, torch.from_numpy(rows.ravel())).float().view(*rows.shape, -1)
+        labels = self.labels[torch.from_numpy(np.asarray(videos, dtype=np.int64))]
+        if (lengths == len(rows)).all():
+            return Batch(features, labels)
+        return Batch(zero_padding(features, lengths), labels, lengths)
 
 
 def training_batches(

@@ -39,6 +39,15 @@ class Projected(NamedTuple):
     """the linear scores of each frame, ``[N, num_classes]``; ``None`` without a skip connection"""
 
 
+class Dropout(nn.Dropout):
+    """``nn.Dropout`` with a mask from uniform numbers, which a CPU draws four times faster than Bernoulli ones."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return input
+        return input * torch.rand_like(input).ge_(self.p).div_(1 - self.p)
+
+
 class SequenceClassifier(nn.Module):
     """Normalised features -> states -> read-out -> class scores, plus linear scores of the frame average.
 
@@ -66,7 +75,7 @@ class SequenceClassifier(nn.Module):
         self.temperature: Tensor
         self.register_buffer("temperature", torch.ones(()))
         self.register_load_state_dict_pre_hook(_add_temperature)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList()
         width = feature_dim
         if config.model != "mean":
@@ -142,16 +151,14 @@ class SequenceClassifier(nn.Module):
             features = zero_padding(features, lengths)
         frames = self._power_normalize(features)
 
-        def average() -> Tensor:
-            num_steps = len(frames) if lengths is None else lengths.unsqueeze(-1)
-            return self.dropout(self._standardize(frames.sum(0) / num_steps))
-
-        if not self.layers:
-            scores: Tensor = self.classifier(average())
-        else:
-            scores = self.classifier(self.dropout(self.read_out(self._states(frames), lengths)))
-            if self.skip is not None:
-                scores = scores + self.skip(average())
+        num_steps = len(frames) if lengths is None else lengths.unsqueeze(-1)
+        linear = self.skip if self.layers else self.classifier
+        terms = []
+        if linear is not None:  # comes first, while the CPU's cache contains the frames
+            terms.append(linear(self.dropout(self._standardize(frames.sum(0) / num_steps))))
+        if self.layers:
+            terms.append(self.classifier(self.dropout(self.read_out(self._states(frames), lengths))))
+        scores: Tensor = sum(terms)
         return scores if self.training else scores / self.temperature
 
     def scores_over_time(self, features: Tensor) -> Tensor:
@@ -243,11 +250,9 @@ def power_normalize(features: Tensor) -> Tensor:
     Classification" (2010), section 3.3.
     """
     magnitudes = features.abs()
-    # Before the scaling, a frame's squared length is the sum of its magnitudes.
-    squared_length = magnitudes.sum(-1, keepdim=True)
-    # The constant keeps the result and its gradient finite at zero.
-    scale = torch.addcmul(magnitudes.new_tensor(1e-12), magnitudes, squared_length).rsqrt_()
-    return features * scale
+    # The squared length of a frame of square roots is the sum of its magnitudes. The constant is for features of zero.
+    scale = magnitudes.mul_(magnitudes.sum(-1, keepdim=True)).add_(1e-12).rsqrt_()
+    return scale.mul_(features)
 
 
 def _add_temperature(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

@@ -75,7 +75,16 @@ def test_an_epoch_has_every_video_once() -> None:
     assert [len(batch.targets) for batch in batches] == [3, 3, 1]
     assert sorted(np.concatenate([batch.targets for batch in batches]).tolist()) == list(range(7))
     for batch in batches:
-        assert batch.lengths.tolist() == [table.num_frames[video] for video in batch.targets.tolist()]
+        num_frames = [table.num_frames[video] for video in batch.targets.tolist()]
+        assert (batch.inputs[..., 2] == 1).sum(0).tolist() == num_frames
+        assert batch.lengths.tolist() == num_frames if len(num_frames) > 1 else batch.lengths is None
+
+
+def test_clips_of_equal_length_need_no_lengths() -> None:
+    """Without padding the batch has no lengths, so the model does not look for padding."""
+    batch = numbered_table(5, 4).batch(np.array([1, 0]), [np.arange(3), np.arange(1, 4)])
+    assert batch.lengths is None
+    assert batch.inputs[..., 1].tolist() == [[0, 1], [1, 2], [2, 3]]
 
 
 def test_the_order_depends_on_the_generator_alone() -> None:

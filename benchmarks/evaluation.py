@@ -39,7 +39,7 @@ from pipeline.cache.packed import PackedFeatures, PackedVideo
 from pipeline.evaluation.comparison import order_drops
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.scoring import CPU_CLIPS, predict
+from pipeline.evaluation.scoring import CPU_CLIPS, predict, predict_orders
 from pipeline.features.recipe import Origin
 from pipeline.training.batches import FeatureTable, evaluation_blocks
 from pipeline.training.clips import ClipSampling
@@ -124,11 +124,13 @@ def score_run(model: SequenceClassifier, table: FeatureTable, size: Size, classe
 
 
 def order_seconds(model: SequenceClassifier, table: FeatureTable, size: Size, classes: tuple[str, ...]) -> float:
-    score = partial(predict, model, table, size.sampling, classes, CPU)
-    forward = score()
-    return seconds(
-        lambda: order_drops(forward, {"reversed": score(order="reversed"), "shuffled": score(order="shuffled")})
-    )
+    """Seconds to score all three orders and to compare them."""
+
+    def score() -> None:
+        orders = predict_orders(model, table, size.sampling, classes, CPU)
+        order_drops(orders.pop("forward"), orders)
+
+    return seconds(score)
 
 
 def make_model(size: Size) -> SequenceClassifier:

@@ -126,7 +126,9 @@ class SequenceClassifier(nn.Module):
         # The scale standardises and drops features at once.
         if self.reads_changes:
             scale = self.dropout(self.change_scale.expand(frames.shape[1:]))
-            states = torch.diff(frames, dim=0, prepend=frames[:1]).mul_(scale)
+            states = torch.empty_like(frames)
+            states[0] = 0
+            torch.sub(frames[1:], frames[:-1], out=states[1:]).mul_(scale)
         else:
             scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
             states = torch.addcmul(-self.feature_mean * scale, frames, scale)
@@ -167,16 +169,14 @@ class SequenceClassifier(nn.Module):
             features = zero_padding(features, lengths)
         frames = self._power_normalize(features)
 
-        def average() -> Tensor:
-            num_steps = len(frames) if lengths is None else lengths.unsqueeze(-1)
-            return self.dropout(self._standardize(frames.sum(0) / num_steps))
-
-        if not self.layers:
-            scores: Tensor = self.classifier(average())
-        else:
-            scores = self.classifier(self.dropout(self.read_out(self._states(frames), lengths)))
-            if self.skip is not None:
-                scores = scores + self.skip(average())
+        num_steps = len(frames) if lengths is None else lengths.unsqueeze(-1)
+        linear = self.skip if self.layers else self.classifier
+        terms = []
+        if linear is not None:  # comes first, while the CPU's cache contains the frames
+            terms.append(linear(self.dropout(self._standardize(frames.sum(0) / num_steps))))
+        if self.layers:
+            terms.append(self.classifier(self.dropout(self.read_out(self._states(frames), lengths))))
+        scores: Tensor = sum(terms)
         return scores if self.training else scores / self.temperature
 
     def scores_over_time(self, features: Tensor) -> Tensor:
@@ -278,12 +278,12 @@ def power_normalize(features: Tensor) -> Tensor:
     """The signed square root of each feature, scaled to a unit vector per frame: ``[..., D]`` -> ``[..., D]``.
 
     It tames the few large values of CNN features. Perronnin et al., "Improving the Fisher Kernel for Large-Scale Image
-    Classification" (2010), section 3.3.
+    Classification" (2010), section 3.3. It works in place, so no gradient can flow back to the features.
     """
     magnitudes = features.abs()
     # The squared length of a frame of square roots is the sum of its magnitudes. The constant is for features of zero.
-    squares = torch.addcmul(magnitudes.new_tensor(1e-12), magnitudes, magnitudes.sum(-1, keepdim=True))
-    return features * squares.rsqrt_()
+    scale = magnitudes.mul_(magnitudes.sum(-1, keepdim=True)).add_(1e-12).rsqrt_()
+    return scale.mul_(features)
 
 
 def _add_temperature(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ _VIDEOS_PER_BLOCK = 64
 Order = Literal["forward", "reversed", "shuffled"]
 
 
-@torch.inference_mode()
 def predict(
     model: SequenceClassifier,
     table: FeatureTable,
@@ -31,39 +30,60 @@ def predict(
     device: torch.device,
     missing: Sequence[VideoRecord] = (),
     batch_size: int | None = None,
-    order: Order = "forward",
 ) -> Predictions:
     """Score the evenly spread clips of every video, in all its views.
 
     Args:
         missing: videos of the list that have no features; they count as wrong answers.
         batch_size: clips per block.
-        order: how the frames of each clip are ordered. ``"shuffled"`` draws one random order per video from its id, so
-            it is the same in every evaluation. The frame average ignores it: no order changes a mean, and another order
-            of summation must not break a tie.
 
     Returns:
         Predictions for the table's videos followed by ``missing``; the order of the clips is not defined.
     """
+    return predict_orders(model, table, clips, classes, device, missing, batch_size, ("forward",))["forward"]
+
+
+@torch.inference_mode()
+def predict_orders(
+    model: SequenceClassifier,
+    table: FeatureTable,
+    clips: ClipSampling,
+    classes: tuple[str, ...],
+    device: torch.device,
+    missing: Sequence[VideoRecord] = (),
+    batch_size: int | None = None,
+    orders: Sequence[Order] = get_args(Order),
+) -> dict[str, Predictions]:
+    """``predict`` for several orders of the frames of each clip. The projection of a frame is computed once for all.
+
+    ``"shuffled"`` draws one random order per video from its id, so it is the same in every evaluation. The frame
+    average ignores the order: no order changes a mean, and another order of summation must not break a tie.
+    """
     model.eval()
-    probabilities, videos = [], []
+    probabilities: dict[Order, list[npt.NDArray[np.float64]]] = {order: [] for order in orders}
+    videos = []
     for block in evaluation_blocks(table, clips, batch_size or (CPU_CLIPS if device.type == "cpu" else GPU_CLIPS)):
-        rows = _ordered_rows(block, table.records, order) if model.layers else block.rows
-        frames, rows = block.frames.to(device).float(), rows.to(device)
-        if model.can_share_frames:
-            scores = model.score_projected(model.project(frames), rows, block.lengths)
-        else:
-            scores = model(frames[rows], block.lengths.to(device))
-        probabilities.append(scores.double().softmax(1).cpu().numpy())
+        frames = block.frames.to(device).float()
+        projected = model.project(frames) if model.can_share_frames else None
+        for order in orders:
+            rows = _ordered_rows(block, table.records, order if model.layers else "forward").to(device)
+            if projected is None:
+                scores = model(frames[rows], block.lengths.to(device))
+            else:
+                scores = model.score_projected(projected, rows, block.lengths)
+            probabilities[order].append(scores.double().softmax(1).cpu().numpy())
         videos.append(block.videos.numpy())
     records = (*table.records, *missing)
-    return Predictions(
-        classes=classes,
-        video_ids=tuple(record.video_id for record in records),
-        labels=np.array([record.label for record in records], dtype=np.int64),
-        clip_probabilities=np.concatenate(probabilities),
-        clip_videos=np.concatenate(videos),
-    )
+    return {
+        order: Predictions(
+            classes=classes,
+            video_ids=tuple(record.video_id for record in records),
+            labels=np.array([record.label for record in records], dtype=np.int64),
+            clip_probabilities=np.concatenate(probabilities[order]),
+            clip_videos=np.concatenate(videos),
+        )
+        for order in orders
+    }
 
 
 def _ordered_rows(block: ClipBlock, records: Sequence[VideoRecord], order: Order) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.cache.job import FeatureCache
 from pipeline.cache.packed import PackedFeatures
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import digest, read_metrics, read_provenance
-from pipeline.evaluation.scoring import predict, probabilities_over_time
+from pipeline.evaluation.scoring import predict, predict_orders, probabilities_over_time
 from pipeline.evaluation.spectra import spectra
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.objectives.classification import class_validation, cross_entropy
@@ -213,8 +213,8 @@ class VideoClassification:
                 f"split {self._split.name} of {task.name} has no {evaluated_on or 'test videos'} with features."
             )
         missing = [record for record in videos if record.video_id not in task.features.videos]
-        score = partial(predict, model, table, self._clips, self.outputs, task.device, missing)
-        predictions = score()
+        orders = predict_orders(model, table, self._clips, self.outputs, task.device, missing)
+        predictions = orders.pop("forward")
         strips = None
         if config.run.strips:
             strips = make_strips(
@@ -229,7 +229,7 @@ class VideoClassification:
             predictions,
             facts,
             run.history(),
-            reordered={"reversed": score(order="reversed"), "shuffled": score(order="shuffled")},
+            reordered=orders,
             probabilities_over_time=probabilities_over_time(model, table, self.outputs, task.device),
             seconds=self._seconds(table.records),
             strips=strips,

@@ -10,8 +10,8 @@ floor   only the products, with preallocated operands and results: each model pr
         In float32, on all cores, with the block size that is fastest on this machine.
 job     ``pipeline.evaluation.scoring.predict`` and ``pipeline.evaluation.metrics.metrics`` for each run: from stored
         float16 features to metrics with intervals. Reports are not included: they take the same time for any network.
-order   what ``evaluate.py`` adds to the job: the same clips with their frames reversed and shuffled, and the intervals
-        of the drops in accuracy, for one run.
+orders  the job as ``evaluate.py`` does it: the clips also with their frames reversed and shuffled, and the intervals of
+        the drops in accuracy. Its last column is the time relative to that of the job.
 plain   the same scores from ``model(clips)``, one clip at a time, for one run: the cost without shared frames.
 
 The features are random numbers, which does not affect the time. The ratios, medians over the rounds, are the result.
@@ -103,18 +103,19 @@ def main(size: tyro.conf.OmitArgPrefixes[Size], rounds: int = 3, threads: int | 
     models = [make_model(size) for _ in range(size.runs)]
     names = tuple(f"class{number}" for number in range(size.classes))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        table = make_table(Path(folder) / "features.npy", size)
+        table = FeatureTable(*make_features(Path(folder) / "features.npy", size))
         floor = fastest_floor(size)
         difference = largest_difference(models[0], table, size)
-        times: dict[str, list[float]] = {"floor": [], "job": [], "order": [], "plain": []}
+        times: dict[str, list[float]] = {"floor": [], "job": [], "orders": [], "plain": []}
         for _ in range(rounds):
-            floors, jobs = [], []
+            floors, jobs, orders = [], [], []
             for model in models:  # alternately, so that noise affects both alike
                 floors.append(seconds(floor))
                 jobs.append(seconds(partial(score_run, model, table, size, names)))
+                orders.append(seconds(partial(score_orders, model, table, size, names)))
             times["floor"].append(sum(floors))
             times["job"].append(sum(jobs))
-            times["order"].append(size.runs * order_seconds(models[0], table, size, names))
+            times["orders"].append(sum(orders))
             times["plain"].append(size.runs * seconds(lambda: plain_scores(models[0], table, size)))
     show(size, times, difference)
 
@@ -123,14 +124,11 @@ def score_run(model: SequenceClassifier, table: FeatureTable, size: Size, classe
     metrics(predict(model, table, size.sampling, classes, CPU))
 
 
-def order_seconds(model: SequenceClassifier, table: FeatureTable, size: Size, classes: tuple[str, ...]) -> float:
-    """Seconds to score all three orders and to compare them."""
-
-    def score() -> None:
-        orders = predict_orders(model, table, size.sampling, classes, CPU)
-        order_drops(orders.pop("forward"), orders)
-
-    return seconds(score)
+def score_orders(model: SequenceClassifier, table: FeatureTable, size: Size, classes: tuple[str, ...]) -> None:
+    orders = predict_orders(model, table, size.sampling, classes, CPU)
+    forward = orders.pop("forward")
+    metrics(forward)
+    order_drops(forward, orders)
 
 
 def make_model(size: Size) -> SequenceClassifier:
@@ -141,8 +139,8 @@ def make_model(size: Size) -> SequenceClassifier:
     return model.eval()
 
 
-def make_table(path: Path, size: Size) -> FeatureTable:
-    """Random features, memory-mapped from a file in the same way as ``pipeline.cache.packed`` maps them."""
+def make_features(path: Path, size: Size) -> tuple[list[VideoRecord], PackedFeatures]:
+    """Videos with random features, memory-mapped from a file in the same way as ``pipeline.cache.packed`` maps them."""
     rows = size.videos * size.frames
     written = np.lib.format.open_memmap(path, "w+", "<f2", (rows, size.features))
     rng = np.random.default_rng(0)
@@ -155,7 +153,7 @@ def make_table(path: Path, size: Size) -> FeatureTable:
         record.video_id: PackedVideo(number * size.frames, size.frames, ORIGIN) for number, record in enumerate(records)
     }
     frame_indices = np.tile(np.arange(size.frames, dtype=np.int32), size.videos)
-    return FeatureTable(records, PackedFeatures(mapped, frame_indices, (CENTER,), videos))
+    return records, PackedFeatures(mapped, frame_indices, (CENTER,), videos)
 
 
 def fastest_floor(size: Size) -> Callable[[], None]:
@@ -227,10 +225,14 @@ def show(size: Size, times: dict[str, list[float]], difference: float) -> None:
     )
     lines = []
     for name, measured in times.items():
-        ratio = statistics.median(elapsed / floor for elapsed, floor in zip(measured, times["floor"], strict=True))
         middle = statistics.median(measured)
-        lines.append([name, f"{middle:.2f}", f"{size.runs * size.videos / middle:,.0f}", f"{ratio:.2f}"])
-    print(tabulate(lines, ["", "s", "videos/s", "/ floor"], "github", disable_numparse=True))
+        ratios = [f"{median_ratio(measured, times[other]):.2f}" for other in ("floor", "job")]
+        lines.append([name, f"{middle:.2f}", f"{size.runs * size.videos / middle:,.0f}", *ratios])
+    print(tabulate(lines, ["", "s", "videos/s", "/ floor", "/ job"], "github", disable_numparse=True))
+
+
+def median_ratio(times: list[float], other: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, other, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,19 @@
-"""Measure how long a training step of a recurrent layer takes on the CPU, and the matrix products' share of it.
+"""Measure how long training takes on the CPU, and the matrix products' share of it.
 
-    python -m benchmarks.recurrent               # print the table
-    python -m benchmarks.recurrent --busy 2      # the same while two other processes keep cores busy
+    python -m benchmarks.recurrent --threads 2   # layers, and the whole training step of classifiers
+    python -m benchmarks.recurrent --epoch       # an epoch at UCF101's size, with validation: about two minutes
+    python -m benchmarks.recurrent --busy 2      # the layers and steps while two other processes keep cores busy
     python -m benchmarks.recurrent --denormals   # the cost of numbers below 1e-38, and which threads flush them to zero
 
 A layer's step is a forward and a backward pass with a dense gradient for the states of all steps and none for the
-inputs. A classifier's step is that of train.py, from the batch to the new weights. All candidates take turns in one
-run, so noise affects them equally: compare the ratios, which are medians over the rounds.
+inputs. A classifier's step is that of train.py, from the float16 features of a table to the new weights. All candidates
+take turns in one run, so noise affects them equally: compare the ratios, which are medians over the rounds.
+
+A model's products are those that no implementation can avoid, in float32 with preallocated operands. Per layer: the
+inputs and the states with their weights, and in the backward pass the gradients of both weight matrices and of the
+states. Per linear layer (the read-out and the skip connection): the scores, the weights' gradient, and for the read-out
+its inputs' gradient. The products of an epoch are those of its training steps, and those of scoring the validation
+clips (the row ``floor`` of ``benchmarks.evaluation``).
 
 While other processes are busy, a step can take ten times as long on two threads as on one, because OpenMP's threads
 spin while they wait for each other at every product. Setting OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=PASSIVE in the
@@ -14,14 +21,17 @@ environment avoids that.
 """
 
 import contextlib
+import dataclasses
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,15 +39,20 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks import evaluation
-from models.classifier import SequenceClassifier
+from benchmarks.evaluation import make_features, median_ratio
+from data.records import Split, VideoDataset
+from models.classifier import SequenceClassifier, power_normalize
 from models.config import ModelConfig, ModelName
 from models.initializers import init_gated_, init_gaussian_rnn_, init_irnn_, init_np_rnn_
 from models.relu_rnn import ReluRNN
 from pipeline.objectives.classification import cross_entropy
-from pipeline.settings.config import TrainingConfig
+from pipeline.objectives.videos import VideoClassification, VideoTask
+from pipeline.settings.config import Config, EvaluationOverrides, TrainingConfig
+from pipeline.settings.parsing import from_flat, read_yaml
 from pipeline.training.batches import Batch, FeatureTable, training_batches
 from pipeline.training.clips import ClipSampling
-from pipeline.training.loop import parameter_groups
+from pipeline.training.loop import fit, new_optimizer, update
+from pipeline.training.run import Run
 
 Step = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
@@ -58,9 +73,18 @@ SIZES = (
 )
 VIDEO = Size(25, 32, 1280, 256)
 VIDEO_CLASSES = 101
+VIDEO_MODELS: tuple[ModelName, ...] = ("np_rnn", "lstm", "gru", "mean")
+GATES = {"lstm": 4, "gru": 3}
+UCF101 = Path(__file__).parent.parent / "configs" / "ucf101.yaml"
 
 
-def main(seconds: float = 10.0, threads: int | None = None, busy: int = 0, denormals: bool = False) -> None:
+def main(
+    seconds: float = 10.0,
+    threads: int | None = None,
+    busy: int = 0,
+    denormals: bool = False,
+    epoch: bool = False,
+) -> None:
     """Print a table.
 
     Args:
@@ -68,6 +92,7 @@ def main(seconds: float = 10.0, threads: int | None = None, busy: int = 0, denor
         threads: number of PyTorch's threads (default: PyTorch's own choice).
         busy: number of other processes that each keep a core busy.
         denormals: measure the cost of denormal numbers instead.
+        epoch: measure an epoch of np_rnn at UCF101's size instead.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -77,10 +102,13 @@ def main(seconds: float = 10.0, threads: int | None = None, busy: int = 0, denor
             compare_denormals(seconds)
             return
         torch.set_flush_denormal(True)
+        if epoch:
+            compare_epochs(from_flat(Config, read_yaml(UCF101), str(UCF101)))
+            return
         print(f"{torch.get_num_threads()} threads, {busy} other busy processes; ms per training step")
         for size in SIZES:
             compare_layers(size, seconds)
-        compare_classifiers(seconds)
+        compare_classifiers(VIDEO, 4000, seconds)
 
 
 def compare_layers(size: Size, seconds: float) -> None:
@@ -103,55 +131,135 @@ def compare_layers(size: Size, seconds: float) -> None:
         )
 
 
-def compare_classifiers(seconds: float) -> None:
-    """Compare models by the whole step of train.py on cached features, from the batch to the new weights."""
-    names: tuple[ModelName, ...] = ("np_rnn", "lstm", "gru", "mean")
-    models = {name: SequenceClassifier(ModelConfig(name, VIDEO.hidden), VIDEO.inputs, VIDEO_CLASSES) for name in names}
-    videos = evaluation.Size(videos=20 * VIDEO.batch, frames=VIDEO.steps, features=VIDEO.inputs, classes=VIDEO_CLASSES)
+def compare_classifiers(size: Size, num_videos: int, seconds: float) -> None:
+    """Compare models by the whole step of train.py on cached features, each with its own products."""
+    classifiers = {
+        name: SequenceClassifier(ModelConfig(name, size.hidden), size.inputs, VIDEO_CLASSES) for name in VIDEO_MODELS
+    }
+    videos = evaluation.Size(videos=num_videos, frames=size.steps, features=size.inputs, classes=VIDEO_CLASSES)
     with tempfile.TemporaryDirectory() as folder:
-        table = evaluation.make_table(Path(folder) / "features.npy", videos)
-        candidates = {name: whole_step(model, table) for name, model in models.items()}
-        times = take_turns({**candidates, "bare products": bare_products(VIDEO)}, seconds)
+        table = FeatureTable(*make_features(Path(folder) / "features.npy", videos))
+        steps = {name: WholeStep(classifier, table, size) for name, classifier in classifiers.items()}
+        products = {f"{name} products": classifier_products(name, size) for name in VIDEO_MODELS}
+        times = take_turns({**steps, **products, "layer products": bare_products(size)}, seconds)
     rounds = len(times["lstm"])
-    print(f"\nclassifiers of {VIDEO_CLASSES} classes, (T, B, features, hidden) = {tuple(VIDEO)}, {rounds} rounds")
+    print(f"\nclassifiers of {VIDEO_CLASSES} classes, (T, B, features, hidden) = {tuple(size)}, {rounds} rounds")
     print(
-        f"{'':14} {'ms':>8} {'lstm / this':>12} {'gru / this':>10} {'this / bare products':>21} {'parameters':>11}"
-        f" {'per unit':>9}"
+        f"{'':14} {'ms':>8} {'products':>9} {'ms / products':>14} {'lstm / this':>12} {'gru / this':>10}"
+        f" {'parameters':>11} {'per unit':>9}"
     )
-    for name, milliseconds in times.items():
-        shown = (
-            f"{name:14} {statistics.median(milliseconds):8.1f} {median_ratio(times['lstm'], milliseconds):12.2f}"
+    for name, classifier in classifiers.items():
+        milliseconds, own_products = times[name], times[f"{name} products"]
+        layers = [parameter for layer in classifier.layers for parameter in layer.parameters()]
+        print(
+            f"{name:14} {statistics.median(milliseconds):8.1f} {statistics.median(own_products):9.1f}"
+            f" {median_ratio(milliseconds, own_products):14.2f} {median_ratio(times['lstm'], milliseconds):12.2f}"
             f" {median_ratio(times['gru'], milliseconds):10.2f}"
-            f" {median_ratio(milliseconds, times['bare products']):21.2f}"
+            f" {sum(parameter.numel() for parameter in classifier.parameters()):11,}"
+            f" {sum(parameter.numel() for parameter in layers) // size.hidden:9,}"
         )
-        if name in models:
-            layers = [parameter for layer in models[name].layers for parameter in layer.parameters()]
-            shown += (
-                f" {sum(parameter.numel() for parameter in models[name].parameters()):11,}"
-                f" {sum(parameter.numel() for parameter in layers) // VIDEO.hidden:9,}"
-            )
-        print(shown)
+    print(
+        f"np_rnn / products of its recurrent layer alone ({statistics.median(times['layer products']):.1f} ms): "
+        f"{median_ratio(times['np_rnn'], times['layer products']):.2f}"
+    )
+    parts = steps["np_rnn"].parts.items()
+    print("parts of np_rnn's step, ms:", ", ".join(f"{name} {statistics.median(part):.1f}" for name, part in parts))
 
 
-def whole_step(model: SequenceClassifier, table: FeatureTable) -> Step:
-    """One step of the training loop, with the next batch of ``table``."""
-    optimizer = torch.optim.AdamW(parameter_groups(model, TrainingConfig()), fused=True)
-    batches = endless_batches(table)
+class WholeStep:
+    """A training step of train.py. Each call continues with the next batch and records the time of each part."""
 
-    def step() -> None:
-        batch = next(batches)
-        cross_entropy(model, batch, 0.0).loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    def __init__(self, model: SequenceClassifier, table: FeatureTable, size: Size) -> None:
+        self.parts: dict[str, list[float]] = defaultdict(list)
+        self._settings = TrainingConfig()
+        self._model = model.train()
+        model.set_feature_statistics(*table.statistics(power_normalize))
+        self._optimizer, self._schedule = new_optimizer(model, self._settings, 10**5)
+        self._batches = self._endless_batches(table, ClipSampling(size.steps), size.batch)
 
-    return step
+    def __call__(self) -> None:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        drawn = time.perf_counter()
+        outcome = cross_entropy(self._model, batch, self._settings.label_smoothing)
+        scored = time.perf_counter()
+        update(self._model, outcome.loss, self._settings.clip_gradient, self._optimizer, self._schedule)
+        updated = time.perf_counter()
+        for part, elapsed in (("batch", drawn - start), ("forward", scored - drawn), ("update", updated - scored)):
+            self.parts[part].append(1000 * elapsed)
+
+    @staticmethod
+    def _endless_batches(table: FeatureTable, clips: ClipSampling, batch_size: int) -> Iterator[Batch]:
+        rng = np.random.default_rng(0)
+        while True:
+            yield from training_batches(table, clips, batch_size, rng)
 
 
-def endless_batches(table: FeatureTable) -> Iterator[Batch]:
-    rng = np.random.default_rng(0)
-    while True:
-        yield from training_batches(table, ClipSampling(), VIDEO.batch, rng)
+def compare_epochs(config: Config, num_training: int = 9537, num_validation: int = 2107, epochs: int = 3) -> None:
+    """Compare epochs of ``fit``, with validation and checkpoints, with their products, measured before each epoch."""
+    validation = evaluation.Size(
+        videos=num_validation,
+        clips=config.training.clips_per_video,
+        clip_frames=config.training.clip_frames or VIDEO.steps,
+        frames=VIDEO.steps,
+        features=VIDEO.inputs,
+        hidden=config.model.hidden_size,
+        classes=VIDEO_CLASSES,
+    )
+    size = Size(validation.clip_frames, config.training.batch_size, VIDEO.inputs, validation.hidden)
+    config = dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, epochs=epochs),
+        run=dataclasses.replace(config.run, splits=("1",)),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        every_video = dataclasses.replace(validation, videos=num_training + num_validation)
+        videos, packed = make_features(Path(folder) / "features.npy", every_video)
+        classes = tuple(f"class{number}" for number in range(VIDEO_CLASSES))
+        split = Split("1", tuple(videos[:num_training]), tuple(videos[num_training:]), ())
+        dataset = VideoDataset("ucf101", "ucf101", classes, tuple(videos), {"1": split})
+        cache: Any = SimpleNamespace(load_once=lambda *_: packed)
+        objective = TimedEpochs(VideoTask(dataset, lambda: cache, evaluation.CPU), config, EvaluationOverrides())
+        objective.step_products = classifier_products(config.model.model, size)
+        objective.validation_products = evaluation.fastest_floor(validation)
+        fit(Run(Path(folder) / "run"), config, objective, evaluation.CPU)
+        objective.stop()
+    training_products = [num_training / size.batch * step for step in objective.step_seconds]
+    products = [sum(both) for both in zip(training_products, objective.validation_seconds, strict=True)]
+    print(
+        f"{config.model.model}, {num_training} training and {num_validation} validation videos of {VIDEO.steps} frames,"
+        f" (T, B, features, hidden) = {tuple(size)}, {torch.get_num_threads()} threads, {epochs} epochs\n"
+        f"epoch {statistics.median(objective.seconds):.2f} s; products of training "
+        f"{statistics.median(training_products):.2f} s, of validation "
+        f"{statistics.median(objective.validation_seconds):.2f} s\n"
+        f"epoch / products: {median_ratio(objective.seconds, products):.2f}"
+    )
+
+
+class TimedEpochs(VideoClassification):
+    """Times every epoch of a training, and before each epoch the products of a step and of a validation."""
+
+    step_products: Step
+    validation_products: Step
+
+    def __init__(self, task: VideoTask, config: Config, overrides: EvaluationOverrides) -> None:
+        super().__init__(task, config, overrides)
+        self.seconds: list[float] = []
+        self.step_seconds: list[float] = []
+        self.validation_seconds: list[float] = []
+        self._started: float | None = None
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        self.stop()
+        self.step_seconds.append(statistics.median(evaluation.seconds(self.step_products) for _ in range(30)))
+        self.validation_seconds.append(evaluation.seconds(self.validation_products))
+        self._started = time.perf_counter()
+        return super().batches(epoch)
+
+    def stop(self) -> None:
+        """End the epoch that is being timed, if there is one."""
+        if self._started is not None:
+            self.seconds.append(time.perf_counter() - self._started)
 
 
 def training_step(layer: nn.RNNBase, inputs: Tensor, grad_states: Tensor) -> Step:
@@ -163,22 +271,54 @@ def training_step(layer: nn.RNNBase, inputs: Tensor, grad_states: Tensor) -> Ste
     return step
 
 
-def bare_products(size: Size) -> Step:
-    """The matrix products that every ReLU layer's training step needs, in place, and nothing else."""
-    num_rows = size.steps * size.batch
-    inputs, states, deltas = (torch.randn(num_rows, width) for width in (size.inputs, size.hidden, size.hidden))
-    weight_ih, weight_hh = torch.randn(size.hidden, size.inputs), torch.randn(size.hidden, size.hidden)
-    state, delta = torch.randn(size.batch, size.hidden), torch.randn(size.batch, size.hidden)
-    drive, result = torch.empty_like(states), torch.empty_like(state)
+def classifier_products(name: str, size: Size) -> Step:
+    """All matrix products of a classifier's training step, see the head of this file."""
+    average = linear_products(size.batch, size.inputs, with_input_gradient=False)
+    if name == "mean":
+        return average
+    layer = bare_products(size, GATES.get(name, 1))
+    read_out = linear_products(size.batch, 2 * size.hidden, with_input_gradient=True)
+
+    def products() -> None:
+        layer()
+        read_out()
+        average()
+
+    return products
+
+
+def linear_products(batch: int, width: int, with_input_gradient: bool) -> Step:
+    inputs, weight, gradient = (
+        torch.randn(*shape) for shape in ((batch, width), (VIDEO_CLASSES, width), (batch, VIDEO_CLASSES))
+    )
+    scores, grad_weight, grad_inputs = torch.empty_like(gradient), torch.empty_like(weight), torch.empty_like(inputs)
+
+    def products() -> None:
+        torch.mm(inputs, weight.t(), out=scores)
+        torch.mm(gradient.t(), inputs, out=grad_weight)
+        if with_input_gradient:
+            torch.mm(gradient, weight, out=grad_inputs)
+
+    return products
+
+
+def bare_products(size: Size, gates: int = 1) -> Step:
+    """The matrix products that a layer's training step needs, in place, and nothing else; a ReLU layer has one gate."""
+    num_rows, gated = size.steps * size.batch, gates * size.hidden
+    inputs, states, deltas = (torch.randn(num_rows, width) for width in (size.inputs, size.hidden, gated))
+    weight_ih, weight_hh = torch.randn(gated, size.inputs), torch.randn(gated, size.hidden)
+    state, delta = torch.randn(size.batch, size.hidden), torch.randn(size.batch, gated)
+    drive, driven, result = torch.empty(num_rows, gated), torch.empty_like(delta), torch.empty_like(state)
+    grad_ih, grad_hh = torch.empty(size.inputs, gated), torch.empty(gated, size.hidden)
 
     def products() -> None:
         torch.mm(inputs, weight_ih.t(), out=drive)
         for _ in range(size.steps):
-            torch.mm(state, weight_hh.t(), out=result)
+            torch.mm(state, weight_hh.t(), out=driven)
         for _ in range(size.steps):
             torch.mm(delta, weight_hh, out=result)
-        torch.mm(deltas.t(), states)
-        torch.mm(inputs.t(), deltas)  # the faster order for few inputs
+        torch.mm(deltas.t(), states, out=grad_hh)
+        torch.mm(inputs.t(), deltas, out=grad_ih)  # the faster order for few inputs
 
     return products
 
@@ -259,10 +399,6 @@ def take_turns(candidates: dict[Name, Step], seconds: float) -> dict[Name, list[
             times[name].append(1000 * (time.perf_counter() - start))
         rounds += 1
     return times
-
-
-def median_ratio(times: list[float], other: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(times, other, strict=True))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 
 from data.errors import UserError
@@ -52,14 +54,10 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     if (statistics := objective.input_statistics()) is not None:
         model.set_feature_statistics(*statistics)
     model.to(device)
-    betas = (0.9, settings.adam_beta2)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=betas, fused=True)
     num_epochs = settings.num_epochs(objective.steps_per_epoch)
     patience = settings.patience or max(20, math.ceil(num_epochs / 3))
     num_steps = objective.steps_per_epoch * num_epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, num_steps, settings.schedule)
-    )
+    optimizer, schedule = new_optimizer(model, settings, num_steps)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.amp and device.type == "cuda")
 
     first_epoch, best, history = 0, _Best(epoch=-1, rank=[math.inf]), []
@@ -84,14 +82,9 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             for batch in objective.batches(epoch):
                 with autocast:
                     outcome = objective.outcome(model, batch.to(device))
-                outcome.loss.backward()
-                norm = float(nn.utils.clip_grad_norm_(model.parameters(), settings.clip_gradient))
-                loss = outcome.loss.item()
+                loss, norm = update(model, outcome.loss, settings.clip_gradient, optimizer, schedule)
                 if not math.isfinite(loss + norm):
                     raise _diverged(run, epoch, f"the loss is {loss:g}, its gradient's norm {norm:g}")
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
                 total_loss += loss * outcome.size
                 num_seen += outcome.size
                 num_correct += outcome.num_correct or 0
@@ -135,6 +128,31 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             )
             shown = {name: f"{value:.3g}" for name, value in line.items() if name.startswith(("train_a", "validation"))}
             progress.show(**{"epoch": epoch + 1} | shown)
+
+
+def new_optimizer(model: SequenceClassifier, settings: TrainingConfig, num_steps: int) -> tuple[Optimizer, LambdaLR]:
+    """AdamW and its learning rate schedule for a training of ``num_steps`` steps."""
+    betas = (0.9, settings.adam_beta2)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, settings), betas=betas, fused=True)
+    return optimizer, LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_steps, settings.schedule))
+
+
+def update(
+    model: nn.Module, loss: Tensor, clip_gradient: float, optimizer: Optimizer, schedule: LambdaLR
+) -> tuple[float, float]:
+    """The backward pass of a loss and one step of the optimizer, with the gradient's norm clipped.
+
+    Returns:
+        the loss, and the norm before clipping. If one of them is not finite, the weights are not changed.
+    """
+    loss.backward()
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_gradient))
+    value = loss.item()
+    if math.isfinite(value + norm):
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return value, norm
 
 
 def overfitting_warning(history: Sequence[Mapping[str, float]]) -> str | None:
@@ -192,7 +210,7 @@ def learning_rate_factor(step: float, num_steps: int, schedule: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, num_steps - warm_up))))
 
 
-def parameter_groups(model: SequenceClassifier, settings: TrainingConfig) -> list[dict[str, Any]]:
+def _parameter_groups(model: SequenceClassifier, settings: TrainingConfig) -> list[dict[str, Any]]:
     """The parameters, each with its learning rate and weight decay.
 
     Adam moves each weight by about the learning rate, whatever its size. In a recurrent layer these moves add up over

@@ -14,10 +14,10 @@ def test_benchmark_prints_the_ratios_of_one_small_round() -> None:
     difference = re.search(r"probabilities of job and plain: (\S+)", done.stdout)
     assert difference is not None and float(difference[1]) < 1e-5
     rows = re.findall(
-        r"^\| (floor|job|order|plain) +\| *([\d.]+) +\| *([\d,]+) +\| *([\d.]+) +\|", done.stdout, re.MULTILINE
+        r"^\| (floor|job|orders|plain) +\| *([\d.]+) +\| *([\d,]+) +\| *([\d.]+) +\|", done.stdout, re.MULTILINE
     )
     rates = {name: float(rate.replace(",", "")) for name, _, rate, _ in rows}
-    assert rates.keys() == {"floor", "job", "order", "plain"} and min(rates.values()) > 0
+    assert rates.keys() == {"floor", "job", "orders", "plain"} and min(rates.values()) > 0
     for name, _, _, ratio in rows:
         assert abs(float(ratio) - rates["floor"] / rates[name]) < 0.01 + 0.05 * float(ratio)
 

@@ -26,9 +26,10 @@ def main(arguments: Sequence[str]) -> int:
     options, base = settings.tune, settings.base
     if options.variants is None:
         contenders = make_contenders(base, options.models, options.candidates)
-        reference = options.models.index(BASELINE) if BASELINE in options.models else 0
     else:
-        contenders, reference = read_variants(options.variants, base), 0
+        contenders = read_variants(options.variants, base)
+    models = [contender.configs[0].model.model for contender in contenders]
+    reference = models.index(BASELINE) if BASELINE in models else 0
     dataset = load_dataset(settings.data)
     folds = deal_folds(videos_to_tune_on(dataset, settings.data, options.splits, options.half), options.folds)
     videos = [video for fold in folds for video in fold]

@@ -106,8 +106,10 @@ def check_best_settings(results: Path, folder: Path) -> None:
 
 
 def test_variants_are_compared_as_they_are(data: list[object], tmp_path: Path) -> None:
-    """--variants replaces the models: no search, the first is the reference, and one that diverges is wrong on every
-    video. With --half, only half of the groups are used."""
+    """--variants replaces the models: no search, and one that diverges is wrong on every video.
+
+    The first is the reference if none is a frame average. With --half, only half of the groups are used.
+    """
     (tmp_path / "two.yaml").write_text("as given: {}\nwild: {learning_rate: 1e30, clip_gradient: 1e30}\n")
     command = ["-m", "pipeline.tune", *data, *SMALL, "--variants", tmp_path / "two.yaml", "--half", "second"]
     output = check(run(*command, "--results", tmp_path / "results"))

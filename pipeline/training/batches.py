@@ -86,7 +86,7 @@ class FeatureTable:
         squares = torch.zeros(self.feature_dim, dtype=torch.float64)
         rows = self._rows()
         for start in range(0, len(rows), _ROWS_AT_A_TIME):
-            values = transform(self.features[rows[start : start + _ROWS_AT_A_TIME]].double())
+            values = transform(self.features.index_select(0, rows[start : start + _ROWS_AT_A_TIME]).double())
             total += values.sum(0)
             squares += values.square().sum(0)
         if not total.isfinite().all():
@@ -171,7 +171,7 @@ def evaluation_blocks(
         steps = np.minimum(np.arange(lengths[start])[:, None], lengths[start:stop] - 1)
         unique_rows, rows = np.unique(first_rows[start:stop] + clips.stride * steps, return_inverse=True)
         yield ClipBlock(
-            table.features[torch.from_numpy(unique_rows)],
+            table.features.index_select(0, torch.from_numpy(unique_rows)),
             torch.from_numpy(rows.reshape(steps.shape)),
             torch.from_numpy(lengths[start:stop]),
             torch.from_numpy(videos[start:stop]),

@@ -1,12 +1,11 @@
 """Training loss, validation and calibration that all classifiers share."""
 
-import dataclasses
 import math
 from functools import partial
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+from scipy.special import logsumexp
 from torch import nn
 from torch.nn import functional as F
 
@@ -53,12 +52,16 @@ def fit_temperature(predictions: Predictions) -> float:
     if predictions.correct.all():
         return 1.0
     scores = np.log(predictions.clip_probabilities.clip(_SMALLEST))
+    videos = predictions.clip_videos
+    true_scores = scores[np.arange(len(videos)), predictions.labels[videos]]
+    num_clips = np.bincount(videos)
 
     def loss(log_temperature: float) -> float:
-        probabilities = softmax(scores / math.exp(log_temperature), axis=1)
-        true_probability = dataclasses.replace(predictions, clip_probabilities=probabilities).true_probability
+        temperature = math.exp(log_temperature)
+        true_probability = np.exp(true_scores / temperature - logsumexp(scores / temperature, axis=1))
+        of_videos = np.bincount(videos, true_probability) / num_clips
         # The reported loss is clipped at 1e-12. Its flat parts could stop the search early.
-        return float(-np.log(true_probability.clip(_SMALLEST)).mean())
+        return float(-np.log(of_videos.clip(_SMALLEST)).mean())
 
     low, high = TEMPERATURES
     found = minimize_scalar(loss, bounds=(math.log(low), math.log(high)), method="bounded", options={"xatol": 1e-3})

@@ -83,7 +83,7 @@ def test_each_fold_gets_what_is_best_on_its_neighbours() -> None:
 
 
 def test_the_lower_loss_is_chosen_and_the_accuracy_decides_a_tie() -> None:
-    """Of candidates with the same loss the more accurate one is chosen, and the first of equal ones."""
+    """Among candidates with the same loss the more accurate one is chosen, and the first of equal ones."""
     assert best([Score(0.9, 2.0), Score(0.5, 1.0), Score(0.6, 1.0), Score(0.6, 1.0)]) == 2
 
 

@@ -4,8 +4,8 @@ import math
 from functools import partial
 
 import numpy as np
+import torch
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 from torch import nn
 from torch.nn import functional as F
 
@@ -51,14 +51,14 @@ def fit_temperature(predictions: Predictions) -> float:
     """
     if predictions.correct.all():
         return 1.0
-    scores = np.log(predictions.clip_probabilities.clip(_SMALLEST))
+    scores = torch.from_numpy(predictions.clip_probabilities.clip(_SMALLEST)).double().log()
     videos = predictions.clip_videos
     true_scores = scores[np.arange(len(videos)), predictions.labels[videos]]
     num_clips = np.bincount(videos)
 
     def loss(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
-        true_probability = np.exp(true_scores / temperature - logsumexp(scores / temperature, axis=1))
+        true_probability = (true_scores / temperature - (scores / temperature).logsumexp(1)).exp()
         of_videos = np.bincount(videos, true_probability) / num_clips
         # The reported loss is clipped at 1e-12. Its flat parts could stop the search early.
         return float(-np.log(of_videos.clip(_SMALLEST)).mean())

@@ -126,9 +126,8 @@ class SequenceClassifier(nn.Module):
         # The scale standardises and drops features at once.
         if self.reads_changes:
             scale = self.dropout(self.change_scale.expand(frames.shape[1:]))
-            states = torch.empty_like(frames)
-            states[0] = 0
-            torch.sub(frames[1:], frames[:-1], out=states[1:]).mul_(scale)
+            changes = torch.cat([torch.zeros_like(frames[:1]), frames[1:] - frames[:-1]])
+            states = changes.mul_(scale)
         else:
             scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
             states = torch.addcmul(-self.feature_mean * scale, frames, scale)

@@ -45,7 +45,8 @@ class ReluRNN(nn.RNN):
         if inputs.ndim != 3 or not len(inputs) or inputs.shape[2] != self.input_size:
             raise ValueError(f"inputs must be [T, B, {self.input_size}] with T > 0; got {list(inputs.shape)}")
         # A tracer does not see into the function below: the graph would contain its result as a constant.
-        if inputs.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
+        if inputs.device.type != "cpu" or is_traced:
             return super().forward(inputs)
         bias = self.total_bias
         # In-place products fail in half precision, which is slower on most CPUs anyway.

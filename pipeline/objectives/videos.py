@@ -1,7 +1,6 @@
 """Classification of videos from their cached features."""
 
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,13 @@ from pipeline.objectives.task import Variant
 from pipeline.reports.report import write_evaluation
 from pipeline.reports.strips import make_strips
 from pipeline.settings.config import BASELINE, VALIDATION, Config, EvaluationOverrides
-from pipeline.training.batches import Batch, FeatureTable, training_batches
+from pipeline.training.batches import (
+    MAX_BATCH_FRAMES,
+    Batch,
+    FeatureTable,
+    num_training_batches,
+    training_batches,
+)
 from pipeline.training.clips import ClipSampling
 from pipeline.training.objective import Outcome, Validation
 from pipeline.training.run import Run
@@ -125,6 +130,8 @@ class VideoClassification:
         table = self._table(self._split.train)
         if table is None:
             raise DatasetError(f"split {self._split.name} of {self._task.name} has no training video with features.")
+        if warning := long_clip_warning(table, self._clips):
+            print(warning, file=sys.stderr)
         return table
 
     @cached_property
@@ -140,7 +147,7 @@ class VideoClassification:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self._training) / self.config.training.batch_size)
+        return num_training_batches(self._training, self._clips, self.config.training.batch_size)
 
     def input_statistics(self) -> tuple[Tensor, ...]:
         stride = self.config.training.clip_stride
@@ -273,6 +280,19 @@ def group_warning(videos: Sequence[VideoRecord]) -> str | None:
         "warning: the videos have no groups, so each is its own group. If test videos show the people or places of "
         "training videos, the accuracy will be too high. Name the groups with --group-pattern or in the CSV's column "
         "group."
+    )
+
+
+def long_clip_warning(table: FeatureTable, clips: ClipSampling) -> str | None:
+    """A warning if a clip is longer than a training batch can be."""
+    lengths = clips.lengths(table.num_frames)
+    longest = int(lengths.argmax())
+    if lengths[longest] <= MAX_BATCH_FRAMES:
+        return None
+    return (
+        f"warning: the video {table.records[longest].video_id} has {lengths[longest]:,} frames, and a clip is a whole "
+        f"video. A training batch can contain {MAX_BATCH_FRAMES:,}: training draws a random part of longer videos. To "
+        "train on shorter clips, set --clip-frames."
     )
 
 

@@ -1,7 +1,7 @@
 """Batches of clips from stored features."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.training.clips import ClipSampling
 
 IndexArray = npt.NDArray[np.integer]
 
+MAX_BATCH_FRAMES = 2**15  # in a training batch; with 1,280 features, 168 MB for each copy of it
 _MAX_STEPS = 2**16  # in a block, over all clips: bounds the memory for long videos
 _ROWS_AT_A_TIME = 1024  # fit a CPU cache as float64, which makes the sums several times faster
 
@@ -138,13 +139,40 @@ class FeatureTable:
 def training_batches(
     table: FeatureTable, clips: ClipSampling, batch_size: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """One epoch: one random clip of each video, in a random view; the videos are in random order."""
-    order = rng.permutation(len(table))
-    for start in range(0, len(order), batch_size):
-        videos = order[start : start + batch_size]
+    """One epoch: one random clip of each video, in a random view; the videos are in random order.
+
+    A batch has at most ``MAX_BATCH_FRAMES`` frames, padding included, and so has a clip.
+    """
+    clips = replace(clips, frames=min(clips.frames or MAX_BATCH_FRAMES, MAX_BATCH_FRAMES))
+    for videos in _batches_of_videos(clips.lengths(table.num_frames), batch_size, rng):
         chosen = [clips.draw(int(table.num_frames[video]), rng) for video in videos]
         views = rng.integers(table.num_views, size=len(videos)) if table.num_views > 1 else None
         yield table.batch(videos, chosen, views)
+
+
+def num_training_batches(table: FeatureTable, clips: ClipSampling, batch_size: int) -> int:
+    """The number of batches in each epoch of ``training_batches``."""
+    return len(_batches_of_videos(clips.lengths(table.num_frames), batch_size, np.random.default_rng(0)))
+
+
+def _batches_of_videos(lengths: IndexArray, batch_size: int, rng: np.random.Generator) -> list[IndexArray]:
+    """Deal videos into random batches, given the length of each one's clip.
+
+    Clips that are too long for a whole batch get smaller batches with clips of similar length. The number of batches
+    depends on the lengths alone.
+    """
+    order = rng.permutation(len(lengths))
+    is_long = lengths[order] > MAX_BATCH_FRAMES // batch_size
+    usual, long = order[~is_long], order[is_long]
+    batches: list[IndexArray] = [usual[start : start + batch_size] for start in range(0, len(usual), batch_size)]
+    if not len(long):
+        return batches
+    long = long[np.argsort(-lengths[long], kind="stable")]
+    while len(long):
+        size = max(1, MAX_BATCH_FRAMES // int(lengths[long[0]]))
+        batches.append(long[:size])
+        long = long[size:]
+    return [batches[number] for number in rng.permutation(len(batches))]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.features.sampling import Indices
 from pipeline.settings.config import TrainingConfig
@@ -50,6 +51,11 @@ class ClipSampling:
         number = f"up to {self.per_video} clips" if self.step is None else f"a clip every {self.step} frames, each"
         stride = "" if self.stride == 1 else f", {self.stride} apart"
         return f"{number} of {self.frames} frames{stride}"
+
+    def lengths(self, num_frames: NDArray[np.integer]) -> NDArray[np.integer]:
+        """The number of frames in each clip of videos with ``num_frames`` stored frames."""
+        available = -(-num_frames // self.stride)
+        return available if self.frames is None else np.minimum(available, self.frames)
 
     def draw(self, num_frames: int, rng: np.random.Generator) -> Indices:
         """One random clip, for training."""

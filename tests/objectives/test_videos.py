@@ -12,11 +12,13 @@ from data.records import DatasetError, Split, VideoDataset
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest
 from pipeline.experiment import Evaluated, evaluate_run
+from pipeline.objectives import videos
 from pipeline.objectives.videos import mistakes_first, videos_to_score
 from pipeline.settings.config import EvaluationOverrides
+from pipeline.training.clips import ClipSampling
 from pipeline.training.run import Run
 from tests.helpers.runs import CPU, make_moves, train_moves
-from tests.helpers.synthetic import make_record, make_task
+from tests.helpers.synthetic import make_record, make_table, make_task
 
 RECORDS = tuple(make_record(f"v{number}") for number in range(8))
 DATASET = VideoDataset(
@@ -148,6 +150,16 @@ def test_a_baseline_with_the_same_seed_is_preferred(run: Run) -> None:
     other = Path(shutil.copytree(first, run.folder.parent / "another"))
     (other / "evaluation" / "metrics.json").write_text(json.dumps(metrics | {"seed": 5}))
     assert baseline_of(run) == first / "evaluation"
+
+
+def test_a_clip_longer_than_a_batch_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warning names the longest video and the option that shortens clips, and comes only if a clip is cut."""
+    monkeypatch.setattr(videos, "MAX_BATCH_FRAMES", 4)
+    table = make_table([np.ones((3, 2)), np.ones((5, 2)), np.ones((9, 2))])
+    warning = videos.long_clip_warning(table, ClipSampling())
+    assert warning is not None
+    assert table.records[2].video_id in warning and "--clip-frames" in warning
+    assert videos.long_clip_warning(table, ClipSampling(frames=4)) is None
 
 
 def test_confident_mistakes_come_first() -> None:

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.packed import PackedFeatures
+from pipeline.training import batches as batches_module
 from pipeline.training.batches import (
     Batch,
     ClipBlock,
     FeatureTable,
     UnusableFeaturesError,
     evaluation_blocks,
+    num_training_batches,
     training_batches,
 )
 from pipeline.training.clips import ClipSampling
@@ -90,6 +92,20 @@ def test_an_epoch_has_every_video_once() -> None:
     assert sorted(np.concatenate([batch.targets for batch in batches]).tolist()) == list(range(7))
     for batch in batches:
         assert lengths_of(batch) == [table.num_frames[video] for video in batch.targets.tolist()]
+
+
+def test_a_long_clip_does_not_pad_a_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of long clips are smaller, their number is the same in each epoch, and no video is left out."""
+    monkeypatch.setattr(batches_module, "MAX_BATCH_FRAMES", 24)
+    lengths = [3, 1, 2, 20, 6, 3, 2, 9, 1, 7, 100]
+    table = numbered_table(*lengths)
+    for seed in range(20):
+        batches = list(training_batches(table, WHOLE, 4, np.random.default_rng(seed)))
+        assert all(batch.inputs.shape[0] * batch.inputs.shape[1] <= 24 for batch in batches)
+        assert sorted(np.concatenate([batch.targets for batch in batches]).tolist()) == list(range(11))
+        assert len(batches) == num_training_batches(table, WHOLE, 4) == 5
+        for batch in batches:
+            assert lengths_of(batch) == [min(24, lengths[video]) for video in batch.targets.tolist()]
 
 
 def test_the_order_depends_on_the_generator_alone() -> None:

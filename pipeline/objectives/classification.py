@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,15 +28,13 @@ def cross_entropy(model: nn.Module, batch: Batch, label_smoothing: float) -> Out
     return Outcome(loss, len(batch.targets), int((scores.argmax(1) == batch.targets).sum()))
 
 
-def class_validation(predictions: Predictions) -> Validation:
-    """Video-level top-1 and negative log-likelihood; the best epoch has the highest accuracy, then the lowest loss.
-
-    Both are at temperature 1.
-    """
+def class_validation(predictions: Predictions, best_by: Literal["loss", "accuracy"]) -> Validation:
+    """Video-level top-1 and negative log-likelihood, both at temperature 1, and the rank that ``best_by`` gives."""
     accuracy, loss = float(predictions.correct.mean()), negative_log_likelihood(predictions)
     assert loss is not None, "validation tables contain no missing videos"
     metrics = {"validation_accuracy": accuracy, "validation_loss": loss}
-    return Validation(metrics, (-accuracy, loss), partial(fit_temperature, predictions))
+    rank = (loss, -accuracy) if best_by == "loss" else (-accuracy, loss)
+    return Validation(metrics, rank, partial(fit_temperature, predictions))
 
 
 def fit_temperature(predictions: Predictions) -> float:

@@ -162,7 +162,8 @@ class DigitClassification(_SequenceObjective):
         return cross_entropy(model, batch, self.config.training.label_smoothing)
 
     def validate(self, model: SequenceClassifier) -> Validation:
-        return class_validation(predict_digits(model, self._data.validation, self._device))
+        predictions = predict_digits(model, self._data.validation, self._device)
+        return class_validation(predictions, self.config.training.best_by)
 
     def can_stop(self, history: Sequence[Mapping[str, float]]) -> bool:
         return False

@@ -165,7 +165,8 @@ class VideoClassification:
     def validate(self, model: SequenceClassifier) -> Validation | None:
         if self._validation is None:
             return None
-        return class_validation(predict(model, self._validation, self._clips, self.outputs, self._task.device))
+        predictions = predict(model, self._validation, self._clips, self.outputs, self._task.device)
+        return class_validation(predictions, self.config.training.best_by)
 
     def can_stop(self, history: Sequence[Mapping[str, float]]) -> bool:
         return False

@@ -97,9 +97,12 @@ class TrainingConfig:
     """maximum gradient norm; a very large value turns clipping off"""
     label_smoothing: float = 0.0
     """share of the target probability that is spread over all classes"""
+    best_by: Literal["loss", "accuracy"] = "loss"
+    """what the best epoch has the best of, in validation (addition, multiplication: always the error). The accuracy of
+    few validation videos is mostly chance"""
     patience: int | None = None
-    """epochs without a better validation accuracy (addition, multiplication: error) before training stops; if unset,
-    20, or a third of all epochs if that is more"""
+    """epochs without a better validation before training stops; if unset, 20, or a third of all epochs if that is
+    more"""
     amp: bool = True
     """mixed precision on a GPU; no effect on a CPU"""
 

@@ -40,7 +40,13 @@ NOT_PART_OF_A_RUN = {
     "strips",
 }
 # What older config.yaml files do not contain, as it was when they were written.
-_BEFORE = {"inputs": "frames", "skip_connection": False, "power_norm": False, "base_fan_in": 10**9}
+_BEFORE = {
+    "inputs": "frames",
+    "skip_connection": False,
+    "power_norm": False,
+    "base_fan_in": 10**9,
+    "best_by": "accuracy",
+}
 # Settings with their own entry in metrics.json, which the text of the other settings leaves out.
 LISTED_SEPARATELY = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name", "length"}
 

@@ -48,11 +48,13 @@ def test_an_overconfident_classifier_is_made_less_certain() -> None:
 
 
 def test_the_temperature_does_not_influence_the_rank_of_an_epoch() -> None:
-    """Epochs are ranked by accuracy and by the loss at temperature 1."""
+    """Epochs are ranked by the loss at temperature 1 and by accuracy, in the order that the settings ask for."""
     scores, labels = calibrated_scores()
     predictions = predictions_of_scores(scores * 3, labels)
-    validation = class_validation(predictions)
-    assert validation.rank == (-predictions.correct.mean(), negative_log_likelihood(predictions))
+    loss, accuracy = negative_log_likelihood(predictions), predictions.correct.mean()
+    assert class_validation(predictions, "accuracy").rank == (-accuracy, loss)
+    validation = class_validation(predictions, "loss")
+    assert validation.rank == (loss, -accuracy)
     assert validation.fit_temperature() == fit_temperature(predictions)
 
 

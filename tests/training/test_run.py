@@ -55,11 +55,11 @@ def test_config_yaml_reproduces_the_settings(run: Run) -> None:
 def test_a_run_from_before_a_setting_keeps_the_old_behaviour(run: Run) -> None:
     """Older config.yaml files do not name the skip connection: their networks have none, and still load."""
     path = run.folder / "config.yaml"
-    new_settings = ("skip_connection", "power_norm", "base_fan_in")
+    new_settings = ("skip_connection", "power_norm", "base_fan_in", "best_by")
     path.write_text("".join(line for line in path.open() if not line.startswith(new_settings)))
     config = run.config()
     assert not config.model.skip_connection and not config.model.power_norm
-    assert config.training.base_fan_in >= 10**6
+    assert config.training.base_fan_in >= 10**6 and config.training.best_by == "accuracy"
 
 
 def test_config_yaml_neither_overwrites_nor_resumes(tmp_path: Path) -> None:

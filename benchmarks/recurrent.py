@@ -2,8 +2,6 @@
 
     python -m benchmarks.recurrent --threads 2   # layers, and the whole training step of classifiers
     python -m benchmarks.recurrent --epoch       # an epoch at UCF101's size, with validation: about two minutes
-    python -m benchmarks.recurrent --busy 2      # the layers and steps while two other processes keep cores busy
-    python -m benchmarks.recurrent --denormals   # the cost of numbers below 1e-38, and which threads flush them to zero
 
 A layer's step is a forward and a backward pass with a dense gradient for the states of all steps and none for the
 inputs. A classifier's step is that of train.py, from the float16 features of a table to the new weights. All candidates
@@ -14,17 +12,10 @@ inputs and the states with their weights, and in the backward pass the gradients
 states. Per linear layer (the read-out and the skip connection): the scores, the weights' gradient, and for the read-out
 its inputs' gradient. The products of an epoch are those of its training steps, and those of scoring the validation
 clips (the row ``floor`` of ``benchmarks.evaluation``).
-
-While other processes are busy, a step can take ten times as long on two threads as on one, because OpenMP's threads
-spin while they wait for each other at every product. Setting OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=PASSIVE in the
-environment avoids that.
 """
 
-import contextlib
 import dataclasses
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -43,7 +34,7 @@ from benchmarks.evaluation import make_features, median_ratio
 from data.records import Split, VideoDataset
 from models.classifier import SequenceClassifier, power_normalize
 from models.config import ModelConfig, ModelName
-from models.initializers import init_gated_, init_gaussian_rnn_, init_irnn_, init_np_rnn_
+from models.initializers import init_gated_, init_np_rnn_
 from models.relu_rnn import ReluRNN
 from pipeline.objectives.classification import cross_entropy
 from pipeline.objectives.videos import VideoClassification, VideoTask
@@ -81,8 +72,6 @@ UCF101 = Path(__file__).parent.parent / "configs" / "ucf101.yaml"
 def main(
     seconds: float = 10.0,
     threads: int | None = None,
-    busy: int = 0,
-    denormals: bool = False,
     epoch: bool = False,
 ) -> None:
     """Print a table.
@@ -90,25 +79,19 @@ def main(
     Args:
         seconds: time to measure each size, without the warm-up.
         threads: number of PyTorch's threads (default: PyTorch's own choice).
-        busy: number of other processes that each keep a core busy.
-        denormals: measure the cost of denormal numbers instead.
         epoch: measure an epoch of np_rnn at UCF101's size instead.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
-    with busy_processes(busy):
-        if denormals:
-            compare_denormals(seconds)
-            return
-        torch.set_flush_denormal(True)
-        if epoch:
-            compare_epochs(from_flat(Config, read_yaml(UCF101), str(UCF101)))
-            return
-        print(f"{torch.get_num_threads()} threads, {busy} other busy processes; ms per training step")
-        for size in SIZES:
-            compare_layers(size, seconds)
-        compare_classifiers(VIDEO, 4000, seconds)
+    torch.set_flush_denormal(True)  # as train.py does
+    if epoch:
+        compare_epochs(from_flat(Config, read_yaml(UCF101), str(UCF101)))
+        return
+    print(f"{torch.get_num_threads()} threads; ms per training step")
+    for size in SIZES:
+        compare_layers(size, seconds)
+    compare_classifiers(VIDEO, 4000, seconds)
 
 
 def compare_layers(size: Size, seconds: float) -> None:
@@ -323,68 +306,6 @@ def bare_products(size: Size, gates: int = 1) -> Step:
     return products
 
 
-def compare_denormals(seconds: float) -> None:
-    """Measure the cost of denormals, numbers below 1.2e-38: many CPUs compute with them a hundred times slower."""
-    faint = torch.full((2**22,), 1e-40)
-    before = share_denormal(faint * 1)  # large enough to start OpenMP's threads
-    torch.set_flush_denormal(True)
-    after = share_denormal(faint * 1)
-    print(
-        f"1e-40 * 1, {torch.get_num_threads()} threads: {before:.0%} of the results are denormal; "
-        f"after set_flush_denormal(True) {after:.0%}.\n"
-        "It affects the calling thread and threads that start later: call it before any computation.\n"
-    )
-    torch.set_num_threads(1)
-    size = Size(784, 100, 1, 100)
-    inputs = torch.rand(size.steps, size.batch, size.inputs)
-    inputs[size.steps // 2 :] = 0  # without input the states decay
-    grad_states = torch.zeros(size.steps, size.batch, size.hidden)
-    grad_states[-1] = 1
-    relu = {"nonlinearity": "relu"}
-    layers = {
-        "np-RNN": init_np_rnn_(nn.RNN(size.inputs, size.hidden, **relu), "hidden"),
-        "IRNN": init_irnn_(nn.RNN(size.inputs, size.hidden, **relu)),
-        "iRNN, 0.8 I": init_irnn_(nn.RNN(size.inputs, size.hidden, **relu), 0.8),
-        "Gaussian ReLU": init_gaussian_rnn_(nn.RNN(size.inputs, size.hidden, **relu)),
-        "LSTM": init_gated_(nn.LSTM(size.inputs, size.hidden)),
-        "GRU": init_gated_(nn.GRU(size.inputs, size.hidden)),
-    }
-    candidates = {name: training_step(layer, inputs, grad_states) for name, layer in layers.items()}
-    for value in (1.0, 1e-40):
-        candidates[f"products of {value:g}"] = repeated(torch.mm, *[torch.full((100, 100), value)] * 2)
-        candidates[f"roots of {value:g}"] = repeated(torch.sqrt, torch.full((100, 100), value))  # as in Adam
-    both = {(name, flush): with_flush(step, flush) for name, step in candidates.items() for flush in (False, True)}
-    times = take_turns(both, seconds)
-    torch.set_flush_denormal(False)
-    print(f"{'one thread':18} {'ms':>8} {'flushed':>8} {'ratio':>6} {'denormal states':>16}")
-    for name in candidates:
-        kept, flushed = times[name, False], times[name, True]
-        share = f"{share_denormal(layers[name](inputs)[0]):16.3f}" if name in layers else ""
-        print(
-            f"{name:18} {statistics.median(kept):8.1f} {statistics.median(flushed):8.1f}"
-            f" {median_ratio(kept, flushed):6.2f} {share}"
-        )
-
-
-def repeated(operation: Callable[..., Tensor], *operands: Tensor) -> Step:
-    return lambda: [operation(*operands) for _ in range(1000)]
-
-
-def with_flush(step: Step, flush: bool) -> Step:
-    def flushing_step() -> None:
-        torch.set_flush_denormal(flush)
-        step()
-
-    return flushing_step
-
-
-def share_denormal(values: Tensor) -> float:
-    # A comparison would flush them to zero first, so look at the bits.
-    exponents = values.detach().view(torch.int32) & 0x7F800000
-    mantissas = values.detach().view(torch.int32) & 0x007FFFFF
-    return ((exponents == 0) & (mantissas != 0)).double().mean().item()
-
-
 def take_turns(candidates: dict[Name, Step], seconds: float) -> dict[Name, list[float]]:
     """Call each candidate once to warm up, then all in turn, at least three times; return each call's milliseconds."""
     for step in candidates.values():
@@ -399,17 +320,6 @@ def take_turns(candidates: dict[Name, Step], seconds: float) -> dict[Name, list[
             times[name].append(1000 * (time.perf_counter() - start))
         rounds += 1
     return times
-
-
-@contextlib.contextmanager
-def busy_processes(number: int) -> Iterator[None]:
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ python train.py --dataset ucf101 --backbone imported:dino
 """
 
 import json
+import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -29,6 +31,7 @@ from pipeline.cache.store import (
     RECIPE,
     DamagedEntry,
     FeatureStore,
+    NameTooLongError,
     dataset_folders,
     find_stores,
     list_entries,
@@ -218,13 +221,12 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
                 continue
             path = files[video.video_id]
             try:
-                features = read_npy(path)
-            except ExchangeError as error:
+                store.write(dataset.store_name, video.video_id, _imported(read_npy(path), video.path))
+            except (ExchangeError, NameTooLongError) as error:
                 refused[video.video_id] = str(error)
-                store.remove(dataset.store_name, video.video_id)
+                if isinstance(error, ExchangeError):
+                    store.remove(dataset.store_name, video.video_id)
                 store.note_failure(dataset.store_name, video.video_id, path, str(error))
-            else:
-                store.write(dataset.store_name, video.video_id, _imported(features, video.path))
             progress.advance(refused=len(refused))
     return ImportSummary(
         num_imported=len(files) - len(refused),
@@ -247,7 +249,7 @@ def match_files(source: Path, dataset: VideoDataset) -> dict[str, Path]:
     files = {}
     for video_id, candidates in names.items():
         usable = [name for name in candidates if name == video_id or num_matches[name] == 1]
-        paths = [path for path in (source / f"{name}.npy" for name in usable) if path.is_file()]
+        paths = [path for path in (source / f"{name}.npy" for name in usable) if os.path.isfile(path)]
         if paths:
             files[video_id] = paths[0]
     return files
@@ -268,10 +270,22 @@ def _looked_for(dataset: VideoDataset, video_id: str) -> str:
 
 
 def _common_feature_dim(files: Mapping[str, Path]) -> int:
-    """The feature_dim of all files, from their headers. Raises ``ExchangeError`` if they differ."""
+    """The feature_dim of all files, from their headers.
+
+    Raises ``ExchangeError`` if they differ, or if files are unusable: the message names each.
+    """
     paths_by_dim: dict[int, list[Path]] = {}
+    unusable = []
     for path in files.values():
-        paths_by_dim.setdefault(_open_npy(path).shape[-1], []).append(path)
+        try:
+            paths_by_dim.setdefault(_open_npy(path).shape[-1], []).append(path)
+        except ExchangeError as error:
+            unusable.append(str(error))
+    if unusable:
+        reasons = "\n".join(unusable)
+        raise ExchangeError(
+            f"{reasons}\nNothing was imported. Correct or remove {len(unusable)} of {len(files)} files."
+        )
     if len(paths_by_dim) > 1:
         listed = ", ".join(f"{dim} (in {len(paths)}, e.g. {paths[0]})" for dim, paths in paths_by_dim.items())
         raise ExchangeError(f"the features of all videos must have the same size, but these have {listed}")
@@ -279,11 +293,15 @@ def _common_feature_dim(files: Mapping[str, Path]) -> int:
 
 
 def _open_npy(path: Path) -> npt.NDArray[np.floating]:
-    """Memory-map an array. Raises ``ExchangeError`` if its type or shape is wrong."""
+    """Memory-map an array. Raises ``ExchangeError`` if it can't be read, or its type, shape or length is wrong."""
     try:
-        array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise ExchangeError(f"{path} can't be read as .npy: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers that Python 2 wrote, and escapes in damaged ones
+            array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r")
+        num_left = path.stat().st_size - array.offset - array.nbytes
+    except Exception as error:  # NumPy raises many types for damaged headers, such as TokenError and MemoryError
+        reason = " ".join(str(error).split())[:200]  # NumPy quotes the header, which may be long
+        raise ExchangeError(f"{path} can't be read as .npy: {reason or type(error).__name__}") from error
     if not np.issubdtype(array.dtype, np.floating):
         raise ExchangeError(
             f"{path} contains {array.dtype}, but features are floating point: save them as float16 or float32."
@@ -292,6 +310,11 @@ def _open_npy(path: Path) -> npt.NDArray[np.floating]:
         raise ExchangeError(
             f"{path} has shape {list(array.shape)}, but features are [frames, features], at least one of each, or "
             "[features]. Average or flatten other axes first."
+        )
+    if num_left:
+        raise ExchangeError(
+            f"{path} has {num_left} bytes more than its header's {array.dtype} {list(array.shape)} needs: the header "
+            "is damaged, or two arrays are in one file."
         )
     return array
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pipeline.cache.exchange import (
     import_command,
     import_features,
     match_files,
+    read_npy,
 )
 from pipeline.cache.store import FeatureStore, StoreError
 from pipeline.features.recipe import Origin, imported_recipe
@@ -257,6 +260,66 @@ def test_damaged_file_stops_the_import_before_it_starts(
     assert not (tmp_path / "cache").exists()
 
 
+def test_every_unusable_file_is_named(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:
+    """One message names all unusable files with their reasons, not only the first, and says that nothing is stored."""
+    save(source / f"{VIDEOS[0]}.npy", np.ones((2, 6), np.int32))
+    (source / f"{VIDEOS[3]}.npy").write_bytes(b"no array")
+    with pytest.raises(ExchangeError, match=r"(?s)Nothing was imported. Correct or remove 2 of 4 files") as raised:
+        import_features(source, dataset, "dino", tmp_path / "cache")
+    for video_id, reason in ((VIDEOS[0], "int32"), (VIDEOS[3], "can't be read")):
+        assert any(f"{video_id}.npy" in line and reason in line for line in str(raised.value).splitlines())
+
+
+@pytest.mark.parametrize("descr", ["<f4", "<f8"])
+def test_a_header_that_promises_less_than_the_file_has(tmp_path: Path, descr: str) -> None:
+    """A damaged shape or type never gives a part of the array, or other numbers."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones((30, 6), np.float64))
+    path.write_bytes(path.read_bytes().replace(b"(30, 6)", b"(20, 6)").replace(b"<f8", descr.encode()))
+    with pytest.raises(
+        ExchangeError, match=r"bytes more than its header's float\d\d \[20, 6\] needs: the header is damaged"
+    ):
+        read_npy(path)
+
+
+NUM_MUTATIONS = 1000
+FRAGMENTS = [*b"()[]{},'\"#-\0\n\xff", *(b"9" * 30, b"True", b"\\x", b"O", b"|V8", b"<M8[s]", b"1e9", b"(" * 900)]
+
+
+def damaged_header(content: bytes, rng: random.Random) -> bytes:
+    """The content with one to four bytes of its first 128 flipped, replaced, inserted or removed."""
+    damaged = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        position, fragment = rng.randrange(128), rng.choice(FRAGMENTS)
+        inserted = fragment if isinstance(fragment, bytes) else bytes([fragment])
+        kind = rng.randrange(4)
+        if kind == 0:
+            damaged[position] ^= 1 << rng.randrange(8)
+        else:
+            removed = (0, len(inserted), rng.randint(1, 12))[kind - 1]
+            damaged[position : position + removed] = b"" if kind == 3 else inserted
+    return bytes(damaged)
+
+
+def test_damaged_headers_are_refused(tmp_path: Path) -> None:
+    """Whatever a header contains, the array is read whole, or the file is refused by name, without a warning."""
+    rng, num_refused, path = random.Random(0), 0, tmp_path / "a.npy"
+    intact = []
+    for descr in ("<f2", ">f4", "<f8"):
+        np.save(path, np.ones((3, 6), descr))
+        intact.append(path.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(NUM_MUTATIONS):
+            path.write_bytes(damaged_header(intact[number % 3], rng))
+            try:
+                assert read_npy(path).size == 18
+            except ExchangeError as error:
+                num_refused += 1
+                assert str(path) in str(error) and len(str(error)) < 500
+    assert num_refused > 0.9 * NUM_MUTATIONS
+
+
 @pytest.mark.parametrize(
     ("value", "reason"), [(np.nan, "NaN or infinity"), (-np.inf, "NaN or infinity"), (7e4, "70000, beyond float16")]
 )
@@ -277,6 +340,16 @@ def test_number_beyond_float16_fails_that_video(
     assert reason in json.loads(log.read_text())["reason"]
     save(source / f"{VIDEOS[0]}.npy", np.full((1, 6), 65504.0))
     assert not import_features(source, dataset, "dino", cache).refused
+
+
+def test_a_name_that_is_too_long_fails_that_video(tmp_path: Path, source: Path) -> None:
+    """A video whose features would need a name of more than 255 bytes is refused or missing, the others are not."""
+    ids = ("a.avi", f"{'b' * 245}.avi", f"{'c' * 250}.avi")
+    for video_id in ids[:2]:
+        save(source / f"{video_id}.npy", values_of(0))
+    dataset = VideoDataset("set", "set", ("run",), tuple(make_record(video_id) for video_id in ids), {})
+    summary = import_features(source, dataset, "dino", tmp_path / "cache")
+    assert (summary.num_imported, list(summary.refused), summary.missing) == (1, [ids[1]], (ids[2],))
 
 
 def test_imports_accumulate_but_do_not_mix(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:

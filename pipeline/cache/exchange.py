@@ -152,6 +152,7 @@ def export_features(store: FeatureStore, dataset: VideoDataset, folder: Path) ->
         raise ExchangeError(f"{folder} contains features of another recipe ({recipe_path}). Choose another --to.")
     remove_abandoned(folder)
     write_text_atomically(recipe_path, recipe)
+    store.check_import(dataset.store_name)
     missing: list[str] = []
     damaged: dict[str, str] = {}
     with closing(Progress(total=len(dataset.videos), unit="video", what="exporting")) as progress:
@@ -198,7 +199,8 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
     """Store the features in the ``.npy`` files of ``source`` under ``name``.
 
     They replace a video's earlier features of that name, which are also removed if the new file is refused. Earlier
-    features of videos without a file are kept.
+    features of videos without a file are kept. If the import is interrupted, nothing is read from the dataset's
+    features until it has been repeated.
 
     Raises:
         ExchangeError: there is no file, an array has the wrong shape or type, or the files differ in feature_dim. Then
@@ -215,7 +217,10 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
     missing = [video for video in dataset.videos if video.video_id not in files]
     _check_earlier(store, dataset.store_name, missing, feature_dim)
     refused = {}
-    with closing(Progress(total=len(files), unit="video", what="importing")) as progress:
+    with (
+        store.importing(dataset.store_name),
+        closing(Progress(total=len(files), unit="video", what="importing")) as progress,
+    ):
         for video in dataset.videos:
             if video.video_id not in files:
                 continue

@@ -100,8 +100,9 @@ class FeatureCache:
             remedy: what to do if video files are missing; ends the error message.
 
         Raises ``DatasetError`` before it starts if a video to extract has no file, and ``StoreError`` if the store
-        can't be written.
+        can't be written or an import was interrupted.
         """
+        self.store.check_import(dataset)
         for folder in (self.store.folder, self._networks):
             remove_abandoned(folder)
         missing = self._missing(dataset, records)
@@ -124,6 +125,7 @@ class FeatureCache:
         Returns:
             the features of all videos except those that failed; and a summary of the extraction.
         """
+        self.store.check_import(dataset)
         packed = open_packed(self.store, dataset, [record.video_id for record in records], self.views)
         if packed is not None and all(
             self._is_usable(record, packed.videos[record.video_id].origin) for record in records

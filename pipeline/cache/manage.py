@@ -174,7 +174,7 @@ class VerifyArguments:
     fingerprint: tuple[str, ...] = ()
     """only the stores whose fingerprints start with one of these (default: all)"""
     remove: bool = False
-    """remove damaged entries; the next caching job extracts them again"""
+    """remove damaged entries; the next caching job extracts them again, except imported ones"""
     json: bool = False
     """print JSON instead of text"""
 
@@ -214,7 +214,7 @@ def verify(arguments: Sequence[str]) -> int:
             print(f"damaged: {reason}")
         text = f"{len(listed)} entries in {len(stores)} stores, {len(damaged)} damaged"
         if damaged and options.remove:
-            text += " and removed. The next caching job extracts them again"
+            text += " and removed. Cache them again (imported ones: import them again)"
         elif damaged:
             text += " (--remove removes them)"
         print(text)
@@ -227,6 +227,7 @@ class GcArguments:
 
     That is: stores that no run uses, temporary files of killed jobs, stale packed copies, unused exported networks,
     outdated lines of errors.jsonl, and with --dataset the entries of videos that the dataset no longer contains.
+    Imported features, which no job can make again, are kept unless --imported names them.
     """
 
     data: OptionalDataset = field(default_factory=OptionalDataset)
@@ -236,6 +237,8 @@ class GcArguments:
     """folders of runs; the stores that these runs use are kept"""
     keep_days: float = 7.0
     """keep stores written to and networks used within this many days"""
+    imported: tuple[str, ...] = ()
+    """names of imported features to remove if no run uses them (default: keep all)"""
     delete: bool = False
     """remove what is listed"""
     json: bool = False
@@ -245,7 +248,7 @@ class GcArguments:
 def gc(arguments: Sequence[str]) -> int:
     """Returns 0, or 1 if something could not be removed."""
     options = _parse(GcArguments, "gc", arguments)
-    found = find_garbage(options.cache, options.runs, options.keep_days, options.data.load())
+    found = find_garbage(options.cache, options.runs, options.keep_days, options.data.load(), options.imported)
     failed = {}
     if options.delete:
         for garbage in found.garbage:

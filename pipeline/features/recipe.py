@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ IMPORTED = "imported:"
 
 @dataclass(frozen=True)
 class FeatureRecipe:
-    """Everything that can change a number in the features; never a label, a split or a path."""
+    """Everything that can change a number in the features; never a label, a split or a path.
+
+    Attributes:
+        contents: only for imported features, which nothing else tells apart if files are imported again under the same
+            name: ``PackedFeatures.digests`` of the videos of a run. Empty in a store, and in runs of earlier versions.
+    """
 
     backbone: str
     weights_sha256: str
@@ -36,45 +42,64 @@ class FeatureRecipe:
     channel_order: str = "RGB"
     dtype: str = "float16"
     format_version: int = FORMAT_VERSION
+    contents: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON, 64 hexadecimal digits."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self._as_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
     def folder_name(self) -> str:
-        """Name of the store's folder: the first 16 digits of the fingerprint."""
-        return self.fingerprint[:16]
+        """Name of the store's folder: the first 16 digits of the fingerprint without ``contents``."""
+        return replace(self, contents={}).fingerprint[:16]
+
+    @property
+    def is_imported(self) -> bool:
+        return self.backbone.startswith(IMPORTED)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(self._as_dict(), indent=2, sort_keys=True) + "\n"
+
+    def _as_dict(self) -> dict[str, Any]:
+        values = asdict(self)
+        if not self.contents:  # as in files of earlier versions, whose fingerprints stay the same
+            del values["contents"]
+        return values
 
     @classmethod
     def from_json(cls, text: str) -> "FeatureRecipe":
+        """Raises ``KeyError``, ``TypeError`` or ``ValueError`` if the text is not a recipe's."""
         values: dict[str, Any] = json.loads(text)
-        return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
+        contents = {str(video_id): str(digest) for video_id, digest in dict(values.get("contents", {})).items()}
+        texts = {"backbone": str(values["backbone"]), "sampling": str(values["sampling"])}
+        numbers = {"mean": tuple(values["mean"]), "std": tuple(values["std"])}
+        return cls(**(values | texts | numbers | {"contents": contents}))
 
     @classmethod
     def read(cls, path: Path) -> "FeatureRecipe":
         """Read a ``recipe.json``. Raises ``ConfigError`` if it is missing or damaged."""
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path} can't be read ({error})") from error
 
     def differences(self, other: "FeatureRecipe") -> list[str]:
-        """The fields in which two recipes differ, as ``name: ours / theirs``."""
-        return [
+        """The fields in which two recipes differ, as ``name: ours / theirs``; of ``contents``, the common videos."""
+        found = [
             f"{field.name}: {getattr(self, field.name)} / {getattr(other, field.name)}"
             for field in fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
+            if field.compare and getattr(self, field.name) != getattr(other, field.name)
         ]
+        common = self.contents.keys() & other.contents.keys()
+        if changed := sorted(video_id for video_id in common if self.contents[video_id] != other.contents[video_id]):
+            found.append(f"{self.backbone}: {len(changed)} videos were imported again, such as {changed[0]}")
+        return found
 
 
 def imported_recipe(name: str) -> FeatureRecipe:
-    """The recipe of features that were imported under ``name``, which alone identifies them.
+    """The recipe of features that were imported under ``name``, without their ``contents``.
 
     Raises ``ConfigError`` if the name is empty.
     """

@@ -57,9 +57,11 @@ class VideoTask:
     def cache(self) -> FeatureCache:
         return self._open_cache()
 
-    @property
+    @cached_property
     def recipe(self) -> FeatureRecipe:
-        return self.cache.store.recipe
+        """How the features are made; imported ones are told apart by their contents. Raises as ``features`` does."""
+        recipe = self.cache.store.recipe
+        return dataclasses.replace(recipe, contents=self.features.digests()) if recipe.is_imported else recipe
 
     @cached_property
     def features(self) -> PackedFeatures:

@@ -133,7 +133,11 @@ def open_trainer(
         results: folder of the log. Only one process at a time may use it.
     """
     results.mkdir(parents=True, exist_ok=True)
-    features = {"features": cache.store.recipe.fingerprint, "views": cache.config.views}
+    recipe = cache.store.recipe
+    if recipe.is_imported:  # under the same name, other files may have been imported since
+        packed = cache.load_once(dataset.store_name, dataset.videos)
+        recipe = dataclasses.replace(recipe, contents=packed.digests())
+    features = {"features": recipe.fingerprint, "views": cache.config.views}
     prepare = functools.partial(_open_features, folds, dataset, cache.config)
     try:
         with FileLock(results / ".lock", timeout=0), open_workers(num_workers, prepare) as workers:

@@ -24,9 +24,10 @@ from pipeline.cache.exchange import (
     match_files,
     read_npy,
 )
+from pipeline.cache.job import FeatureCache
 from pipeline.cache.store import FeatureStore, StoreError
-from pipeline.features.recipe import Origin, imported_recipe
-from pipeline.settings.config import ConfigError
+from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures, imported_recipe
+from pipeline.settings.config import ConfigError, FeatureConfig
 from tests.helpers.clips import make_clip
 from tests.helpers.commands import message, run
 from tests.helpers.synthetic import RECIPE, make_features, make_record
@@ -386,8 +387,80 @@ def test_videos_without_a_file_are_named(
         import_features(tmp_path / "nowhere", dataset, "dino", tmp_path / "cache")
 
 
+def test_an_interrupted_import_is_not_used(
+    tmp_path: Path, dataset: VideoDataset, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier features are not mixed with new ones: an interrupted import must be repeated before they are read. Two
+    imports at once are refused."""
+    config = FeatureConfig(backbone="imported:dino", cache=tmp_path / "cache")
+    import_features(source, dataset, "dino", config.cache)
+    save(source / f"{VIDEOS[0]}.npy", values_of(7))
+    write = FeatureStore.write
+
+    def interrupted(self: FeatureStore, folder: str, video_id: str, features: VideoFeatures) -> None:
+        if video_id == VIDEOS[2]:
+            raise KeyboardInterrupt
+        with pytest.raises(StoreError, match="another process is importing into .*imported:dino"):
+            import_features(source, dataset, "dino", config.cache)
+        write(self, folder, video_id, features)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            import_features(source, dataset, "dino", config.cache)
+    for use in (FeatureCache(config).load, FeatureCache(config).fill):
+        with pytest.raises(StoreError, match="import of videos-.* as imported:dino .* was interrupted"):
+            use(dataset.store_name, dataset.videos)
+    with pytest.raises(StoreError, match="was interrupted"):
+        export_features(find_store(config.cache, dataset), dataset, tmp_path / "out")
+    import_features(source, dataset, "dino", config.cache)
+    packed, _ = FeatureCache(config).load(dataset.store_name, dataset.videos)
+    assert len(packed.videos) == 4 and packed.videos[VIDEOS[0]].num_frames == 10
+
+
+def test_contents_tell_imports_apart(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:
+    """The digest of a video changes with any of its numbers or its shape, and with nothing else."""
+    cache = FeatureCache(FeatureConfig(backbone="imported:dino", cache=tmp_path / "cache"))
+
+    def contents() -> dict[str, str]:
+        import_features(source, dataset, "dino", cache.config.cache)
+        return cache.load(dataset.store_name, dataset.videos)[0].digests()
+
+    before = contents()
+    assert len(set(before.values())) == 4
+    save(source / f"{VIDEOS[0]}.npy", values_of(0).astype(np.float16).astype(np.float64))
+    assert contents() == before
+    for changed in (values_of(0)[::-1], values_of(0)[:2], np.nextafter(values_of(0).astype(np.float16), np.float16(9))):
+        save(source / f"{VIDEOS[0]}.npy", changed)
+        now = contents()
+        assert [video_id for video_id in before if now[video_id] != before[video_id]] == [VIDEOS[0]]
+        assert imported_with(before).differences(imported_with(now)) == [
+            f"imported:dino: 1 videos were imported again, such as {VIDEOS[0]}"
+        ]
+    del now[VIDEOS[0]]  # a video that is missing now is no difference, nor is one that was missing
+    assert not imported_with(before).differences(imported_with(now))
+    assert not imported_with({}).differences(imported_with(before))
+
+
+def imported_with(contents: dict[str, str]) -> FeatureRecipe:
+    return dataclasses.replace(imported_recipe("dino"), contents=contents)
+
+
+def test_contents_are_part_of_the_fingerprint_only(tmp_path: Path) -> None:
+    """A recipe keeps its contents in JSON and its fingerprint; the store's folder, and all without them, stay as is."""
+    plain, full = imported_recipe("dino"), imported_with({"a": "0" * 32})
+    assert FeatureRecipe.from_json(full.to_json()).contents == full.contents and "contents" not in plain.to_json()
+    assert full.folder_name == plain.folder_name and full.fingerprint != plain.fingerprint
+    assert plain.folder_name == "a5e6cc113f737c2b"
+    path = tmp_path / "recipe.json"
+    for damaged in ('{"contents": 5}', "[" * 100_000, plain.to_json().replace("{", '{"contents": ["a"],', 1), "[]"):
+        path.write_text(damaged)
+        with pytest.raises(ConfigError, match=r"recipe.json can't be read"):
+            FeatureRecipe.read(path)
+
+
 def test_imports_are_identified_by_name(tmp_path: Path) -> None:
-    """The recipe depends on the name alone, and is written and read like any recipe."""
+    """The store's recipe depends on the name alone, and is written and read like any recipe."""
     assert imported_recipe("dino") == imported_recipe("dino") != imported_recipe("clip")
     assert imported_recipe("dino").backbone == "imported:dino"
     for _ in range(2):

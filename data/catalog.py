@@ -1,6 +1,7 @@
 """The datasets by name, and their settings. To add a video dataset, write ``load(config)`` and name it below."""
 
 import pkgutil
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ class DataConfig:
     root: Path | None = None
     """folder of the dataset (default: datasets/NAME). folder: class folders, or a CSV file. pixel_mnist: the folder
     with MNIST's four files (default: downloaded to datasets/mnist)"""
+    dataset_name: str | None = field(default=None, metadata={"datasets": ("folder", "unlabelled")})
+    """folder, unlabelled: name of the dataset, for its features in the store and for its runs (default: features are
+    found by what the videos are, and runs are named after the folder)"""
     holdout_group: str | None = field(default=None, metadata={"datasets": ("folder",)})
     """folder: test on this group and train on all others"""
     group_pattern: str | None = field(default=None, metadata={"datasets": ("folder",)})
@@ -52,6 +56,11 @@ class DataConfig:
             datasets = option.metadata.get("datasets", (self.dataset,))
             if self.dataset not in datasets and getattr(self, option.name) != option.default:
                 raise DatasetError(f"{option.name} is for {' and '.join(datasets)}; {self.dataset} has no use for it")
+        if self.dataset_name is not None and not re.fullmatch(r"\w[\w .-]*", self.dataset_name):
+            raise DatasetError(
+                "dataset_name names folders: it consists of letters, digits and _, after the first also of spaces, . "
+                f"and -, unlike {self.dataset_name!r}"
+            )
         if self.length < 2:
             raise DatasetError(f"length is at least 2, not {self.length}: two steps of a sequence are marked")
 

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -24,14 +24,17 @@ from data.atomic import remove_abandoned, write_atomically, write_text_atomicall
 from data.catalog import DataConfig, load_dataset
 from data.command import parse_arguments
 from data.errors import UserError
+from data.identity import identify
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
 from models.preprocessing import CENTER
+from pipeline.cache.relink import locate
 from pipeline.cache.store import (
     RECIPE,
     DamagedEntry,
     FeatureStore,
     NameTooLongError,
+    StoreError,
     dataset_folders,
     find_stores,
     list_entries,
@@ -121,7 +124,12 @@ def find_store(cache: Path, dataset: VideoDataset, fingerprint: str = "") -> Fea
         StoreError: ``cache`` is not a folder, or no fingerprint starts like this.
     """
     candidates = select_stores(find_stores(cache)[0], (fingerprint,) if fingerprint else ())
-    found = [open_store(folder) for folder in candidates if _contains(folder, dataset.store_name)]
+    found = []
+    for folder in candidates:
+        with suppress(StoreError):  # another store may be damaged
+            store = open_store(folder)
+            if _contains(folder, locate(store, dataset)):
+                found.append(store)
     if not found:
         where = f"{cache} under {fingerprint}" if fingerprint else str(cache)
         raise ExchangeError(
@@ -152,13 +160,14 @@ def export_features(store: FeatureStore, dataset: VideoDataset, folder: Path) ->
         raise ExchangeError(f"{folder} contains features of another recipe ({recipe_path}). Choose another --to.")
     remove_abandoned(folder)
     write_text_atomically(recipe_path, recipe)
-    store.check_import(dataset.store_name)
+    name = locate(store, dataset)
+    store.check_import(name)
     missing: list[str] = []
     damaged: dict[str, str] = {}
     with closing(Progress(total=len(dataset.videos), unit="video", what="exporting")) as progress:
         for video in dataset.videos:
             try:
-                found = store.read(dataset.store_name, video.video_id)
+                found = store.read(name, video.video_id)
             except DamagedEntry as error:
                 damaged[video.video_id] = str(error)
             else:
@@ -214,11 +223,12 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
     recipe = imported_recipe(name)
     feature_dim = _common_feature_dim(files)
     store = FeatureStore(cache, recipe)
+    folder = locate(store, dataset)
     missing = [video for video in dataset.videos if video.video_id not in files]
-    _check_earlier(store, dataset.store_name, missing, feature_dim)
+    _check_earlier(store, folder, missing, feature_dim)
     refused = {}
     with (
-        store.importing(dataset.store_name),
+        store.importing(folder),
         closing(Progress(total=len(files), unit="video", what="importing")) as progress,
     ):
         for video in dataset.videos:
@@ -226,12 +236,12 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
                 continue
             path = files[video.video_id]
             try:
-                store.write(dataset.store_name, video.video_id, _imported(read_npy(path), video.path))
+                store.write(folder, video.video_id, _imported(read_npy(path), video.path))
             except (ExchangeError, NameTooLongError) as error:
                 refused[video.video_id] = str(error)
                 if isinstance(error, ExchangeError):
-                    store.remove(dataset.store_name, video.video_id)
-                store.note_failure(dataset.store_name, video.video_id, path, str(error))
+                    store.remove(folder, video.video_id)
+                store.note_failure(folder, video.video_id, path, str(error))
             progress.advance(refused=len(refused))
     return ImportSummary(
         num_imported=len(files) - len(refused),
@@ -342,8 +352,9 @@ def read_npy(path: Path) -> npt.NDArray[np.float16]:
 
 def _imported(features: npt.NDArray[np.float16], video: Path) -> VideoFeatures:
     num_frames = len(features)
-    source_bytes = video.stat().st_size if video.exists() else 0
-    origin = Origin(0.0, num_frames, num_frames, source_bytes, decoder="imported", runtime="imported")
+    origin = Origin(0.0, num_frames, num_frames, source_bytes=0, decoder="imported", runtime="imported")
+    with suppress(OSError):  # the video need not be there
+        origin = origin.of_file(identify(video))
     return VideoFeatures(features, np.arange(num_frames, dtype=np.int32), origin)
 
 

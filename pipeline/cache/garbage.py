@@ -15,6 +15,7 @@ from data.catalog import SEQUENCE_TASKS
 from data.records import VideoDataset
 from models.preprocessing import CENTER
 from pipeline.cache.packed import stale_files
+from pipeline.cache.relink import locate
 from pipeline.cache.store import (
     NETWORKS,
     RECIPE,
@@ -97,7 +98,8 @@ def find_garbage(
         garbage += _abandoned(folder)
         parts = dataset_folders(folder)
         if dataset is not None and not is_kept:
-            garbage += _orphans([part for part in parts if part.dataset == dataset.store_name], dataset)
+            name = locate(store, dataset)
+            garbage += _orphans([part for part in parts if part.dataset == name], dataset)
         garbage += [_file("stale packed copy", path, path.stat().st_size) for path in stale_files(store)]
         garbage += [log for part in parts if part.view == CENTER for log in _outdated_lines(folder, part)]
     garbage += _abandoned(cache / NETWORKS)

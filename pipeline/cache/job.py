@@ -15,7 +15,7 @@ from data.records import VideoRecord, require_files
 from models.preprocessing import VIEWS
 from pipeline.cache.packed import PackedFeatures, open_packed, pack
 from pipeline.cache.store import NETWORKS, FeatureStore, NameTooLongError
-from pipeline.features.recipe import IMPORTED, Origin, imported_recipe
+from pipeline.features.recipe import IMPORTED, Match, Origin, imported_recipe
 from pipeline.features.sampling import FrameSampling
 from pipeline.settings.config import ConfigError, FeatureConfig
 
@@ -189,7 +189,7 @@ class FeatureCache:
         """Whether features are usable: the video file has not changed since, and ``on_short`` allows its length."""
         if origin.is_short and self.config.on_short == "fail":
             return False
-        return not origin.source_bytes or not record.path.exists() or record.path.stat().st_size == origin.source_bytes
+        return origin.match(record.path) is not Match.OTHER
 
     @property
     def _networks(self) -> Path:

@@ -1,4 +1,4 @@
-"""Commands that manage the feature store: ``python -m pipeline.cache status|verify|gc|export|import``."""
+"""Commands that manage the feature store: ``python -m pipeline.cache status|verify|gc|relink|export|import``."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from data.progress import Progress
 from data.records import VideoDataset
 from pipeline.cache import exchange
 from pipeline.cache.garbage import Garbage, find_garbage
+from pipeline.cache.relink import locate, relink_command
 from pipeline.cache.store import (
     NETWORKS,
     PACKED,
@@ -123,11 +124,14 @@ def status_rows(store: Path, dataset: VideoDataset | None) -> list[StatusRow]:
     """
     made = datetime.fromtimestamp((store / RECIPE).stat().st_mtime).astimezone().isoformat(timespec="seconds")
     try:
-        recipe = open_store(store).recipe
-        empty = StatusRow(store.name, recipe.backbone, recipe.sampling, made)
+        opened = open_store(store)
     except StoreError:
         empty = StatusRow(store.name, "(recipe.json is damaged)", "", made)
-    folders = [folder for folder in dataset_folders(store) if dataset is None or folder.dataset == dataset.store_name]
+        name = dataset and dataset.store_name
+    else:
+        empty = StatusRow(store.name, opened.recipe.backbone, opened.recipe.sampling, made)
+        name = dataset and locate(opened, dataset)
+    folders = [folder for folder in dataset_folders(store) if name in (None, folder.dataset)]
     if not folders and dataset is None:
         return [empty]
     return [_with_counts(empty, folder, errors_path(store, folder.dataset), dataset) for folder in folders]
@@ -318,6 +322,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status,
     "verify": verify,
     "gc": gc,
+    "relink": relink_command,
     "export": exchange.export_command,
     "import": exchange.import_command,
 }

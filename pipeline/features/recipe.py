@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from data.identity import FileIdentity, identify, stamp_of
 from data.video import FrameCount
 from pipeline.settings.config import ConfigError
 
@@ -120,6 +122,15 @@ def imported_recipe(name: str) -> FeatureRecipe:
     )
 
 
+class Match(Enum):
+    """How well a file agrees with the video file that features were extracted from."""
+
+    SAME = "the same content"
+    SAME_SIZE = "the same size, and the content was not recorded"
+    UNKNOWN = "there is no file, or none was recorded"
+    OTHER = "another file"
+
+
 @dataclass(frozen=True)
 class Origin:
     """The video file that features were extracted from, and the programs that did it.
@@ -128,9 +139,10 @@ class Origin:
         fps: the video's frame rate, frames per second.
         header_frames: number of frames according to the file's header.
         decoded_frames: number of frames that decode; fewer if the file is cut off.
-        source_bytes: size of the video file. Another size means that the file was replaced.
+        source_bytes: size of the video file; 0 if there was none.
         decoder: the library that decoded it.
         runtime: the library that ran the backbone.
+        source_digest, source_stamp: the file's ``FileIdentity``; empty in stores of earlier versions.
     """
 
     fps: float
@@ -139,6 +151,28 @@ class Origin:
     source_bytes: int
     decoder: str
     runtime: str
+    source_digest: str = ""
+    source_stamp: str = ""
+
+    def of_file(self, source: FileIdentity) -> "Origin":
+        """The same for another or the same file."""
+        return replace(self, source_bytes=source.num_bytes, source_digest=source.digest, source_stamp=source.stamp)
+
+    def match(self, path: Path) -> Match:
+        """Whether ``path`` is the video file. It is read only if neither its size nor its stamp decides."""
+        try:
+            status = path.stat()
+            if not self.source_bytes:
+                return Match.UNKNOWN
+            if status.st_size != self.source_bytes:
+                return Match.OTHER
+            if not self.source_digest:
+                return Match.SAME_SIZE
+            if stamp_of(status) == self.source_stamp or identify(path).digest == self.source_digest:
+                return Match.SAME
+            return Match.OTHER
+        except OSError:
+            return Match.UNKNOWN
 
     @property
     def is_short(self) -> bool:

@@ -56,10 +56,10 @@ class DataConfig:
             datasets = option.metadata.get("datasets", (self.dataset,))
             if self.dataset not in datasets and getattr(self, option.name) != option.default:
                 raise DatasetError(f"{option.name} is for {' and '.join(datasets)}; {self.dataset} has no use for it")
-        if self.dataset_name is not None and not re.fullmatch(r"\w[\w .-]*", self.dataset_name):
+        if self.dataset_name is not None and not re.fullmatch(r"(?!packed$)\w[\w .-]*", self.dataset_name):
             raise DatasetError(
                 "dataset_name names folders: it consists of letters, digits and _, after the first also of spaces, . "
-                f"and -, unlike {self.dataset_name!r}"
+                f"and -, and is not 'packed', unlike {self.dataset_name!r}"
             )
         if self.length < 2:
             raise DatasetError(f"length is at least 2, not {self.length}: two steps of a sequence are marked")

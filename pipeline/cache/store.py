@@ -4,6 +4,7 @@
 <cache>/<fingerprint>/<dataset>/<video_id>.safetensors    the features of one video
 <cache>/<fingerprint>/<dataset>@<view>/...                the same for its mirrored or cropped views
 <cache>/<fingerprint>/<dataset>/errors.jsonl              videos that failed, with the reason
+<cache>/<fingerprint>/<dataset>/.unfinished-import        while files are imported, or if that was interrupted
 <cache>/<fingerprint>/packed/...                          copies for training (``packed.py``)
 <cache>/onnx/...                                          exported networks
 """

@@ -162,7 +162,7 @@ def test_a_dataset_can_be_named(tmp_path: Path) -> None:
     for kind in ("folder", "unlabelled"):
         dataset = load_dataset(DataConfig(kind, tmp_path, dataset_name="sports 2.0"))
         assert (dataset.name, dataset.store_name, dataset.former_store_name) == ("sports 2.0", "sports 2.0", "")
-    for name in ("", "../x", "a/b", ".hidden", "set@mirrored"):
+    for name in ("", "../x", "a/b", ".hidden", "set@mirrored", "packed"):
         with pytest.raises(DatasetError, match="dataset_name names folders"):
             DataConfig("folder", tmp_path, dataset_name=name)
     with pytest.raises(DatasetError, match="dataset_name is for folder and unlabelled; demo has no use"):

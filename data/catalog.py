@@ -31,9 +31,6 @@ class DataConfig:
     root: Path | None = None
     """folder of the dataset (default: datasets/NAME). folder: class folders, or a CSV file. pixel_mnist: the folder
     with MNIST's four files (default: downloaded to datasets/mnist)"""
-    dataset_name: str | None = field(default=None, metadata={"datasets": ("folder", "unlabelled")})
-    """folder, unlabelled: name of the dataset, for its features in the store and for its runs (default: features are
-    found by what the videos are, and runs are named after the folder)"""
     holdout_group: str | None = field(default=None, metadata={"datasets": ("folder",)})
     """folder: test on this group and train on all others"""
     group_pattern: str | None = field(default=None, metadata={"datasets": ("folder",)})
@@ -47,6 +44,9 @@ class DataConfig:
     """addition, multiplication: steps per sequence"""
     permuted: bool = field(default=False, metadata={"datasets": ("pixel_mnist",)})
     """pixel_mnist: show the pixels in one fixed random order"""
+    dataset_name: str | None = field(default=None, metadata={"datasets": ("folder", "unlabelled")})
+    """folder, unlabelled: name of the dataset, for its features in the store and for its runs (default: features are
+    found by what the videos are, and runs are named after the folder)"""
 
     def __post_init__(self) -> None:
         known = [*VIDEO_DATASETS, *SEQUENCE_TASKS]

@@ -1,6 +1,7 @@
 """The datasets by name, and their settings. To add a video dataset, write ``load(config)`` and name it below."""
 
 import pkgutil
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ class DataConfig:
     """addition, multiplication: steps per sequence"""
     permuted: bool = field(default=False, metadata={"datasets": ("pixel_mnist",)})
     """pixel_mnist: show the pixels in one fixed random order"""
+    dataset_name: str | None = field(default=None, metadata={"datasets": ("folder", "unlabelled")})
+    """folder, unlabelled: name of the dataset, for its features in the store and for its runs (default: features are
+    found by what the videos are, and runs are named after the folder)"""
 
     def __post_init__(self) -> None:
         known = [*VIDEO_DATASETS, *SEQUENCE_TASKS]
@@ -52,6 +56,11 @@ class DataConfig:
             datasets = option.metadata.get("datasets", (self.dataset,))
             if self.dataset not in datasets and getattr(self, option.name) != option.default:
                 raise DatasetError(f"{option.name} is for {' and '.join(datasets)}; {self.dataset} has no use for it")
+        if self.dataset_name is not None and not re.fullmatch(r"(?!packed$)\w[\w .-]*", self.dataset_name):
+            raise DatasetError(
+                "dataset_name names folders: it consists of letters, digits and _, after the first also of spaces, . "
+                f"and -, and is not 'packed', unlike {self.dataset_name!r}"
+            )
         if self.length < 2:
             raise DatasetError(f"length is at least 2, not {self.length}: two steps of a sequence are marked")
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import did_you_mean, nearest_name
 from data.groups import check_disjoint, draw_fraction, draw_validation
+from data.identity import name_by_content
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
 
 if TYPE_CHECKING:
@@ -86,16 +87,24 @@ def load(config: "DataConfig") -> VideoDataset:
     else:
         split = split_by_seed(videos, config)
     check_disjoint(split)
-    name = folder.resolve().name or "folder"
+    name = config.dataset_name or folder.resolve().name or "folder"
     remedy = f"Fix the column path of {csv_path}: its paths are relative to {folder}" if csv_path else ""
-    return VideoDataset(name, store_name_of(folder), classes, videos, {split.name: split}, remedy)
+    return VideoDataset(
+        name,
+        config.dataset_name or name_by_content(name, videos),
+        classes,
+        videos,
+        {split.name: split},
+        remedy,
+        former_store_name="" if config.dataset_name else name_by_path(folder),
+    )
 
 
 def load_unlabelled(config: "DataConfig") -> VideoDataset:
     """Load every video below ``config.root``, without labels or a split: enough to cache features.
 
-    Hidden files and folders are left out. The features have the same name in the store as those of ``--dataset
-    folder`` with the same root, so that they are found again once the videos have labels.
+    Hidden files and folders are left out. The features are found again once the videos have labels, by ``--dataset
+    folder`` with the same root.
 
     Raises:
         DatasetError: there is no such folder, or no video in it.
@@ -107,11 +116,19 @@ def load_unlabelled(config: "DataConfig") -> VideoDataset:
     if not paths:
         raise DatasetError(f"no video in {root}. Looked for the endings {' '.join(sorted(VIDEO_EXTENSIONS))}.")
     videos = tuple(VideoRecord(path.relative_to(root).as_posix(), path, label=0, group="") for path in paths)
-    return VideoDataset(root.resolve().name or "unlabelled", store_name_of(root), ("unlabelled",), videos, {})
+    name = config.dataset_name or root.resolve().name or "unlabelled"
+    return VideoDataset(
+        name,
+        config.dataset_name or name_by_content(name, videos),
+        ("unlabelled",),
+        videos,
+        {},
+        former_store_name="" if config.dataset_name else name_by_path(root),
+    )
 
 
-def store_name_of(folder: Path) -> str:
-    """Name the features of a folder's videos, differently for two folders of the same name."""
+def name_by_path(folder: Path) -> str:
+    """The name that earlier versions gave the features of a folder's videos."""
     resolved = folder.resolve()
     return f"{resolved.name or 'folder'}-{_short_hash(str(resolved))}"
 

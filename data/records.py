@@ -50,6 +50,8 @@ class VideoDataset:
         videos: every video, each once, in a stable order.
         splits: by name, e.g. ``{"1": ..., "2": ..., "3": ...}``.
         remedy: what to do if video files are missing; ends the error message.
+        former_store_name: if ``store_name`` depends on the videos: the name that earlier versions gave the folder.
+            Features of these videos are then found in folders of other names too (``pipeline.cache.relink.locate``).
     """
 
     name: str
@@ -58,6 +60,7 @@ class VideoDataset:
     videos: tuple[VideoRecord, ...]
     splits: dict[str, Split]
     remedy: str = ""
+    former_store_name: str = ""
 
     def split(self, name: str) -> Split:
         """Return the split called ``name``. Raises ``DatasetError``, which lists the known names."""

@@ -3,7 +3,7 @@
 python -m pipeline.cache --dataset ucf101                 fill the store; several such jobs may share it
 python -m pipeline.cache --dataset ucf101 --engine ray    the same on all machines of a Ray cluster
 python -m pipeline.cache --dataset ucf101 --frames FOLDER write the sampled frames as JPEGs instead
-python -m pipeline.cache status|verify|gc|export|import   manage the store (each has --help)
+python -m pipeline.cache status|verify|gc|relink|export|import   manage the store (each has --help)
 """
 
 import sys
@@ -15,6 +15,7 @@ from data.command import run_command
 from data.errors import did_you_mean
 from data.records import VideoDataset, VideoRecord, require_files
 from pipeline.cache.job import Extract, FeatureCache
+from pipeline.cache.relink import locate
 from pipeline.cache.shards import Shard
 from pipeline.settings.config import CacheConfig, ConfigError
 from pipeline.settings.parsing import parse_command_line
@@ -55,11 +56,12 @@ def main(arguments: Sequence[str]) -> int:
         from pipeline.cache.cluster import extract_on_cluster
 
         extract = partial(extract_on_cluster, cache, config.job)
-    summary = cache.fill(dataset.store_name, videos, extract, dataset.remedy)
+    folder = locate(cache.store, dataset)
+    summary = cache.fill(folder, videos, extract, dataset.remedy)
     print(summary.to_json())
     if summary.num_failed:
         print(
-            f"{summary.num_failed} of {len(videos)} videos have no features. {cache.advice(dataset.store_name)}",
+            f"{summary.num_failed} of {len(videos)} videos have no features. {cache.advice(folder)}",
             file=sys.stderr,
         )
     return 1 if summary.num_failed else 0

@@ -6,10 +6,12 @@ python train.py --dataset ucf101 --backbone imported:dino
 """
 
 import json
+import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -22,13 +24,17 @@ from data.atomic import remove_abandoned, write_atomically, write_text_atomicall
 from data.catalog import DataConfig, load_dataset
 from data.command import parse_arguments
 from data.errors import UserError
+from data.identity import identify
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
 from models.preprocessing import CENTER
+from pipeline.cache.relink import locate
 from pipeline.cache.store import (
     RECIPE,
     DamagedEntry,
     FeatureStore,
+    NameTooLongError,
+    StoreError,
     dataset_folders,
     find_stores,
     list_entries,
@@ -118,7 +124,12 @@ def find_store(cache: Path, dataset: VideoDataset, fingerprint: str = "") -> Fea
         StoreError: ``cache`` is not a folder, or no fingerprint starts like this.
     """
     candidates = select_stores(find_stores(cache)[0], (fingerprint,) if fingerprint else ())
-    found = [open_store(folder) for folder in candidates if _contains(folder, dataset.store_name)]
+    found = []
+    for folder in candidates:
+        with suppress(StoreError):  # another store may be damaged
+            store = open_store(folder)
+            if _contains(folder, locate(store, dataset)):
+                found.append(store)
     if not found:
         where = f"{cache} under {fingerprint}" if fingerprint else str(cache)
         raise ExchangeError(
@@ -149,12 +160,14 @@ def export_features(store: FeatureStore, dataset: VideoDataset, folder: Path) ->
         raise ExchangeError(f"{folder} contains features of another recipe ({recipe_path}). Choose another --to.")
     remove_abandoned(folder)
     write_text_atomically(recipe_path, recipe)
+    name = locate(store, dataset)
+    store.check_import(name)
     missing: list[str] = []
     damaged: dict[str, str] = {}
     with closing(Progress(total=len(dataset.videos), unit="video", what="exporting")) as progress:
         for video in dataset.videos:
             try:
-                found = store.read(dataset.store_name, video.video_id)
+                found = store.read(name, video.video_id)
             except DamagedEntry as error:
                 damaged[video.video_id] = str(error)
             else:
@@ -195,7 +208,8 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
     """Store the features in the ``.npy`` files of ``source`` under ``name``.
 
     They replace a video's earlier features of that name, which are also removed if the new file is refused. Earlier
-    features of videos without a file are kept.
+    features of videos without a file are kept. If the import is interrupted, nothing is read from the dataset's
+    features until it has been repeated.
 
     Raises:
         ExchangeError: there is no file, an array has the wrong shape or type, or the files differ in feature_dim. Then
@@ -209,22 +223,25 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
     recipe = imported_recipe(name)
     feature_dim = _common_feature_dim(files)
     store = FeatureStore(cache, recipe)
+    folder = locate(store, dataset)
     missing = [video for video in dataset.videos if video.video_id not in files]
-    _check_earlier(store, dataset.store_name, missing, feature_dim)
+    _check_earlier(store, folder, missing, feature_dim)
     refused = {}
-    with closing(Progress(total=len(files), unit="video", what="importing")) as progress:
+    with (
+        store.importing(folder),
+        closing(Progress(total=len(files), unit="video", what="importing")) as progress,
+    ):
         for video in dataset.videos:
             if video.video_id not in files:
                 continue
             path = files[video.video_id]
             try:
-                features = read_npy(path)
-            except ExchangeError as error:
+                store.write(folder, video.video_id, _imported(read_npy(path), video.path))
+            except (ExchangeError, NameTooLongError) as error:
                 refused[video.video_id] = str(error)
-                store.remove(dataset.store_name, video.video_id)
-                store.note_failure(dataset.store_name, video.video_id, path, str(error))
-            else:
-                store.write(dataset.store_name, video.video_id, _imported(features, video.path))
+                if isinstance(error, ExchangeError):
+                    store.remove(folder, video.video_id)
+                store.note_failure(folder, video.video_id, path, str(error))
             progress.advance(refused=len(refused))
     return ImportSummary(
         num_imported=len(files) - len(refused),
@@ -247,7 +264,7 @@ def match_files(source: Path, dataset: VideoDataset) -> dict[str, Path]:
     files = {}
     for video_id, candidates in names.items():
         usable = [name for name in candidates if name == video_id or num_matches[name] == 1]
-        paths = [path for path in (source / f"{name}.npy" for name in usable) if path.is_file()]
+        paths = [path for path in (source / f"{name}.npy" for name in usable) if os.path.isfile(path)]
         if paths:
             files[video_id] = paths[0]
     return files
@@ -268,10 +285,22 @@ def _looked_for(dataset: VideoDataset, video_id: str) -> str:
 
 
 def _common_feature_dim(files: Mapping[str, Path]) -> int:
-    """The feature_dim of all files, from their headers. Raises ``ExchangeError`` if they differ."""
+    """The feature_dim of all files, from their headers.
+
+    Raises ``ExchangeError`` if they differ, or if files are unusable: the message names each.
+    """
     paths_by_dim: dict[int, list[Path]] = {}
+    unusable = []
     for path in files.values():
-        paths_by_dim.setdefault(_open_npy(path).shape[-1], []).append(path)
+        try:
+            paths_by_dim.setdefault(_open_npy(path).shape[-1], []).append(path)
+        except ExchangeError as error:
+            unusable.append(str(error))
+    if unusable:
+        reasons = "\n".join(unusable)
+        raise ExchangeError(
+            f"{reasons}\nNothing was imported. Correct or remove {len(unusable)} of {len(files)} files."
+        )
     if len(paths_by_dim) > 1:
         listed = ", ".join(f"{dim} (in {len(paths)}, e.g. {paths[0]})" for dim, paths in paths_by_dim.items())
         raise ExchangeError(f"the features of all videos must have the same size, but these have {listed}")
@@ -279,11 +308,15 @@ def _common_feature_dim(files: Mapping[str, Path]) -> int:
 
 
 def _open_npy(path: Path) -> npt.NDArray[np.floating]:
-    """Memory-map an array. Raises ``ExchangeError`` if its type or shape is wrong."""
+    """Memory-map an array. Raises ``ExchangeError`` if it can't be read, or its type, shape or length is wrong."""
     try:
-        array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise ExchangeError(f"{path} can't be read as .npy: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers that Python 2 wrote, and escapes in damaged ones
+            array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r")
+        num_left = path.stat().st_size - array.offset - array.nbytes
+    except Exception as error:  # NumPy raises many types for damaged headers, such as TokenError and MemoryError
+        reason = " ".join(str(error).split())[:200]  # NumPy quotes the header, which may be long
+        raise ExchangeError(f"{path} can't be read as .npy: {reason or type(error).__name__}") from error
     if not np.issubdtype(array.dtype, np.floating):
         raise ExchangeError(
             f"{path} contains {array.dtype}, but features are floating point: save them as float16 or float32."
@@ -292,6 +325,11 @@ def _open_npy(path: Path) -> npt.NDArray[np.floating]:
         raise ExchangeError(
             f"{path} has shape {list(array.shape)}, but features are [frames, features], at least one of each, or "
             "[features]. Average or flatten other axes first."
+        )
+    if num_left:
+        raise ExchangeError(
+            f"{path} has {num_left} bytes more than its header's {array.dtype} {list(array.shape)} needs: the header "
+            "is damaged, or two arrays are in one file."
         )
     return array
 
@@ -314,8 +352,9 @@ def read_npy(path: Path) -> npt.NDArray[np.float16]:
 
 def _imported(features: npt.NDArray[np.float16], video: Path) -> VideoFeatures:
     num_frames = len(features)
-    source_bytes = video.stat().st_size if video.exists() else 0
-    origin = Origin(0.0, num_frames, num_frames, source_bytes, decoder="imported", runtime="imported")
+    origin = Origin(0.0, num_frames, num_frames, source_bytes=0, decoder="imported", runtime="imported")
+    with suppress(OSError):  # the video need not be there
+        origin = origin.of_file(identify(video))
     return VideoFeatures(features, np.arange(num_frames, dtype=np.int32), origin)
 
 

@@ -15,6 +15,7 @@ from data.catalog import SEQUENCE_TASKS
 from data.records import VideoDataset
 from models.preprocessing import CENTER
 from pipeline.cache.packed import stale_files
+from pipeline.cache.relink import locate
 from pipeline.cache.store import (
     NETWORKS,
     RECIPE,
@@ -28,7 +29,7 @@ from pipeline.cache.store import (
     open_store,
     read_failures,
 )
-from pipeline.features.recipe import FeatureRecipe
+from pipeline.features.recipe import IMPORTED, FeatureRecipe
 from pipeline.settings.config import ConfigError
 
 SECONDS_PER_DAY = 24 * 3600
@@ -52,13 +53,17 @@ class Findings:
     notes: list[str]
 
 
-def find_garbage(cache: Path, runs: Sequence[Path], keep_days: float, dataset: VideoDataset | None) -> Findings:
+def find_garbage(
+    cache: Path, runs: Sequence[Path], keep_days: float, dataset: VideoDataset | None, imported: Sequence[str] = ()
+) -> Findings:
     """Find everything that nothing needs any more. Changes nothing.
 
     Args:
         runs: folders of runs. The stores that these runs use are kept.
         keep_days: stores written to and networks used within this many days are kept.
         dataset: if given, its entries for videos that it no longer contains are garbage.
+        imported: names of imported features, which are garbage under the same conditions as others. All others that
+            were imported are kept, because no job can make them again.
 
     Raises:
         StoreError: ``cache`` is not a folder, or ``keep_days`` is negative.
@@ -80,15 +85,21 @@ def find_garbage(cache: Path, runs: Sequence[Path], keep_days: float, dataset: V
         except StoreError as error:
             notes.append(str(error))
             continue
+        name = store.recipe.backbone.removeprefix(IMPORTED)
+        is_kept = store.recipe.is_imported and name not in imported
         files = file_statuses(folder)
         if used is not None and folder.name not in used and max(file.st_mtime for file in files) < oldest_in_use:
+            if is_kept:
+                notes.append(f"{folder}: no job can make imported features again. --imported {name} removes them")
+                continue
             kind = f"unused store: {store.recipe.backbone} {store.recipe.sampling}"
             garbage.append(Garbage(kind, folder, sum(file.st_size for file in files), partial(remove_store, folder)))
             continue
         garbage += _abandoned(folder)
         parts = dataset_folders(folder)
-        if dataset is not None:
-            garbage += _orphans([part for part in parts if part.dataset == dataset.store_name], dataset)
+        if dataset is not None and not is_kept:
+            name = locate(store, dataset)
+            garbage += _orphans([part for part in parts if part.dataset == name], dataset)
         garbage += [_file("stale packed copy", path, path.stat().st_size) for path in stale_files(store)]
         garbage += [log for part in parts if part.view == CENTER for log in _outdated_lines(folder, part)]
     garbage += _abandoned(cache / NETWORKS)

@@ -15,7 +15,7 @@ from data.records import VideoRecord, require_files
 from models.preprocessing import VIEWS
 from pipeline.cache.packed import PackedFeatures, open_packed, pack
 from pipeline.cache.store import NETWORKS, FeatureStore, NameTooLongError
-from pipeline.features.recipe import IMPORTED, Origin, imported_recipe
+from pipeline.features.recipe import IMPORTED, Match, Origin, imported_recipe
 from pipeline.features.sampling import FrameSampling
 from pipeline.settings.config import ConfigError, FeatureConfig
 
@@ -100,8 +100,9 @@ class FeatureCache:
             remedy: what to do if video files are missing; ends the error message.
 
         Raises ``DatasetError`` before it starts if a video to extract has no file, and ``StoreError`` if the store
-        can't be written.
+        can't be written or an import was interrupted.
         """
+        self.store.check_import(dataset)
         for folder in (self.store.folder, self._networks):
             remove_abandoned(folder)
         missing = self._missing(dataset, records)
@@ -124,6 +125,7 @@ class FeatureCache:
         Returns:
             the features of all videos except those that failed; and a summary of the extraction.
         """
+        self.store.check_import(dataset)
         packed = open_packed(self.store, dataset, [record.video_id for record in records], self.views)
         if packed is not None and all(
             self._is_usable(record, packed.videos[record.video_id].origin) for record in records
@@ -187,7 +189,7 @@ class FeatureCache:
         """Whether features are usable: the video file has not changed since, and ``on_short`` allows its length."""
         if origin.is_short and self.config.on_short == "fail":
             return False
-        return not origin.source_bytes or not record.path.exists() or record.path.stat().st_size == origin.source_bytes
+        return origin.match(record.path) is not Match.OTHER
 
     @property
     def _networks(self) -> Path:

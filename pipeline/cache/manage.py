@@ -1,4 +1,4 @@
-"""Commands that manage the feature store: ``python -m pipeline.cache status|verify|gc|export|import``."""
+"""Commands that manage the feature store: ``python -m pipeline.cache status|verify|gc|relink|export|import``."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from data.progress import Progress
 from data.records import VideoDataset
 from pipeline.cache import exchange
 from pipeline.cache.garbage import Garbage, find_garbage
+from pipeline.cache.relink import locate, relink_command
 from pipeline.cache.store import (
     NETWORKS,
     PACKED,
@@ -123,11 +124,14 @@ def status_rows(store: Path, dataset: VideoDataset | None) -> list[StatusRow]:
     """
     made = datetime.fromtimestamp((store / RECIPE).stat().st_mtime).astimezone().isoformat(timespec="seconds")
     try:
-        recipe = open_store(store).recipe
-        empty = StatusRow(store.name, recipe.backbone, recipe.sampling, made)
+        opened = open_store(store)
     except StoreError:
         empty = StatusRow(store.name, "(recipe.json is damaged)", "", made)
-    folders = [folder for folder in dataset_folders(store) if dataset is None or folder.dataset == dataset.store_name]
+        name = dataset and dataset.store_name
+    else:
+        empty = StatusRow(store.name, opened.recipe.backbone, opened.recipe.sampling, made)
+        name = dataset and locate(opened, dataset)
+    folders = [folder for folder in dataset_folders(store) if name in (None, folder.dataset)]
     if not folders and dataset is None:
         return [empty]
     return [_with_counts(empty, folder, errors_path(store, folder.dataset), dataset) for folder in folders]
@@ -174,7 +178,7 @@ class VerifyArguments:
     fingerprint: tuple[str, ...] = ()
     """only the stores whose fingerprints start with one of these (default: all)"""
     remove: bool = False
-    """remove damaged entries; the next caching job extracts them again"""
+    """remove damaged entries; the next caching job extracts them again, except imported ones"""
     json: bool = False
     """print JSON instead of text"""
 
@@ -214,7 +218,7 @@ def verify(arguments: Sequence[str]) -> int:
             print(f"damaged: {reason}")
         text = f"{len(listed)} entries in {len(stores)} stores, {len(damaged)} damaged"
         if damaged and options.remove:
-            text += " and removed. The next caching job extracts them again"
+            text += " and removed. Cache them again (imported ones: import them again)"
         elif damaged:
             text += " (--remove removes them)"
         print(text)
@@ -227,6 +231,7 @@ class GcArguments:
 
     That is: stores that no run uses, temporary files of killed jobs, stale packed copies, unused exported networks,
     outdated lines of errors.jsonl, and with --dataset the entries of videos that the dataset no longer contains.
+    Imported features, which no job can make again, are kept unless --imported names them.
     """
 
     data: OptionalDataset = field(default_factory=OptionalDataset)
@@ -236,6 +241,8 @@ class GcArguments:
     """folders of runs; the stores that these runs use are kept"""
     keep_days: float = 7.0
     """keep stores written to and networks used within this many days"""
+    imported: tuple[str, ...] = ()
+    """names of imported features to remove if no run uses them (default: keep all)"""
     delete: bool = False
     """remove what is listed"""
     json: bool = False
@@ -245,7 +252,7 @@ class GcArguments:
 def gc(arguments: Sequence[str]) -> int:
     """Returns 0, or 1 if something could not be removed."""
     options = _parse(GcArguments, "gc", arguments)
-    found = find_garbage(options.cache, options.runs, options.keep_days, options.data.load())
+    found = find_garbage(options.cache, options.runs, options.keep_days, options.data.load(), options.imported)
     failed = {}
     if options.delete:
         for garbage in found.garbage:
@@ -315,6 +322,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status,
     "verify": verify,
     "gc": gc,
+    "relink": relink_command,
     "export": exchange.export_command,
     "import": exchange.import_command,
 }

@@ -7,6 +7,7 @@ A copy is valid while every requested entry has the size and modification time i
 written last and names the file of features, so that a reader sees either the old pair or the new one.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -76,6 +77,16 @@ class PackedFeatures:
         blocks = [view.features for video_views in videos.values() for view in video_views]
         features = np.concatenate(blocks or [np.empty((0, 0), np.float16)])
         return cls(features, layout.frame_indices(), views, layout.videos)
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of each video's features in all views, the first 32 hexadecimal digits, by video id."""
+        found = {}
+        for video_id, video in self.videos.items():
+            rows = self.features[video.start : video.start + video.num_frames * len(self.views)]
+            digest = hashlib.sha256(str(rows.shape).encode())
+            digest.update(np.ascontiguousarray(rows).data)
+            found[video_id] = digest.hexdigest()[:32]
+        return found
 
 
 def open_packed(

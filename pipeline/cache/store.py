@@ -4,6 +4,7 @@
 <cache>/<fingerprint>/<dataset>/<video_id>.safetensors    the features of one video
 <cache>/<fingerprint>/<dataset>@<view>/...                the same for its mirrored or cropped views
 <cache>/<fingerprint>/<dataset>/errors.jsonl              videos that failed, with the reason
+<cache>/<fingerprint>/<dataset>/.unfinished-import        while files are imported, or if that was interrupted
 <cache>/<fingerprint>/packed/...                          copies for training (``packed.py``)
 <cache>/onnx/...                                          exported networks
 """
@@ -15,7 +16,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -165,6 +167,36 @@ class FeatureStore:
 
     def errors_path(self, dataset: str) -> Path:
         return errors_path(self.folder, dataset)
+
+    @contextmanager
+    def importing(self, dataset: str) -> Iterator[None]:
+        """Mark the dataset's features as incomplete until the block ends without an exception.
+
+        Raises ``StoreError`` if another process imports under the same name, ``OSError`` if it can't be marked.
+        """
+        marker = self._unfinished_import(dataset)
+        try:
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".import.lock", timeout=0):
+                marker.touch()
+                yield
+                marker.unlink()
+        except Timeout as error:
+            raise StoreError(
+                f"another process is importing into {self.folder} ({self.recipe.backbone}). Wait for it, or choose "
+                "another --name."
+            ) from error
+
+    def check_import(self, dataset: str) -> None:
+        """Raise ``StoreError`` if an import of the dataset has not ended, so that old and new features are mixed."""
+        if self._unfinished_import(dataset).exists():
+            raise StoreError(
+                f"the import of {dataset} as {self.recipe.backbone} is still running or was interrupted, so that "
+                "earlier features would be mixed with new ones. Import the same files again, to the end."
+            )
+
+    def _unfinished_import(self, dataset: str) -> Path:
+        return self.folder / dataset / ".unfinished-import"
 
 
 def _checksum(metadata: dict[str, str], features: npt.NDArray[np.float16], frame_indices: npt.NDArray[np.int32]) -> int:

@@ -192,9 +192,11 @@ def _result(
         fps=video.finished.fps,
         header_frames=count.header_frames,
         decoded_frames=count.decoded_frames,
-        source_bytes=video.finished.source_bytes,
+        source_bytes=video.finished.source.num_bytes,
         decoder=count.decoder,
         runtime=runtime,
+        source_digest=video.finished.source.digest,
+        source_stamp=video.finished.source.stamp,
     )
     return tuple(
         VideoFeatures(np.ascontiguousarray(features[view::num_views]), frame_indices, origin)

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.identity import FileIdentity, identify
 from data.processes import end_with_parent
 from data.video import FrameCount, VideoError, read_frames
 from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
@@ -60,7 +61,7 @@ class Finished:
     path: Path
     count: FrameCount
     fps: float
-    source_bytes: int
+    source: FileIdentity
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ def _read(job: int, path: Path, task: _Task, on_frame: Callable[[], None]) -> It
     block: list[tuple[int, NDArray[np.uint8]]] = []
     try:
         frames = read_frames(path, task.sampling.indices, on_frame)
-        source_bytes = path.stat().st_size
+        source = identify(path)
         for index, frame in frames:
             pixels = frame[None]
             if task.preprocessing is not None:
@@ -269,7 +270,7 @@ def _read(job: int, path: Path, task: _Task, on_frame: Callable[[], None]) -> It
             block.append((index, pixels))
         if block:
             yield _as_frames(job, block)
-        yield Finished(job, path, frames.count, frames.header.fps, source_bytes)
+        yield Finished(job, path, frames.count, frames.header.fps, source)
     except VideoError as error:
         yield Failed(job, str(error))
     except Exception as error:  # a damaged file can raise anything in the decoders, and must cost this video only

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from data.identity import FileIdentity, identify, stamp_of
 from data.video import FrameCount
 from pipeline.settings.config import ConfigError
 
@@ -21,7 +24,12 @@ IMPORTED = "imported:"
 
 @dataclass(frozen=True)
 class FeatureRecipe:
-    """Everything that can change a number in the features; never a label, a split or a path."""
+    """Everything that can change a number in the features; never a label, a split or a path.
+
+    Attributes:
+        contents: only for imported features, which nothing else tells apart if files are imported again under the same
+            name: ``PackedFeatures.digests`` of the videos of a run. Empty in a store, and in runs of earlier versions.
+    """
 
     backbone: str
     weights_sha256: str
@@ -36,45 +44,64 @@ class FeatureRecipe:
     channel_order: str = "RGB"
     dtype: str = "float16"
     format_version: int = FORMAT_VERSION
+    contents: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON, 64 hexadecimal digits."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self._as_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
     def folder_name(self) -> str:
-        """Name of the store's folder: the first 16 digits of the fingerprint."""
-        return self.fingerprint[:16]
+        """Name of the store's folder: the first 16 digits of the fingerprint without ``contents``."""
+        return replace(self, contents={}).fingerprint[:16]
+
+    @property
+    def is_imported(self) -> bool:
+        return self.backbone.startswith(IMPORTED)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(self._as_dict(), indent=2, sort_keys=True) + "\n"
+
+    def _as_dict(self) -> dict[str, Any]:
+        values = asdict(self)
+        if not self.contents:  # as in files of earlier versions, whose fingerprints stay the same
+            del values["contents"]
+        return values
 
     @classmethod
     def from_json(cls, text: str) -> "FeatureRecipe":
+        """Raises ``KeyError``, ``TypeError`` or ``ValueError`` if the text is not a recipe's."""
         values: dict[str, Any] = json.loads(text)
-        return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
+        contents = {str(video_id): str(digest) for video_id, digest in dict(values.get("contents", {})).items()}
+        texts = {"backbone": str(values["backbone"]), "sampling": str(values["sampling"])}
+        numbers = {"mean": tuple(values["mean"]), "std": tuple(values["std"])}
+        return cls(**(values | texts | numbers | {"contents": contents}))
 
     @classmethod
     def read(cls, path: Path) -> "FeatureRecipe":
         """Read a ``recipe.json``. Raises ``ConfigError`` if it is missing or damaged."""
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path} can't be read ({error})") from error
 
     def differences(self, other: "FeatureRecipe") -> list[str]:
-        """The fields in which two recipes differ, as ``name: ours / theirs``."""
-        return [
+        """The fields in which two recipes differ, as ``name: ours / theirs``; of ``contents``, the common videos."""
+        found = [
             f"{field.name}: {getattr(self, field.name)} / {getattr(other, field.name)}"
             for field in fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
+            if field.compare and getattr(self, field.name) != getattr(other, field.name)
         ]
+        common = self.contents.keys() & other.contents.keys()
+        if changed := sorted(video_id for video_id in common if self.contents[video_id] != other.contents[video_id]):
+            found.append(f"{self.backbone}: {len(changed)} videos were imported again, such as {changed[0]}")
+        return found
 
 
 def imported_recipe(name: str) -> FeatureRecipe:
-    """The recipe of features that were imported under ``name``, which alone identifies them.
+    """The recipe of features that were imported under ``name``, without their ``contents``.
 
     Raises ``ConfigError`` if the name is empty.
     """
@@ -95,6 +122,15 @@ def imported_recipe(name: str) -> FeatureRecipe:
     )
 
 
+class Match(Enum):
+    """How well a file agrees with the video file that features were extracted from."""
+
+    SAME = "the same content"
+    SAME_SIZE = "the same size, and the content was not recorded"
+    UNKNOWN = "there is no file, or none was recorded"
+    OTHER = "another file"
+
+
 @dataclass(frozen=True)
 class Origin:
     """The video file that features were extracted from, and the programs that did it.
@@ -103,9 +139,10 @@ class Origin:
         fps: the video's frame rate, frames per second.
         header_frames: number of frames according to the file's header.
         decoded_frames: number of frames that decode; fewer if the file is cut off.
-        source_bytes: size of the video file. Another size means that the file was replaced.
+        source_bytes: size of the video file; 0 if there was none.
         decoder: the library that decoded it.
         runtime: the library that ran the backbone.
+        source_digest, source_stamp: the file's ``FileIdentity``; empty in stores of earlier versions.
     """
 
     fps: float
@@ -114,6 +151,28 @@ class Origin:
     source_bytes: int
     decoder: str
     runtime: str
+    source_digest: str = ""
+    source_stamp: str = ""
+
+    def of_file(self, source: FileIdentity) -> "Origin":
+        """The same for another or the same file."""
+        return replace(self, source_bytes=source.num_bytes, source_digest=source.digest, source_stamp=source.stamp)
+
+    def match(self, path: Path) -> Match:
+        """Whether ``path`` is the video file. It is read only if neither its size nor its stamp decides."""
+        try:
+            status = path.stat()
+            if not self.source_bytes:
+                return Match.UNKNOWN
+            if status.st_size != self.source_bytes:
+                return Match.OTHER
+            if not self.source_digest:
+                return Match.SAME_SIZE
+            if stamp_of(status) == self.source_stamp or identify(path).digest == self.source_digest:
+                return Match.SAME
+            return Match.OTHER
+        except OSError:
+            return Match.UNKNOWN
 
     @property
     def is_short(self) -> bool:

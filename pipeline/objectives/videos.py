@@ -16,6 +16,7 @@ from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from models.classifier import SequenceClassifier, power_normalize
 from pipeline.cache.job import FeatureCache
 from pipeline.cache.packed import PackedFeatures
+from pipeline.cache.relink import locate
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import digest, read_metrics, read_provenance
 from pipeline.evaluation.scoring import predict, predict_orders, probabilities_over_time
@@ -62,9 +63,11 @@ class VideoTask:
     def cache(self) -> FeatureCache:
         return self._open_cache()
 
-    @property
+    @cached_property
     def recipe(self) -> FeatureRecipe:
-        return self.cache.store.recipe
+        """How the features are made; imported ones are told apart by their contents. Raises as ``features`` does."""
+        recipe = self.cache.store.recipe
+        return dataclasses.replace(recipe, contents=self.features.digests()) if recipe.is_imported else recipe
 
     @cached_property
     def features(self) -> PackedFeatures:
@@ -72,13 +75,13 @@ class VideoTask:
 
         Raises ``DatasetError`` if videos failed and ``allow_missing`` is not set, or if all failed.
         """
-        dataset = self.dataset
-        packed = self.cache.load_once(dataset.store_name, dataset.videos, dataset.remedy)
+        dataset, folder = self.dataset, locate(self.cache.store, self.dataset)
+        packed = self.cache.load_once(folder, dataset.videos, dataset.remedy)
         failed = [record.video_id for record in dataset.videos if record.video_id not in packed.videos]
         if failed and (not self._allow_missing or not packed.videos):
             raise DatasetError(
                 f"{len(failed)} of {len(dataset.videos)} videos have no features ({', '.join(failed[:3])}"
-                f"{' ...' if len(failed) > 3 else ''}). {self.cache.advice(dataset.store_name)}, or continue with "
+                f"{' ...' if len(failed) > 3 else ''}). {self.cache.advice(folder)}, or continue with "
                 "--allow-missing: then they are not trained on and count as wrong answers."
             )
         return packed

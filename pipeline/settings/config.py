@@ -198,7 +198,7 @@ class JobConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Cache the features of a dataset's videos. Other commands: status, verify, gc, export, import."""
+    """Cache the features of a dataset's videos. Other commands: status, verify, gc, relink, export, import."""
 
     config: Path | None = None
     """YAML file of settings; flags override it"""

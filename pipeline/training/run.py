@@ -102,12 +102,10 @@ class Run:
 
     def check_recipe(self, recipe: FeatureRecipe) -> None:
         """Raise ``RunError`` if the run was trained on features that ``recipe`` does not make."""
-        trained_on = self.recipe()
-        if trained_on != recipe:
-            differences = "; ".join(trained_on.differences(recipe))
+        if differences := self.recipe().differences(recipe):
             raise RunError(
-                f"{self.folder} was trained on other features ({differences}). Restore the backbone, its weights and "
-                "the sampling, or train a new run (--name)."
+                f"{self.folder} was trained on other features ({'; '.join(differences)}). Restore the backbone, its "
+                "weights and the sampling (imported features: the files), or train a new run (--name)."
             )
 
     def begin(self, config: Config, recipe: FeatureRecipe | None) -> None:

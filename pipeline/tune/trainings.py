@@ -19,6 +19,7 @@ from pebble import ProcessExpired, ProcessPool
 from data.progress import Progress
 from data.records import Split, VideoDataset, VideoRecord
 from pipeline.cache.job import FeatureCache
+from pipeline.cache.relink import locate
 from pipeline.evaluation.metrics import SMALLEST_PROBABILITY
 from pipeline.evaluation.predictions import BoolArray, EvaluationError, FloatArray
 from pipeline.evaluation.provenance import digest
@@ -133,7 +134,11 @@ def open_trainer(
         results: folder of the log. Only one process at a time may use it.
     """
     results.mkdir(parents=True, exist_ok=True)
-    features = {"features": cache.store.recipe.fingerprint, "views": cache.config.views}
+    recipe = cache.store.recipe
+    if recipe.is_imported:  # under the same name, other files may have been imported since
+        packed = cache.load_once(locate(cache.store, dataset), dataset.videos)
+        recipe = dataclasses.replace(recipe, contents=packed.digests())
+    features = {"features": recipe.fingerprint, "views": cache.config.views}
     prepare = functools.partial(_open_features, folds, dataset, cache.config)
     try:
         with FileLock(results / ".lock", timeout=0), open_workers(num_workers, prepare) as workers:
@@ -194,7 +199,7 @@ _worker: dict[str, Any] = {}
 def _open_features(folds: Folds, dataset: VideoDataset, config: FeatureConfig) -> None:
     """Open the features once per worker process."""
     cache = FeatureCache(config)
-    cache.load_once(dataset.store_name, dataset.videos)
+    cache.load_once(locate(cache.store, dataset), dataset.videos)
     _worker.update(folds=folds, dataset=dataset, cache=cache)
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from data.catalog import DataConfig, load_dataset
+from data.identity import identify
 from data.records import VideoDataset
 from pipeline.cache.exchange import (
     ExchangeError,
@@ -20,10 +23,12 @@ from pipeline.cache.exchange import (
     import_command,
     import_features,
     match_files,
+    read_npy,
 )
+from pipeline.cache.job import FeatureCache
 from pipeline.cache.store import FeatureStore, StoreError
-from pipeline.features.recipe import Origin, imported_recipe
-from pipeline.settings.config import ConfigError
+from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures, imported_recipe
+from pipeline.settings.config import ConfigError, FeatureConfig
 from tests.helpers.clips import make_clip
 from tests.helpers.commands import message, run
 from tests.helpers.synthetic import RECIPE, make_features, make_record
@@ -88,7 +93,8 @@ def test_round_trip_gives_equal_features(tmp_path: Path, dataset: VideoDataset) 
         np.testing.assert_array_equal(found.features, values_of(number).astype(np.float16))
         np.testing.assert_array_equal(found.features, array)
         np.testing.assert_array_equal(found.frame_indices, np.arange(3 + number))
-        assert found.origin == Origin(0.0, 3 + number, 3 + number, 7, "imported", "imported")
+        origin = Origin(0.0, 3 + number, 3 + number, 0, "imported", "imported")
+        assert found.origin == origin.of_file(identify(dataset.videos[number].path))
         assert not found.origin.is_short
 
 
@@ -257,6 +263,66 @@ def test_damaged_file_stops_the_import_before_it_starts(
     assert not (tmp_path / "cache").exists()
 
 
+def test_every_unusable_file_is_named(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:
+    """One message names all unusable files with their reasons, not only the first, and says that nothing is stored."""
+    save(source / f"{VIDEOS[0]}.npy", np.ones((2, 6), np.int32))
+    (source / f"{VIDEOS[3]}.npy").write_bytes(b"no array")
+    with pytest.raises(ExchangeError, match=r"(?s)Nothing was imported. Correct or remove 2 of 4 files") as raised:
+        import_features(source, dataset, "dino", tmp_path / "cache")
+    for video_id, reason in ((VIDEOS[0], "int32"), (VIDEOS[3], "can't be read")):
+        assert any(f"{video_id}.npy" in line and reason in line for line in str(raised.value).splitlines())
+
+
+@pytest.mark.parametrize("descr", ["<f4", "<f8"])
+def test_a_header_that_promises_less_than_the_file_has(tmp_path: Path, descr: str) -> None:
+    """A damaged shape or type never gives a part of the array, or other numbers."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones((30, 6), np.float64))
+    path.write_bytes(path.read_bytes().replace(b"(30, 6)", b"(20, 6)").replace(b"<f8", descr.encode()))
+    with pytest.raises(
+        ExchangeError, match=r"bytes more than its header's float\d\d \[20, 6\] needs: the header is damaged"
+    ):
+        read_npy(path)
+
+
+NUM_MUTATIONS = 1000
+FRAGMENTS = [*b"()[]{},'\"#-\0\n\xff", *(b"9" * 30, b"True", b"\\x", b"O", b"|V8", b"<M8[s]", b"1e9", b"(" * 900)]
+
+
+def damaged_header(content: bytes, rng: random.Random) -> bytes:
+    """The content with one to four bytes of its first 128 flipped, replaced, inserted or removed."""
+    damaged = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        position, fragment = rng.randrange(128), rng.choice(FRAGMENTS)
+        inserted = fragment if isinstance(fragment, bytes) else bytes([fragment])
+        kind = rng.randrange(4)
+        if kind == 0:
+            damaged[position] ^= 1 << rng.randrange(8)
+        else:
+            removed = (0, len(inserted), rng.randint(1, 12))[kind - 1]
+            damaged[position : position + removed] = b"" if kind == 3 else inserted
+    return bytes(damaged)
+
+
+def test_damaged_headers_are_refused(tmp_path: Path) -> None:
+    """Whatever a header contains, the array is read whole, or the file is refused by name, without a warning."""
+    rng, num_refused, path = random.Random(0), 0, tmp_path / "a.npy"
+    intact = []
+    for descr in ("<f2", ">f4", "<f8"):
+        np.save(path, np.ones((3, 6), descr))
+        intact.append(path.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(NUM_MUTATIONS):
+            path.write_bytes(damaged_header(intact[number % 3], rng))
+            try:
+                assert read_npy(path).size == 18
+            except ExchangeError as error:
+                num_refused += 1
+                assert str(path) in str(error) and len(str(error)) < 500
+    assert num_refused > 0.9 * NUM_MUTATIONS
+
+
 @pytest.mark.parametrize(
     ("value", "reason"), [(np.nan, "NaN or infinity"), (-np.inf, "NaN or infinity"), (7e4, "70000, beyond float16")]
 )
@@ -277,6 +343,16 @@ def test_number_beyond_float16_fails_that_video(
     assert reason in json.loads(log.read_text())["reason"]
     save(source / f"{VIDEOS[0]}.npy", np.full((1, 6), 65504.0))
     assert not import_features(source, dataset, "dino", cache).refused
+
+
+def test_a_name_that_is_too_long_fails_that_video(tmp_path: Path, source: Path) -> None:
+    """A video whose features would need a name of more than 255 bytes is refused or missing, the others are not."""
+    ids = ("a.avi", f"{'b' * 245}.avi", f"{'c' * 250}.avi")
+    for video_id in ids[:2]:
+        save(source / f"{video_id}.npy", values_of(0))
+    dataset = VideoDataset("set", "set", ("run",), tuple(make_record(video_id) for video_id in ids), {})
+    summary = import_features(source, dataset, "dino", tmp_path / "cache")
+    assert (summary.num_imported, list(summary.refused), summary.missing) == (1, [ids[1]], (ids[2],))
 
 
 def test_imports_accumulate_but_do_not_mix(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:
@@ -313,8 +389,80 @@ def test_videos_without_a_file_are_named(
         import_features(tmp_path / "nowhere", dataset, "dino", tmp_path / "cache")
 
 
+def test_an_interrupted_import_is_not_used(
+    tmp_path: Path, dataset: VideoDataset, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier features are not mixed with new ones: an interrupted import must be repeated before they are read. Two
+    imports at once are refused."""
+    config = FeatureConfig(backbone="imported:dino", cache=tmp_path / "cache")
+    import_features(source, dataset, "dino", config.cache)
+    save(source / f"{VIDEOS[0]}.npy", values_of(7))
+    write = FeatureStore.write
+
+    def interrupted(self: FeatureStore, folder: str, video_id: str, features: VideoFeatures) -> None:
+        if video_id == VIDEOS[2]:
+            raise KeyboardInterrupt
+        with pytest.raises(StoreError, match="another process is importing into .*imported:dino"):
+            import_features(source, dataset, "dino", config.cache)
+        write(self, folder, video_id, features)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            import_features(source, dataset, "dino", config.cache)
+    for use in (FeatureCache(config).load, FeatureCache(config).fill):
+        with pytest.raises(StoreError, match="import of videos-.* as imported:dino .* was interrupted"):
+            use(dataset.store_name, dataset.videos)
+    with pytest.raises(StoreError, match="was interrupted"):
+        export_features(find_store(config.cache, dataset), dataset, tmp_path / "out")
+    import_features(source, dataset, "dino", config.cache)
+    packed, _ = FeatureCache(config).load(dataset.store_name, dataset.videos)
+    assert len(packed.videos) == 4 and packed.videos[VIDEOS[0]].num_frames == 10
+
+
+def test_contents_tell_imports_apart(tmp_path: Path, dataset: VideoDataset, source: Path) -> None:
+    """The digest of a video changes with any of its numbers or its shape, and with nothing else."""
+    cache = FeatureCache(FeatureConfig(backbone="imported:dino", cache=tmp_path / "cache"))
+
+    def contents() -> dict[str, str]:
+        import_features(source, dataset, "dino", cache.config.cache)
+        return cache.load(dataset.store_name, dataset.videos)[0].digests()
+
+    before = contents()
+    assert len(set(before.values())) == 4
+    save(source / f"{VIDEOS[0]}.npy", values_of(0).astype(np.float16).astype(np.float64))
+    assert contents() == before
+    for changed in (values_of(0)[::-1], values_of(0)[:2], np.nextafter(values_of(0).astype(np.float16), np.float16(9))):
+        save(source / f"{VIDEOS[0]}.npy", changed)
+        now = contents()
+        assert [video_id for video_id in before if now[video_id] != before[video_id]] == [VIDEOS[0]]
+        assert imported_with(before).differences(imported_with(now)) == [
+            f"imported:dino: 1 videos were imported again, such as {VIDEOS[0]}"
+        ]
+    del now[VIDEOS[0]]  # a video that is missing now is no difference, nor is one that was missing
+    assert not imported_with(before).differences(imported_with(now))
+    assert not imported_with({}).differences(imported_with(before))
+
+
+def imported_with(contents: dict[str, str]) -> FeatureRecipe:
+    return dataclasses.replace(imported_recipe("dino"), contents=contents)
+
+
+def test_contents_are_part_of_the_fingerprint_only(tmp_path: Path) -> None:
+    """A recipe keeps its contents in JSON and its fingerprint; the store's folder, and all without them, stay as is."""
+    plain, full = imported_recipe("dino"), imported_with({"a": "0" * 32})
+    assert FeatureRecipe.from_json(full.to_json()).contents == full.contents and "contents" not in plain.to_json()
+    assert full.folder_name == plain.folder_name and full.fingerprint != plain.fingerprint
+    assert plain.folder_name == "a5e6cc113f737c2b"
+    path = tmp_path / "recipe.json"
+    for damaged in ('{"contents": 5}', "[" * 100_000, plain.to_json().replace("{", '{"contents": ["a"],', 1), "[]"):
+        path.write_text(damaged)
+        with pytest.raises(ConfigError, match=r"recipe.json can't be read"):
+            FeatureRecipe.read(path)
+
+
 def test_imports_are_identified_by_name(tmp_path: Path) -> None:
-    """The recipe depends on the name alone, and is written and read like any recipe."""
+    """The store's recipe depends on the name alone, and is written and read like any recipe."""
     assert imported_recipe("dino") == imported_recipe("dino") != imported_recipe("clip")
     assert imported_recipe("dino").backbone == "imported:dino"
     for _ in range(2):

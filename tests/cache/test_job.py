@@ -180,7 +180,7 @@ def test_damaged_entry_is_recomputed(
 
 
 def test_replaced_video_is_extracted_again(open_cache: OpenCache, records: list[VideoRecord]) -> None:
-    """A video that was replaced by one of another size is extracted again; the others are not."""
+    """A video that was replaced by another, even of the same size, is extracted again; the others are not."""
     before, _ = open_cache().load(SET, records)
     make_clip(records[0].path, 30, number=9)
     after, summary = open_cache().load(SET, records)
@@ -192,6 +192,11 @@ def test_replaced_video_is_extracted_again(open_cache: OpenCache, records: list[
     assert same == [False, True, True]
     make_clip(records[0].path, 8, number=9)
     assert open_cache().fill(SET, records).num_extracted == 1
+    content = records[0].path.read_bytes()
+    records[0].path.write_bytes(content[:-1] + b"x")
+    assert open_cache().fill(SET, records).num_extracted == 1
+    os.utime(records[0].path)
+    assert open_cache().fill(SET, records).num_extracted == 0
 
 
 def test_features_outlive_their_videos(

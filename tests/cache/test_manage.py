@@ -23,7 +23,7 @@ from pipeline.cache import manage
 from pipeline.cache.garbage import Findings, Garbage, find_garbage, remove_store
 from pipeline.cache.packed import open_packed, pack
 from pipeline.cache.store import FeatureStore, StoreError, find_stores
-from pipeline.features.recipe import FeatureRecipe
+from pipeline.features.recipe import FeatureRecipe, imported_recipe
 from tests.data.test_atomic import dead_pid, temporary_of
 from tests.helpers import REPOSITORY
 from tests.helpers.clips import make_clip
@@ -293,6 +293,24 @@ def test_gc_removes_unused_stores(cache: Path, tmp_path: Path, command: Command)
     assert find_stores(cache) == (sorted(store.folder for store in stores[:2]), [])
     assert command("gc", "--runs", runs)[1] == {"garbage": [], "notes": []}
     assert len(command("gc", "--runs", runs, "--keep-days", 5)[1]["garbage"]) == 1
+
+
+def test_gc_keeps_imported_features_unless_they_are_named(cache: Path, tmp_path: Path, command: Command) -> None:
+    """No job can make imported features again: neither an unused store nor entries without a video are removed."""
+    root, runs = tmp_path / "videos", tmp_path / "runs"
+    name = class_folders(root, "run/a.avi", "run/b.avi", "walk/a.avi")
+    store = fill(cache, "run/a.avi", recipe=imported_recipe("dino"))
+    for video_id in ("run/a.avi", "run/gone.avi"):
+        store.write(name, video_id, make_features([[1.0]]))
+    runs.mkdir()
+    before = files_below(cache)
+    flags = ["--runs", runs, "--dataset", "folder", "--root", root, "--delete"]
+    assert command("gc", *flags)[1] == {"garbage": [], "notes": []}
+    age(cache, days=8)
+    output = command("gc", *flags, "--imported", "clip")[1]
+    assert output["garbage"] == [] and "--imported dino" in output["notes"][0] and files_below(cache) == before
+    assert kinds(command("gc", *flags, "--imported", "clip", "dino")[1]) == [("unused store", store.folder.name)]
+    assert not store.folder.exists()
 
 
 @pytest.mark.parametrize("runs", ["missing", "damaged"])

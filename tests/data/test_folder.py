@@ -142,14 +142,31 @@ def test_an_unsuitable_group_pattern(people: Path, pattern: str, message: str) -
         load(people, group_pattern=pattern)
 
 
-def test_names_and_store(tmp_path: Path) -> None:
-    """Two folders of the same name do not share features; two paths to the same folder do."""
-    one = touch(tmp_path / "x" / "mine", "a/1.avi", "a/2.avi", "b/1.avi", "b/2.avi")
-    other = touch(tmp_path / "y" / "mine", "a/1.avi", "a/2.avi", "b/1.avi", "b/2.avi")
+def test_the_store_name_is_that_of_the_videos(tmp_path: Path) -> None:
+    """Two folders share features if their videos are the same, wherever they are, and not if only their names are."""
+    names = ("a/1.avi", "a/2.avi", "b/1.avi", "b/2.avi")
+    one, other = touch(tmp_path / "x" / "mine", *names), touch(tmp_path / "y" / "mine", *names)
+    (other / names[3]).write_text("another video")
     assert load(one).name == load(other).name == "mine"
     assert load(one).store_name != load(other).store_name
-    assert load(one).store_name == load(other / ".." / ".." / "x" / "mine").store_name
+    (one / names[3]).write_text("ANOTHER video")
+    assert load(one).store_name != load(other).store_name
+    (one / names[3]).write_text("another video")
+    assert load(one).store_name == load(other).store_name == load(other / ".." / "mine").store_name
     assert load(one).store_name.startswith("mine-")
+
+
+def test_a_dataset_can_be_named(tmp_path: Path) -> None:
+    """--dataset-name names the runs and the features, with or without labels; a path is not a name."""
+    touch(tmp_path, "a/1.avi", "a/2.avi", "b/1.avi", "b/2.avi")
+    for kind in ("folder", "unlabelled"):
+        dataset = load_dataset(DataConfig(kind, tmp_path, dataset_name="sports 2.0"))
+        assert (dataset.name, dataset.store_name, dataset.former_store_name) == ("sports 2.0", "sports 2.0", "")
+    for name in ("", "../x", "a/b", ".hidden", "set@mirrored", "packed"):
+        with pytest.raises(DatasetError, match="dataset_name names folders"):
+            DataConfig("folder", tmp_path, dataset_name=name)
+    with pytest.raises(DatasetError, match="dataset_name is for folder and unlabelled; demo has no use"):
+        DataConfig("demo", dataset_name="mine")
 
 
 CSV = "path,label,group,split\na.avi,run,g1,train\nb.avi,sit,g2,train\nc.avi,run,g3,test\nd.avi,sit,g4,test\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.cache.exchange import import_command
 from tests.helpers.commands import message, run
 
 NUM_VIDEOS = 24
@@ -71,6 +72,32 @@ def test_a_csv_of_missing_videos(csv: Path, tmp_path: Path) -> None:
     lines = check_end(run("evaluate.py", tmp_path / "runs", "--again"))
     (note,) = (line for line in lines if "strips" in line)
     assert f"{table['test'][0]} videos" in note
+
+
+def test_features_imported_again_are_not_taken_for_the_old_ones(csv: Path, tmp_path: Path) -> None:
+    """A run is neither evaluated nor resumed on other features that were imported under the same name since; features
+    of further videos make no difference."""
+    data = ["--dataset", "folder", "--root", csv, "--cache", tmp_path / "cache"]
+    train = ["train.py", *data, "--backbone", "imported:mine", "--epochs", 1, "--hidden-size", 8, "--allow-missing"]
+    train += ["--runs", tmp_path / "runs", "--strips", 0]
+    again = ["evaluate.py", tmp_path / "runs", "--again"]
+    names = [f"{('run', 'walk')[n % 2]}/{n}" for n in range(NUM_VIDEOS)]
+
+    def import_files() -> int:
+        return import_command([*map(str, data), "--from", str(tmp_path / "made"), "--name", "mine"])
+
+    write_features(tmp_path / "made", names[:-1])
+    assert import_files() == 1
+    check_end(run(*train), 1)
+    write_features(tmp_path / "made", names)
+    assert import_files() == 0
+    check_end(run(*again))
+    np.save(tmp_path / "made" / f"{names[0]}.npy", np.zeros((4, 6)))
+    assert import_files() == 0
+    for command, exit_code in (again, 1), ([*train, "--resume"], 2):
+        done = run(*command)
+        check_end(done, exit_code)
+        assert "imported:mine: 1 videos were imported again, such as run/0.avi" in message(done)
 
 
 def test_ucf101_without_videos(ucf101_lists: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from data.identity import identify
 from models.backbones import Backbone, load_backbone
 from models.preprocessing import VIEWS, Preprocessing
 from pipeline.features.encoders import Encoder, make_encoder, whole_frames_encoder
@@ -146,11 +147,14 @@ def test_origin_describes_the_video_and_the_programs(tmp_path: Path) -> None:
     (result,) = extract_all([path], FrameSampling.parse("uniform:4"))
     assert_features_of(result, 0, [3, 11, 18, 26])
     assert isinstance(result, VideoFeatures)
+    source = identify(path)
     assert dataclasses.asdict(result.origin) == {
         "fps": 25.0,
         "header_frames": 30,
         "decoded_frames": 30,
         "source_bytes": path.stat().st_size,
+        "source_digest": source.digest,
+        "source_stamp": source.stamp,
         "decoder": "decord",
         "runtime": "numpy",
     }

@@ -128,7 +128,7 @@ def test_only_sampled_frames_are_returned(tmp_path: Path) -> None:
     assert frames.indices.dtype == np.int32
     assert frames.indices.tolist() == [5, 15, 25, 35]
     assert decode_board(board_means(frames.pixels)) == [(0, 5), (0, 15), (0, 25), (0, 35)]
-    assert (end.count.decoded_frames, end.fps, end.source_bytes) == (40, 25.0, path.stat().st_size)
+    assert (end.count.decoded_frames, end.fps, end.source.num_bytes) == (40, 25.0, path.stat().st_size)
 
 
 def test_bad_files_fail_alone_with_the_reason(tmp_path: Path) -> None:

@@ -99,6 +99,20 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         pass
 
 
+def test_features_imported_again_are_trained_on_again(tmp_path: Path) -> None:
+    """The log tells results of other features that were imported under the same name apart."""
+    config = FeatureConfig(backbone="imported:mine", cache=tmp_path / "cache")
+    dataset = VideoDataset("made", "made", ("a", "b"), RECORDS, {})
+    provenance = []
+    for value in (1.0, 1.0, 2.0):
+        cache = FeatureCache(config)
+        for record in RECORDS:
+            cache.store.write("made", record.video_id, make_features([[value, 0.0]]))
+        with open_trainer(FOLDS, dataset, cache, tmp_path / "results", 1) as trainer:
+            provenance.append(trainer._provenance(ONE))
+    assert provenance[0] == provenance[1] != provenance[2]
+
+
 def test_killed_workers_end_the_command_after_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A training whose process was killed is not logged, and the message says how to finish it."""
     killed, done = Future[dict[str, Any]](), Future[dict[str, Any]]()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import did_you_mean, nearest_name
 from data.groups import check_disjoint, draw_fraction, draw_validation
-from data.records import DatasetError, Split, VideoDataset, VideoRecord
+from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_utf8
 
 if TYPE_CHECKING:
     from data.catalog import DataConfig
@@ -60,13 +60,15 @@ def load(config: "DataConfig") -> VideoDataset:
     the CSV's column.
 
     Raises:
-        DatasetError: there are no videos, the CSV is invalid (the message gives file and line), there are fewer than
-            two classes, a group is unknown, or there are too few groups to split.
+        DatasetError: there are no videos, the CSV is invalid (the message gives file and line), a path is not UTF-8,
+            there are fewer than two classes, a group is unknown, or there are too few groups to split.
     """
     root = config.root_or("folder")
+    require_utf8([Path(os.path.realpath(root))])
     csv_path = find_csv(root)
     folder = csv_path.parent if csv_path else root
     entries = read_csv(csv_path) if csv_path else list(walk_class_folders(root))
+    require_utf8(entry.path for entry in entries)
     classes = tuple(sorted({entry.class_name for entry in entries}))
     if len(classes) < 2:
         raise DatasetError(
@@ -98,9 +100,10 @@ def load_unlabelled(config: "DataConfig") -> VideoDataset:
     folder`` with the same root, so that they are found again once the videos have labels.
 
     Raises:
-        DatasetError: there is no such folder, or no video in it.
+        DatasetError: there is no such folder, its path is not UTF-8, or no video is in it.
     """
     root = config.root_or("unlabelled")
+    require_utf8([Path(os.path.realpath(root))])
     if not root.is_dir():
         raise DatasetError(f"looked for videos in {root}, which is not a folder. Name one with --root.")
     paths = _videos_below(root)

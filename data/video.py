@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from data.errors import UserError
+from data.errors import UserError, printable
 
 # Problems are raised or counted here; the C libraries' own lines on stderr would only break progress bars. FFmpeg
 # inside OpenCV reads its log level once, at the first file it opens. A level set in the environment has precedence.
@@ -261,7 +261,10 @@ class _DecordFailedError(Exception):
 
 def _location(path: Path) -> str:
     # An absolute path, because FFmpeg reads a relative "walk:1.avi" as an address with the protocol "walk".
-    return os.fspath(path.absolute())
+    location = path.absolute()
+    if printable(location) != str(location):  # OpenCV would crash
+        raise VideoError(f"the path {printable(location)} is not UTF-8, so no decoder can open it. Rename it.")
+    return str(location)
 
 
 def _open_decord(path: Path) -> "decord.VideoReader":

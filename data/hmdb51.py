@@ -21,7 +21,7 @@ from data.download import ArchiveError
 from data.download import unpack as unpack_zip
 from data.groups import check_disjoint, draw_validation
 from data.processes import available_cores
-from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_utf8
+from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_usable_paths
 from data.verify import ExpectedVideo, verify_videos
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def load(config: "DataConfig") -> VideoDataset:
         )
         for video in used
     }
-    require_utf8(record.path for record in records.values())
+    require_usable_paths(record.path for record in records.values())
     splits = {}
     for name, roles in lists.roles.items():
         train = [video for video, role in roles.items() if role == TRAIN]

@@ -79,14 +79,14 @@ def require_files(videos: Sequence[VideoRecord], remedy: str = "") -> None:
         raise DatasetError(f"{len(missing)} of {len(videos)} videos to decode do not exist, e.g. {examples}. {remedy}")
 
 
-def require_utf8(paths: Iterable[Path]) -> None:
-    """Raise ``DatasetError`` if paths are not UTF-8: decoders can't open them, and reports can't name them.
+def require_usable_paths(paths: Iterable[Path]) -> None:
+    """Raise ``DatasetError`` if paths are not UTF-8 or contain NUL: no decoder can open them, no report can name them.
 
     The one message counts them and names the first three.
     """
-    bad = [printable(path) for path in paths if printable(path) != str(path)]
+    bad = [printable(path) for path in paths if printable(path) != str(path) or "\0" in str(path)]
     if bad:
         raise DatasetError(
-            f"{len(bad)} paths are not UTF-8, e.g. {', '.join(bad[:3])}. Rename them, for example with convmv -r "
-            "-f latin1 -t utf8 --notest FOLDER."
+            f"{len(bad)} paths are not UTF-8, or contain NUL, e.g. {', '.join(bad[:3])}. Rename them, for example with "
+            "convmv -r -f latin1 -t utf8 --notest FOLDER."
         )

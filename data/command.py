@@ -1,6 +1,7 @@
 """How a command begins and ends: its arguments and help, its exit code, and messages instead of tracebacks."""
 
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,12 +25,14 @@ T = TypeVar("T")
 def run_command(main: Callable[[Sequence[str]], int]) -> int:
     """Run ``main`` on the process's arguments and return the exit code.
 
-    A ``UserError`` or an ``OSError`` (a full disk, for example) prints its message and returns 2. Ctrl-C returns 130.
-    Any other exception is a defect and keeps its traceback.
+    A ``UserError`` or an ``OSError`` (a full disk, for example) prints its message and returns 2, and so does a working
+    folder that was deleted. Ctrl-C returns 130. Any other exception is a defect and keeps its traceback.
     """
+    _repair_streams()
     # Spinning OpenMP threads starve the reader processes. PyTorch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        _require_working_folder()
         return main(sys.argv[1:])
     except KeyboardInterrupt:
         print(
@@ -40,6 +43,26 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
     except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _repair_streams() -> None:
+    """Open the standard streams that are closed, and escape what the others can't encode."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # It gets the lowest free descriptor, the closed one. Otherwise, a file or a pipe that is opened later would
+            # get it, and receive what libraries print.
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  open until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _require_working_folder() -> None:
+    # PyTorch can't be imported without one.
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the working folder was deleted. Change to another one, and run the command again.") from error
 
 
 def parse_arguments(

@@ -1,9 +1,12 @@
 """Fetch and unpack archives: downloads resume, checksums are verified, and nothing is unpacked outside its folder."""
 
+import errno
 import hashlib
+import lzma
 import os
 import shutil
 import stat
+import struct
 import time
 import zipfile
 import zlib
@@ -20,6 +23,12 @@ from data.records import DatasetError
 
 CHUNK_BYTES = 1 << 16  # a broken connection loses the current chunk, so chunks are small
 CONNECT_AND_READ_TIMEOUT_S = (10.0, 60.0)
+# What zipfile raises for a damaged archive: damage may be anywhere in its directory, or in data of any compression.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
+    *(NotImplementedError, struct.error, UnicodeDecodeError, OverflowError),
+)
+_COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
 RETRIED_STATUS = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 
@@ -86,7 +95,8 @@ def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], PurePos
     """Unpack a zip below ``folder`` and return the number of files written.
 
     All entries are checked before the first is written. Each file is written under a temporary name and renamed, so
-    that a killed run leaves no incomplete file. Files that exist with the right size and CRC are skipped.
+    that a killed run leaves no incomplete file. Files that exist with the right size and CRC are skipped. A file that
+    is damaged in the archive does not keep the others from being unpacked.
 
     Args:
         archive: the zip file.
@@ -95,9 +105,10 @@ def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], PurePos
             By default, the path in the archive.
 
     Raises:
-        ArchiveError: the file is not a zip, is damaged or encrypted; an entry is absolute, a link, contains ``..`` or
-            has the same destination as another; the disk is too small.
+        ArchiveError: the file is not a zip, is damaged or encrypted; an entry is absolute, a link, contains ``..``, has
+            the same destination as another or an unknown compression; the disk is too small.
     """
+    damaged: list[str] = []
     try:
         with zipfile.ZipFile(archive) as opened:
             planned = list(_plan(opened, archive, place))
@@ -107,12 +118,23 @@ def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], PurePos
             num_done = len(planned) - len(waiting)
             with closing(Progress(len(planned), "file", num_done, f"unpacking {archive.name}")) as progress:
                 for info, target in waiting:
-                    _write_entry(opened, info, target)
+                    try:
+                        _write_entry(opened, info, target)
+                    except (*_DAMAGED, OSError) as error:
+                        # In damaged data, bz2 raises OSError without a number, and a wrong offset is EINVAL.
+                        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                            raise
+                        damaged.append(f"{info.filename!r} ({error})")
                     progress.advance()
-    except zipfile.BadZipFile as error:
+    except _DAMAGED as error:
         raise ArchiveError(
             f"{archive} is not a zip file, or is damaged ({error}). Get it again; unpack a .rar with unrar or 7z."
         ) from error
+    if damaged:
+        raise ArchiveError(
+            f"{archive}: {len(damaged)} of {len(planned)} files are damaged, e.g. {', '.join(damaged[:3])}. The others "
+            "were unpacked. Get the archive again, and run the same command for the rest."
+        )
     return len(waiting)
 
 
@@ -245,6 +267,8 @@ def _fault(info: zipfile.ZipInfo) -> str:
     """Return why this entry must not be unpacked; empty if it may be."""
     name = info.filename
     kind = stat.S_IFMT(info.external_attr >> 16)
+    if not name:
+        return "has no name"
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or "\\" in name:
         return "is not a relative path"
     if ".." in PurePosixPath(name).parts:
@@ -253,6 +277,8 @@ def _fault(info: zipfile.ZipInfo) -> str:
         return "is a link or a device"
     if info.flag_bits & 0x1:
         return "is encrypted"
+    if info.compress_type not in _COMPRESSIONS:
+        return f"is compressed by method {info.compress_type} (9: Deflate64), which only 7z or unzip can unpack"
     return ""
 
 

@@ -1,7 +1,9 @@
 """The error a user may see, and the hint at the nearest name that ends many messages."""
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 _MAX_LISTED = 30
 
@@ -12,6 +14,11 @@ class UserError(ValueError):
     ``data.command.run_command`` prints the message and returns exit code 2. Any other exception is a bug and keeps its
     traceback.
     """
+
+
+def printable(path: Path) -> str:
+    """The path with the bytes that are not UTF-8 escaped, as in ``caf\\xe9``. It equals the path if there are none."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def nearest_name(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:

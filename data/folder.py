@@ -13,7 +13,9 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING
 from data.errors import did_you_mean, nearest_name
 from data.groups import check_disjoint, draw_fraction, draw_validation
 from data.identity import name_by_content
-from data.records import DatasetError, Split, VideoDataset, VideoRecord
+from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_usable_paths
 
 if TYPE_CHECKING:
     from data.catalog import DataConfig
@@ -40,7 +42,10 @@ VALIDATION_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Entry:
-    """A video as the folder or the CSV names it. ``group`` and the ``part`` of the split are ``None`` if not given."""
+    """A video as the folder or the CSV names it.
+
+    ``group`` and the ``part`` of the split are ``None`` if not given.
+    """
 
     video_id: str
     path: Path
@@ -61,13 +66,14 @@ def load(config: "DataConfig") -> VideoDataset:
     the CSV's column.
 
     Raises:
-        DatasetError: there are no videos, the CSV is invalid (the message gives file and line), there are fewer than
-            two classes, a group is unknown, or there are too few groups to split.
+        DatasetError: there are no videos, the CSV is invalid (the message gives file and line), a path is not UTF-8,
+            there are fewer than two classes, a group is unknown, or there are too few groups to split.
     """
     root = config.root_or("folder")
+    require_usable_paths([Path(os.path.realpath(root))])
     csv_path = find_csv(root)
-    folder = csv_path.parent if csv_path else root
     entries = read_csv(csv_path) if csv_path else list(walk_class_folders(root))
+    require_usable_paths(entry.path for entry in entries)
     classes = tuple(sorted({entry.class_name for entry in entries}))
     if len(classes) < 2:
         raise DatasetError(
@@ -87,7 +93,12 @@ def load(config: "DataConfig") -> VideoDataset:
     else:
         split = split_by_seed(videos, config)
     check_disjoint(split)
-    name = config.dataset_name or folder.resolve().name or "folder"
+    _warn_of_look_alikes("classes", classes)
+    _warn_of_look_alikes("groups", {video.group for video in videos if video.group != video.video_id})
+    # Neighbouring CSVs are different datasets.
+    own_name = root.stem.strip(".") if csv_path == root else root.resolve().name
+    name = config.dataset_name or own_name or "folder"
+    folder = csv_path.parent if csv_path else root
     remedy = f"Fix the column path of {csv_path}: its paths are relative to {folder}" if csv_path else ""
     return VideoDataset(
         name,
@@ -107,9 +118,10 @@ def load_unlabelled(config: "DataConfig") -> VideoDataset:
     folder`` with the same root.
 
     Raises:
-        DatasetError: there is no such folder, or no video in it.
+        DatasetError: there is no such folder, its path is not UTF-8, or no video is in it.
     """
     root = config.root_or("unlabelled")
+    require_usable_paths([Path(os.path.realpath(root))])
     if not root.is_dir():
         raise DatasetError(f"looked for videos in {root}, which is not a folder. Name one with --root.")
     paths = _videos_below(root)
@@ -130,7 +142,7 @@ def load_unlabelled(config: "DataConfig") -> VideoDataset:
 def name_by_path(folder: Path) -> str:
     """The name that earlier versions gave the features of a folder's videos."""
     resolved = folder.resolve()
-    return f"{resolved.name or 'folder'}-{_short_hash(str(resolved))}"
+    return f"{resolved.name or 'folder'}-{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
 
 
 def find_csv(root: Path) -> Path | None:
@@ -189,27 +201,35 @@ def walk_class_folders(root: Path) -> Iterator[Entry]:
 def read_csv(path: Path) -> list[Entry]:
     """Read the videos that a CSV with the columns ``path,label[,group][,split]`` lists, in its order.
 
+    Their ids are relative to the CSV's folder; those of videos outside it, to the common parent of these.
+
     Raises:
-        DatasetError: a column is missing or misspelt, a cell is empty, a split is unknown, or a video is listed twice.
-            The message gives file and line.
+        DatasetError: the file is damaged; a column is missing, misspelt or there twice; a cell is empty; a split is
+            unknown; a video is listed twice. The message gives file and line.
     """
+    rows = list(_rows(path))
+    paths = [Path(os.path.normpath(path.parent / row["path"])) for _, row in rows]
+    bases = _bases(paths, path.parent)
     entries: list[Entry] = []
-    line_of: dict[Path, int] = {}
-    for line, row in _rows(path):
+    line_of: dict[str, int] = {}
+    for (line, row), video_path, base in zip(rows, paths, bases, strict=True):
         where = f"{path}, line {line}"
+        video_id = Path(os.path.relpath(video_path, base)).as_posix()
         for column, value in row.items():
             if not value:
                 raise DatasetError(f"{where}: {column} is empty. Fill it in.")
         part = row.get("split")
         if part is not None and part.lower() not in SPLIT_VALUES:
             raise DatasetError(f"{where}: unknown split {part!r}. Write train, validation (or val), or test.")
-        video_path = Path(os.path.normpath(path.parent / row["path"]))
-        if video_path in line_of:
-            raise DatasetError(f"{where}: {row['path']} is also in line {line_of[video_path]}. Remove one.")
-        line_of[video_path] = line
+        if video_id in line_of:
+            raise DatasetError(
+                f"{where}: {row['path']} is also in line {line_of[video_id]}, as {video_id}. Remove one. If they are "
+                "two files, move the CSV to a folder that contains both."
+            )
+        line_of[video_id] = line
         entries.append(
             Entry(
-                video_id=_video_id(video_path, path.parent),
+                video_id=video_id,
                 path=video_path,
                 class_name=row["label"],
                 group=row.get("group"),
@@ -299,37 +319,71 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in next(reader, [])]
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DatasetError(f"{path}, line {line}: a NUL character. The file is damaged or UTF-16: save it as UTF-8.")
+    rows = _csv_rows(path, text)
+    _, cells = next(rows, (1, []))
+    header = [name.strip() for name in cells]
     for required in REQUIRED_COLUMNS:
         if required not in header:
             raise DatasetError(
                 f"{path}, line 1: no column {required!r}; found {', '.join(header) or 'nothing'}. "
                 "The first line must be path,label[,group][,split]."
             )
+    for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS):
+        if header.count(name) > 1:
+            raise DatasetError(f"{path}, line 1: {header.count(name)} columns {name!r}. Remove or rename all but one.")
     for name in header:
         # Other columns are the user's own, but ignoring a misspelt "group" would leak test groups into training.
         meant = nearest_name(name.lower(), OPTIONAL_COLUMNS, MISSPELT_COLUMN)
         if meant is not None and name not in OPTIONAL_COLUMNS and meant not in header:
             raise DatasetError(f"{path}, line 1: unknown column {name!r}. Did you mean {meant!r}?")
-    for cells in reader:
+    for line, cells in rows:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
             raise DatasetError(
-                f"{path}, line {reader.line_num}: {len(cells)} values for {len(header)} columns. "
-                "Put a value that contains a comma in double quotes."
+                f"{path}, line {line}: {len(cells)} values for {len(header)} columns. Put a value that contains a "
+                "comma in double quotes."
             )
         row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        yield reader.line_num, {name: row[name] for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in row}
+        yield line, {name: row[name] for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in row}
 
 
-def _video_id(path: Path, folder: Path) -> str:
-    """Return the path relative to the folder; a video outside it gets a unique name."""
-    relative = os.path.relpath(path, folder)
-    if relative.startswith(os.pardir + os.sep):
-        return f"outside/{_short_hash(str(path.resolve()))}-{path.name}"
-    return Path(relative).as_posix()
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of the line on which each row begins, and its cells."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DatasetError(f"{path}, line {line}: {error}. Is a quote not closed?") from error
+
+
+def _bases(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Return for each path the folder that its id is relative to: ``folder``, or the common parent of those outside."""
+    parents = [os.path.dirname(os.path.abspath(path)) for path in paths]
+    home = os.path.abspath(folder)
+    inside = [os.path.commonpath([home, parent]) == home for parent in parents]
+    outside = [parent for parent, is_inside in zip(parents, inside, strict=True) if not is_inside]
+    common = Path(os.path.commonpath(outside)) if outside else folder
+    return [folder if is_inside else common for is_inside in inside]
+
+
+def _warn_of_look_alikes(what: str, names: Iterable[str]) -> None:
+    """Warn of names that differ only in case or Unicode form: they may mean the same, but count as two."""
+    seen: dict[str, str] = {}
+    for name in sorted(names):
+        other = seen.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+        if other != name:
+            print(
+                f"warning: the {what} {ascii(other)} and {ascii(name)} differ only in case or Unicode form. If they "
+                "are the same, give them the same name.",
+                file=sys.stderr,
+            )
 
 
 def _group_pattern(text: str) -> re.Pattern[str]:
@@ -355,7 +409,3 @@ def _group_of(entry: Entry, pattern: re.Pattern[str] | None) -> str:
             "every file's name without its ending."
         )
     return match[1]
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

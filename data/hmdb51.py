@@ -17,10 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from data.command import run_command
+from data.download import ArchiveError
 from data.download import unpack as unpack_zip
 from data.groups import check_disjoint, draw_validation
 from data.processes import available_cores
-from data.records import DatasetError, Split, VideoDataset, VideoRecord
+from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_usable_paths
 from data.verify import ExpectedVideo, verify_videos
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def load(config: "DataConfig") -> VideoDataset:
         )
         for video in used
     }
+    require_usable_paths(record.path for record in records.values())
     splits = {}
     for name, roles in lists.roles.items():
         train = [video for video, role in roles.items() if role == TRAIN]
@@ -159,6 +161,8 @@ def find_videos(root: Path) -> dict[tuple[str, str], Path]:
 def unpack(zip: Path, root: Path = DEFAULT_ROOT) -> int:
     """Unpack a zip of class folders, of one class, or of the split files. Files that are already there are skipped.
 
+    The exit code is 1 if some of several zips can't be unpacked.
+
     Args:
         zip: zip file, or a folder of them. Files at the top level of a zip go to a folder with the zip's name.
         root: folder to unpack to.
@@ -166,8 +170,18 @@ def unpack(zip: Path, root: Path = DEFAULT_ROOT) -> int:
     archives = sorted(zip.glob("*.zip")) if zip.is_dir() else [zip]
     if not archives or not archives[0].is_file():
         raise DatasetError(f"no zip file at {zip}. Name a .zip file, or a folder of them, with --zip.")
+    num_failed = 0
     for archive in archives:
-        unpack_zip(archive, root, partial(_in_a_folder, archive.stem))
+        try:
+            unpack_zip(archive, root, partial(_in_a_folder, archive.stem))
+        except ArchiveError as error:
+            if len(archives) == 1:
+                raise
+            num_failed += 1
+            print(f"failed: {error}", file=sys.stderr)
+    if num_failed:
+        print(f"{num_failed} of {len(archives)} archives in {zip} are not unpacked completely", file=sys.stderr)
+        return 1
     print(f"Unpacked to {root}. To check that nothing is missing: python -m data.hmdb51 verify --root {root}")
     return 0
 
@@ -221,7 +235,7 @@ def _unpack_command(root: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line and return its exit code: 1 if ``verify`` found bad videos, else 0."""
+    """Run the command line and return its exit code: 1 if ``verify`` found bad videos or a zip failed, else 0."""
     import tyro
 
     commands: dict[str, Callable[..., int]] = {"unpack": unpack, "verify": verify}

@@ -1,10 +1,11 @@
 """The types that describe a dataset: its videos and its splits."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import UserError
+from data.errors import UserError, printable
 
 
 class DatasetError(UserError):
@@ -74,7 +75,21 @@ def require_files(videos: Sequence[VideoRecord], remedy: str = "") -> None:
 
     The one message counts them, names the first three, and ends with ``remedy``.
     """
-    missing = [str(video.path) for video in videos if not video.path.exists()]
+    # Path.exists raises if a name is too long.
+    missing = [str(video.path) for video in videos if not os.path.exists(video.path)]
     if missing:
         examples = ", ".join(missing[:3])
         raise DatasetError(f"{len(missing)} of {len(videos)} videos to decode do not exist, e.g. {examples}. {remedy}")
+
+
+def require_usable_paths(paths: Iterable[Path]) -> None:
+    """Raise ``DatasetError`` if paths are not UTF-8 or contain NUL: no decoder can open them, no report can name them.
+
+    The one message counts them and names the first three.
+    """
+    bad = [printable(path) for path in paths if printable(path) != str(path) or "\0" in str(path)]
+    if bad:
+        raise DatasetError(
+            f"{len(bad)} paths are not UTF-8, or contain NUL, e.g. {', '.join(bad[:3])}. Rename them, for example with "
+            "convmv -r -f latin1 -t utf8 --notest FOLDER."
+        )

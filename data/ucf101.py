@@ -21,7 +21,7 @@ from data.download import RemoteFile, fetch, unpack
 from data.errors import did_you_mean
 from data.groups import check_disjoint
 from data.processes import available_cores
-from data.records import DatasetError, Split, VideoDataset, VideoRecord
+from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_usable_paths
 from data.verify import ExpectedVideo, verify_videos
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ LISTS = RemoteFile(
 )
 DEFAULT_ROOT = Path("datasets/ucf101")
 VALIDATION_GROUPS = frozenset({22, 23, 24, 25})  # the only groups that are in no official test list
-GROUP_NUMBER = re.compile(r"_g(\d+)_c\d+$")
+GROUP_NUMBER = re.compile(r"_g(\d{1,9})_c\d+$")
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def load_layout(
         return VideoRecord(video.stem, path, video.label, group)
 
     records = {video: record_of(video) for video in listed}
+    require_usable_paths(record.path for record in records.values())
     splits = {}
     for split_name, (train, test) in lists.splits.items():
         splits[split_name] = Split(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from data.errors import UserError
+from data.errors import UserError, printable
 
 # Problems are raised or counted here; the C libraries' own lines on stderr would only break progress bars. FFmpeg
 # inside OpenCV reads its log level once, at the first file it opens. A level set in the environment has precedence.
@@ -32,11 +32,26 @@ from numpy.typing import NDArray
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 decord.logging.set_level(decord.logging.QUIET)
 
+# FFmpeg also draws text, shows pictures, and follows playlists to other files and addresses. It reads this variable at
+# every file that OpenCV opens, and refuses other formats than these, its names for the containers of video.
+_FORMATS = "format_whitelist;avi,matroska,mov,asf,flv,mpeg,mpegts,mpegvideo,mxf,ogg,yuv4mpegpipe"
+_options = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")
+if "format_whitelist" not in _options:
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(filter(None, [_FORMATS, _options]))
+
 Frame = NDArray[np.uint8]
 Wanted = Collection[int] | Callable[[int], Iterable[int]] | None
 
 # AVI headers of real datasets count one frame (HMDB51) or two (UT-Interaction) that are not in the file.
 USUAL_OVERCOUNT = 2
+
+# MP4 files that start with one of these are pictures (HEIC, AVIF).
+_PICTURES = frozenset(
+    b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
+)
+
+# The clock of a picture that is attached to a recording. FFmpeg gives it as the picture's frame rate.
+_COVER_FPS = 90_000
 
 # decord replaces frames it cannot decode at the end by copies of the last one. Any positive tolerance below one frame
 # makes it raise at the first such copy instead (0 means "no limit").
@@ -190,6 +205,11 @@ def read_header(path: Path, on_frame: Callable[[], object] = lambda: None) -> Vi
         num_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         fps = capture.get(cv2.CAP_PROP_FPS)
         width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        if fps == _COVER_FPS and capture.grab() and not capture.grab():
+            raise VideoError(
+                f"{path} contains the cover of a recording where a video should be. Remove the file from the dataset; "
+                "or if there is a video behind the cover, remove the cover."
+            )
     finally:
         capture.release()
     fps = fps if np.isfinite(fps) and fps > 0 else 0.0
@@ -199,23 +219,22 @@ def read_header(path: Path, on_frame: Callable[[], object] = lambda: None) -> Vi
     size = path.stat().st_size
     if num_frames > size:  # a frame takes at least a byte, and decord would allocate memory for all of them
         raise VideoError(f"{path} has a damaged header: it promises {num_frames} frames in {size} bytes. Get it again.")
-    if num_frames == 1 and cv2.haveImageReader(_location(path)):
-        # FFmpeg ignores the file's name and reads a still image as a video of one frame.
-        raise VideoError(f"{path} is a picture with a video's name. Get it again, or remove it from the dataset.")
     return VideoHeader(num_frames, fps, width, height)
 
 
 def _container(path: Path) -> Literal["avi", "mp4", "matroska", "other"]:
     try:
         with path.open("rb") as file:
-            first_bytes = file.read(8)
+            first_bytes = file.read(12)
     except OSError as error:
         raise VideoError(f"cannot read the video {path}: {error.strerror}. Check the path.") from error
     if not first_bytes:
         raise VideoError(f"{path} is empty (0 bytes): its download or copy never started. Get it again.")
+    if first_bytes[4:] in _PICTURES or cv2.haveImageReader(_location(path)):
+        raise VideoError(f"{path} is a picture, not a video. Get it again, or remove it from the dataset.")
     if first_bytes[:4] == b"RIFF":
         return "avi"
-    if first_bytes[4:] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+    if first_bytes[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
         return "mp4"
     return "matroska" if first_bytes[:4] == b"\x1a\x45\xdf\xa3" else "other"
 
@@ -242,7 +261,10 @@ class _DecordFailedError(Exception):
 
 def _location(path: Path) -> str:
     # An absolute path, because FFmpeg reads a relative "walk:1.avi" as an address with the protocol "walk".
-    return os.fspath(path.absolute())
+    location = path.absolute()
+    if printable(location) != str(location):  # OpenCV would crash
+        raise VideoError(f"the path {printable(location)} is not UTF-8, so no decoder can open it. Rename it.")
+    return str(location)
 
 
 def _open_decord(path: Path) -> "decord.VideoReader":
@@ -289,8 +311,9 @@ def _open_capture(path: Path) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(_location(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():
         raise VideoError(
-            f"{path} is not a video that can be read: no video stream was found in it. It is cut off, damaged, or "
-            "another kind of file with a video's name. Get it again, or remove it from the dataset."
+            f"{path} is not a video that can be read: it is cut off, damaged, or in none of the containers AVI, MP4, "
+            "MOV, MKV, WebM, MPEG, TS, FLV, WMV, 3GP, OGV, MXF and Y4M. Get it again, convert it to MP4, or remove it "
+            "from the dataset."
         )
     return capture
 

@@ -77,3 +77,14 @@ def test_no_video_is_an_error(trained: Path) -> None:
     """A forgotten file name is not a silent success."""
     with pytest.raises(ConfigError, match="name at least one video"):
         main(["--run", str(trained)])
+
+
+def test_a_text_file_is_not_classified(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A list of videos, named instead of a video, fails with its reason; the video beside it is classified."""
+    video = trained.parent.parent / "videos" / "left" / "v_g8_left.avi"
+    text = tmp_path / "videos.txt"
+    text.write_text(f"{video}\n" * 20)
+    assert main([str(text), str(video), "--run", str(trained), "--device", "cpu"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{video}: ") and len(printed.out.splitlines()) == 1
+    assert f"failed: {text}: {text} is not a video" in printed.err

@@ -33,7 +33,7 @@ from data.demo.actions import ACTIONS, FPS, HEIGHT, WIDTH, Stage, film, random_s
 from data.demo.drawing import Image
 from data.processes import available_cores
 from data.progress import Progress
-from data.records import DatasetError, VideoDataset
+from data.records import DatasetError, VideoDataset, require_usable_paths
 from data.ucf101 import load_layout
 
 VERSION = 1  # raise it whenever the same seed would give other videos
@@ -127,6 +127,7 @@ def render(
         OSError: the disk is full or read-only.
     """
     rendering = Rendering(VERSION, seed, classes, groups, clips)
+    require_usable_paths([root.absolute()])  # or OpenCV would crash
     if workers < 1:
         raise DatasetError(f"workers must be positive, not {workers}.")
     if _is_done(root, rendering):

@@ -14,8 +14,6 @@ from data.catalog import load_dataset
 from data.command import run_command
 from data.errors import did_you_mean
 from data.records import VideoDataset, VideoRecord, require_files
-from pipeline.cache.job import Extract, FeatureCache
-from pipeline.cache.relink import locate
 from pipeline.cache.shards import Shard
 from pipeline.settings.config import CacheConfig, ConfigError
 from pipeline.settings.parsing import parse_command_line
@@ -50,6 +48,9 @@ def main(arguments: Sequence[str]) -> int:
 
         require_files(videos, dataset.remedy)
         return write_pictures(videos, config.features, config.job.frames)
+    from pipeline.cache.job import Extract, FeatureCache
+    from pipeline.cache.relink import locate
+
     cache = FeatureCache(config.features)
     extract: Extract = cache.extract
     if config.job.engine == "ray":

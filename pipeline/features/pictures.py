@@ -45,8 +45,9 @@ def write_pictures(videos: Sequence[VideoRecord], config: FeatureConfig, folder:
             if isinstance(event, Frames):
                 for index, frame in zip(event.indices, event.pixels, strict=True):
                     picture = unfinished / f"{index:06d}.jpg"
-                    if not cv2.imwrite(str(picture), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
-                        raise OSError(f"{picture} can't be written: is the disk full?")
+                    # Not cv2.imwrite, which crashes on a path that is not UTF-8.
+                    _, jpeg = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+                    picture.write_bytes(jpeg.tobytes())
                 continue
             reason = None
             if isinstance(event, Failed):

@@ -1,6 +1,10 @@
 """data/command.py and data/errors.py: exit codes, messages instead of tracebacks, and the hint at a near name."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,7 @@ from models.config import ModelConfigError
 from pipeline.cache.store import StoreError
 from pipeline.features.sampling import SamplingError
 from pipeline.settings.config import ConfigError
+from tests.helpers import REPOSITORY
 
 
 def raising(error: BaseException) -> Callable[[Sequence[str]], int]:
@@ -71,3 +76,49 @@ def test_hint_names_the_nearest_or_at_most_thirty_names() -> None:
     assert did_you_mean("persom0007", names) == " Did you mean 'person0007'?"
     hint = did_you_mean("x", names)
     assert hint.startswith(" There are: person0000, person0001") and hint.endswith("person0029 and 970 more.")
+
+
+PRINT = """
+import os, sys
+from data.command import run_command
+def main(arguments):
+    print("café", file=open(arguments[0], "w", encoding="utf-8"))
+    print("on standard output: café \\udce9")
+    print("on standard error: café", file=sys.stderr)
+    os.system("echo from a library; echo from a library >&2")
+    return 0
+sys.exit(run_command(main))
+"""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_no_harm(tmp_path: Path, closed: str) -> None:
+    """With a standard stream closed, the command ends as usual, and no text for the stream ends up elsewhere."""
+    path = tmp_path / "file"
+    command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", PRINT, path]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=60)
+    assert done.returncode == 0
+    assert path.read_text(encoding="utf-8") == "café\n"
+    assert b"error" not in done.stdout and b"output" not in done.stderr
+
+
+def test_ascii_terminal_gets_escapes(tmp_path: Path) -> None:
+    """A class name that the terminal can't show is escaped, and does not end the command."""
+    command = [sys.executable, "-c", PRINT, tmp_path / "file"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert r"on standard output: caf\xe9 \udce9" in done.stdout and r"on standard error: caf\xe9" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["train.py", "evaluate.py runs", "-m pipeline.cache", "-m pipeline.tune", "-m data.demo"]
+)
+def test_deleted_working_folder_is_a_message(tmp_path: Path, command: str) -> None:
+    """In a folder that was deleted meanwhile, every command says so, instead of a traceback from some import."""
+    arguments = [str(REPOSITORY / word) if word.endswith(".py") else word for word in command.split()]
+    shell = ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && "$@"', "sh", sys.executable, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "error: the working folder was deleted" in done.stderr and "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.server
+import random
 import signal
 import stat
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -263,6 +265,65 @@ def test_a_damaged_entry_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="damaged.*CRC"):
         unpack(archive, tmp_path / "root")
     assert list((tmp_path / "root").iterdir()) == []
+
+
+COMPRESSIONS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
+def _compressed(path: Path, compression: int) -> Path:
+    """Write three files of 2,000 bytes each."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for number in range(3):
+            content = random.Random(number).choices(b"abcd", k=2000)
+            archive.writestr(f"v/{number}.avi", bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_damaged_entry_does_not_stop_the_others(tmp_path: Path, compression: int) -> None:
+    """Whatever the compression, the damaged file is named, the others are unpacked, and nothing partial is left."""
+    archive = _compressed(tmp_path / "a.zip", compression)
+    content = bytearray(archive.read_bytes())
+    start = content.index(b"v/1.avi") + 100
+    content[start : start + 50] = bytes(50)
+    archive.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"1 of 3 files are damaged, e.g. 'v/1.avi' \(.*The others were unpacked"):
+        unpack(archive, tmp_path / "root")
+    assert sorted(path.name for path in (tmp_path / "root" / "v").iterdir()) == ["0.avi", "2.avi"]
+
+
+def test_deflate64_is_refused_by_name(tmp_path: Path) -> None:
+    """What Windows writes for large files can't be read: nothing is unpacked, and the message says what can."""
+    archive = _zip(tmp_path / "a.zip", {"a.avi": b"a", "b.avi": b"b"})
+    content = bytearray(archive.read_bytes())
+    entry = content.rindex(b"PK\1\2")
+    content[entry + 10 : entry + 12] = (9).to_bytes(2, "little")
+    archive.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"'b.avi' is compressed by method 9 \(9: Deflate64\).*7z"):
+        unpack(archive, tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+def test_any_damage_to_an_archive_is_an_archive_error(tmp_path: Path) -> None:
+    """Changed, lost and added bytes, mostly in the directory at the end, end in an ``ArchiveError`` or do no harm."""
+    rng = random.Random(0)
+    archives = [_compressed(tmp_path / "a.zip", compression).read_bytes() for compression in COMPRESSIONS]
+    outcomes = Counter[str]()
+    for number in range(300):
+        content = bytearray(rng.choice(archives))
+        for _ in range(rng.choice([1, 1, 2, 5, 20])):
+            position = rng.randrange(len(content) - rng.choice([0, len(content) - 300]))
+            position = len(content) - 1 - position
+            kind = rng.randrange(3)
+            content[position : position + (kind != 1)] = b"" if kind == 2 else rng.randbytes(1)
+        (tmp_path / "damaged.zip").write_bytes(content)
+        try:
+            unpack(tmp_path / "damaged.zip", tmp_path / str(number % 10))
+        except ArchiveError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["unpacked"] += 1
+    assert min(outcomes["refused"], outcomes["unpacked"]) > 30, outcomes
 
 
 def test_a_rar_file_is_refused_with_advice(tmp_path: Path) -> None:

@@ -200,15 +200,69 @@ def test_a_listed_group_in_two_parts_is_refused(tmp_path: Path) -> None:
 
 
 def test_videos_outside_the_folder_have_unique_ids(tmp_path: Path) -> None:
-    """Two videos of the same name in other folders get different ids without '..'."""
+    """Two videos of the same name in other folders get different ids without '..', relative to their common parent."""
     touch(tmp_path, "one/a.avi", "two/a.avi")
     root = write_csv(tmp_path / "root", "path,label\n")
     (root / "videos.csv").write_text(f"path,label\n../one/a.avi,run\n{tmp_path}/two/a.avi,sit\nin/../b.avi,sit\n")
     touch(root, "b.avi")
-    ids = [video.video_id for video in load(root, validation_groups=0).videos]
-    assert ids[2] == "b.avi"
-    assert len(set(ids)) == 3
-    assert all(name.startswith("outside/") and name.endswith("-a.avi") for name in ids[:2])
+    assert [video.video_id for video in load(root).videos] == ["one/a.avi", "two/a.avi", "b.avi"]
+
+
+def test_absolute_paths_give_the_ids_of_their_folder(tmp_path: Path) -> None:
+    """A CSV elsewhere that lists a folder's videos shares their ids, and the digest that finds their features."""
+    folder = touch(tmp_path / "videos", *(f"{('run', 'sit')[number % 2]}/{number}.avi" for number in range(6)))
+    rows = "".join(f"{folder}/{('run', 'sit')[number % 2]}/{number}.avi,{number % 2}\n" for number in range(6))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "mine.csv").write_text("path,label\n" + rows)
+    listed, walked = load(tmp_path / "lists" / "mine.csv"), load(folder)
+    assert {video.video_id for video in listed.videos} == {video.video_id for video in walked.videos}
+    assert listed.store_name.rpartition("-")[2] == walked.store_name.rpartition("-")[2]
+
+
+def test_equal_ids_in_two_folders_do_not_share_features(tmp_path: Path) -> None:
+    """Two CSVs beside each other, whose absolute paths give the same ids, have different folders in the store."""
+    rows = ("run/1.avi,run", "run/2.avi,run", "sit/3.avi,sit", "sit/4.avi,sit")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text("path,label\n" + "".join(f"/{name}/{row}\n" for row in rows))
+        inside = "a.avi,run\n" + "".join(f"/{name}/{row}\n" for row in rows)
+        (tmp_path / f"{name}-mixed.csv").write_text("path,label\n" + inside)
+    datasets = [load(tmp_path / name) for name in ("one.csv", "two.csv", "one-mixed.csv", "two-mixed.csv")]
+    assert datasets[0].videos[0].video_id == datasets[1].videos[0].video_id
+    assert len({dataset.store_name for dataset in datasets}) == 4
+    mixed = (tmp_path / "one-mixed.csv").read_text()
+    (tmp_path / "one-mixed.csv").write_text(mixed.replace("a.avi", "run/1.avi"))
+    with pytest.raises(
+        DatasetError, match=r"line 3: /one/run/1.avi is also in line 2, as run/1.avi.*folder that contains both"
+    ):
+        load(tmp_path / "one-mixed.csv")
+
+
+def test_a_csv_is_named_by_its_stem(tmp_path: Path) -> None:
+    """Neighbouring CSVs have runs of their own; a folder with one CSV is named after the folder."""
+    rows = "".join(f"{number}.avi,{number % 2}\n" for number in range(6))
+    for name in ("hands", "feet"):
+        (tmp_path / f"{name}.csv").write_text("path,label\n" + rows)
+    hands, feet = load(tmp_path / "hands.csv"), load(tmp_path / "feet.csv")
+    assert (hands.name, feet.name) == ("hands", "feet")
+    (tmp_path / "feet.csv").unlink()
+    assert load(tmp_path).name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "other"),
+    [("label", "Walk", "walk"), ("label", "caf\u00e9", "cafe\u0301"), ("group", "Ann", "ann")],
+)
+def test_names_that_look_alike_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, one: str, other: str
+) -> None:
+    """Classes or groups that differ only in case or Unicode form may be one: both are named, with escapes."""
+    rows = [{"path": f"{number}.avi", "label": "ab"[number % 2], "group": f"g{number}"} for number in range(6)]
+    load(write_csv(tmp_path, "path,label,group\n" + "".join(",".join(row.values()) + "\n" for row in rows)))
+    assert capsys.readouterr().err == ""
+    rows[0][column], rows[1][column] = one, other
+    load(write_csv(tmp_path, "path,label,group\n" + "".join(",".join(row.values()) + "\n" for row in rows)))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the ") and ascii(one) in line and ascii(other) in line
 
 
 def test_a_csv_written_by_excel_is_read(tmp_path: Path) -> None:
@@ -231,17 +285,22 @@ def test_a_csv_written_by_excel_is_read(tmp_path: Path) -> None:
         ("sit,g2", "sit,", "line 3: group is empty"),
         ("b.avi,sit", "./a.avi,sit", "line 3: ./a.avi is also in line 2"),
         ("b.avi,sit,g2", "b.avi,sit", "line 3: 3 values for 4 columns"),
+        ("b.avi,sit", 'b.avi,"sit', "line 3: unexpected end of data. Is a quote not closed"),
+        ("b.avi,sit", '"b.avi,"sit', "line 3: ',' expected after"),
+        ("b.avi", "b" * 200_000, "line 3: field larger than field limit"),
+        ("b.avi", "b\0.avi", "line 3: a NUL character"),
+        ("group", "label", "line 1: 2 columns 'label'"),
         ("g3,test", "g3,train", None),
     ],
 )
 def test_csv_errors_name_file_and_line(tmp_path: Path, old: str, new: str, message: str | None) -> None:
     """Every mistake in a CSV is reported with its line before anything is computed; a valid CSV passes."""
-    root = write_csv(tmp_path, CSV.replace(old, new, 1))
+    (tmp_path / "videos.csv").write_text(CSV.replace(old, new, 1))
     if message is None:
-        assert len(load(root).videos) == 4
+        assert len(load(tmp_path).videos) == 4
         return
     with pytest.raises(DatasetError, match=f"videos.csv, {message}"):
-        load(root)
+        load(tmp_path)
 
 
 def test_missing_files_are_reported_at_once(tmp_path: Path) -> None:

@@ -169,6 +169,25 @@ def test_unpack_reads_one_zip_or_a_folder_of_class_zips(
     assert "no zip file at" in capsys.readouterr().err
 
 
+def test_a_damaged_zip_does_not_stop_the_others(
+    tmp_path: Path, exit_code_of: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a folder of class zips, the damaged one is named, the others are unpacked, and the exit code is 1."""
+    zips = tmp_path / "zips"
+    zips.mkdir()
+    for class_name in ROWS:
+        with zipfile.ZipFile(zips / f"{class_name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.avi", b"video" * 100)
+    damaged = bytearray((zips / "brush_hair.zip").read_bytes())
+    damaged[36:40] = bytes(4)
+    (zips / "brush_hair.zip").write_bytes(damaged)
+    assert exit_code_of(main, "unpack", f"--zip={zips}", f"--root={tmp_path / 'root'}") == 1
+    printed = capsys.readouterr().err
+    assert f"failed: {zips / 'brush_hair.zip'}: 1 of 1 files are damaged" in printed and "1 of 2 archives" in printed
+    assert (tmp_path / "root" / "wave" / "a.avi").is_file()
+    assert exit_code_of(main, "unpack", f"--zip={zips / 'brush_hair.zip'}", f"--root={tmp_path / 'root'}") == 2
+
+
 def test_verify_finds_missing_and_empty_videos(
     root: Path, exit_code_of: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

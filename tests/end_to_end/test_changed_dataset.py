@@ -1,15 +1,19 @@
-"""A dataset that changes after training, through the real command lines: the run keeps its own lists."""
+"""A dataset that changes after training, through the commands' arguments: the run keeps its own lists."""
 
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from tests.helpers.commands import run
+import evaluate
+import train
+from data.records import DatasetError
+from pipeline.cache.__main__ import main as cache
 
 CLASSES = ("run", "walk")
 NUM_GROUPS, PER_GROUP = 10, 4
@@ -59,26 +63,30 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         rows.append({"path": f"{label}/{number}.avi", "label": label, "group": f"person{number // PER_GROUP}"})
     trained.csv.parent.mkdir()
     trained.write(rows)
-    data = ["--dataset", "folder", "--root", trained.csv, "--cache", folder / "cache"]
-    done = run("-m", "pipeline.cache", "import", folder / "features", "--name", "noise", *data)
-    assert done.returncode == 0, done.stderr
-    done = run(
-        *("train.py", *data, "--backbone", "imported:noise", "--runs", folder / "runs", "--name", "noise"),
-        *("--epochs", 30, "--hidden-size", 32, "--weight-decay", 0, "--strips", 0),
-    )
-    assert done.returncode == 0, done.stderr
-    # Runs and datasets are where the CSV's folder or file names them.
+    data = ["--dataset", "folder", "--root", str(trained.csv), "--cache", str(folder / "cache")]
+    assert cache(["import", "--from", str(folder / "features"), "--name", "noise", *data]) == 0
+    run = [*data, "--backbone", "imported:noise", "--runs", str(folder / "runs"), "--name", "noise"]
+    assert train.main([*run, "--epochs", "30", "--hidden-size", "32", "--weight-decay", "0", "--strips", "0"]) == 0
     (found,) = (folder / "runs").glob("*/noise")
     return trained._replace(run=found)
 
 
 @pytest.fixture
-def trained(original: Trained, tmp_path: Path) -> Trained:
+def trained(original: Trained, tmp_path: Path) -> Iterator[Trained]:
     """The run, copied, and the CSV, which is restored at the end: the store knows it by its path."""
     copy = Path(shutil.copytree(original.run, tmp_path / "noise"))
     before = original.csv.read_bytes()
-    yield original._replace(run=copy)  # type: ignore[misc]
+    yield original._replace(run=copy)
     original.csv.write_bytes(before)
+
+
+def evaluate_again(trained: Trained, *more: str) -> int:
+    return evaluate.main([str(trained.run), "--again", *more])
+
+
+def resume(trained: Trained) -> int:
+    """Resume the run where it was made, which its settings name."""
+    return train.main(["--config", str(trained.run / "config.yaml"), "--resume"])
 
 
 def test_a_run_keeps_readable_lists(original: Trained) -> None:
@@ -93,18 +101,14 @@ def test_a_run_keeps_readable_lists(original: Trained) -> None:
 
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_removed_training_videos_do_not_move_the_test_list(trained: Trained, part: str) -> None:
-    """Without one person's training videos another split would be drawn; the same videos are scored, to the same
-    result."""
-    before, scored = trained.metrics(), trained.scored()
-    assert before["video_top1"] < 0.9  # noise, so far from the 1.0 of training videos
-    for group in trained.groups(part):
-        rows = trained.rows()
-        trained.write([row for row in rows if row["group"] != group])
-        done = run("evaluate.py", trained.run, "--again")
-        assert done.returncode == 0, done.stderr
-        assert trained.scored() == scored
-        assert trained.metrics()["video_top1"] == before["video_top1"]
-        trained.write(rows)
+    """Without a person of these lists another split may be drawn; the same videos get the same scores."""
+    before, scored, rows = trained.metrics(), trained.scored(), trained.rows()
+    assert before["video_top1"] < 0.9  # noise, far from the 1.0 of training videos
+    (person, *_) = trained.groups(part)
+    trained.write([row for row in rows if row["group"] != person])
+    assert evaluate_again(trained) == 0
+    assert trained.scored() == scored
+    assert trained.metrics()["video_top1"] == before["video_top1"]
 
 
 def test_added_videos_are_not_scored(trained: Trained) -> None:
@@ -112,57 +116,60 @@ def test_added_videos_are_not_scored(trained: Trained) -> None:
     rows, scored = trained.rows(), trained.scored()
     added = [row | {"path": f"new/{row['path']}", "group": f"new-{row['group']}"} for row in rows]
     trained.write(rows + added)
-    done = run("evaluate.py", trained.run, "--again", "--allow-missing")
-    assert done.returncode == 0, done.stderr
+    assert evaluate_again(trained, "--allow-missing") == 0
     assert trained.scored() == scored
 
 
-def test_a_test_video_that_is_gone_is_missing(trained: Trained) -> None:
-    """It is named, and not replaced by another; with --allow-missing it counts as a wrong answer."""
-    rows, scored = trained.rows(), trained.scored()
-    trained.write([row for row in rows if row["path"] != scored[0]])
-    done = run("evaluate.py", trained.run, "--again")
-    assert done.returncode == 1
-    assert f"1 of the run's {len(scored)} videos to score are gone ({scored[0]})" in done.stderr
-    done = run("evaluate.py", trained.run, "--again", "--allow-missing")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+def test_test_videos_that_are_gone_are_missing(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    """A person of the test list is not replaced by another, who may be of the training list: the videos are named, and
+    with --allow-missing they are wrong answers."""
+    rows, scored, before = trained.rows(), trained.scored(), trained.metrics()
+    (person, *_) = trained.groups("test")
+    trained.write([row for row in rows if row["group"] != person])
+    assert evaluate_again(trained) == 1
+    assert f"{PER_GROUP} of the run's {len(scored)} videos to score are gone" in capsys.readouterr().err
+    assert evaluate_again(trained, "--allow-missing") == 1
     assert sorted(trained.scored()) == sorted(scored)
-    assert trained.metrics()["num_missing"] == 1
+    assert trained.metrics()["num_missing"] == PER_GROUP
+    assert trained.metrics()["video_top1"] <= before["video_top1"]
 
 
-@pytest.mark.parametrize("change", ["renamed", "added", "removed"])
-def test_other_classes_are_refused(trained: Trained, change: str) -> None:
-    """A renamed class that sorts first would swap the labels: neither evaluation nor --resume goes on."""
-    rows = trained.rows()
-    if change == "renamed":
-        rows = [row | {"label": row["label"].replace("run", "zap")} for row in rows]
-    elif change == "added":
-        rows.append({"path": "a.avi", "label": "crawl", "group": "person0"})
-        rows.append({"path": "b.avi", "label": "crawl", "group": "person1"})
-    else:
-        rows = [row | {"label": "jump" if row["label"] == "run" else row["label"]} for row in rows]
-    trained.write(rows)
-    done = run("evaluate.py", trained.run, "--again")
-    assert done.returncode == 1 and "the run was trained on 2 classes (run, walk)" in done.stderr
-    before = {path: path.read_bytes() for path in trained.run.rglob("*.pt")}
-    done = run("train.py", "--config", trained.run / "config.yaml", "--resume", "--epochs", 30)
-    assert done.returncode == 2 and "the run was trained on 2 classes (run, walk)" in done.stderr
-    assert {path: path.read_bytes() for path in trained.run.rglob("*.pt")} == before
+@pytest.mark.parametrize(
+    ("labels", "changes"),
+    [
+        ({"run": "zap"}, "gone: run; new: zap"),
+        ({"walk": "crawl"}, "gone: walk; new: crawl"),
+        ({"added": "crawl"}, "new: crawl"),
+    ],
+)
+def test_other_classes_are_refused(
+    trained: Trained, labels: dict[str, str], changes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class that was renamed or added may swap the labels: neither evaluation nor --resume goes on."""
+    added = (
+        [{"path": f"{n}.avi", "label": "added", "group": f"person{n}"} for n in range(2)] if "added" in labels else []
+    )
+    trained.write([row | {"label": labels.get(row["label"], row["label"])} for row in trained.rows() + added])
+    assert evaluate_again(trained) == 1
+    error = capsys.readouterr().err
+    assert "the run was trained on 2 classes (run, walk)" in error and changes in error
+    with pytest.raises(DatasetError, match=f"trained on 2 classes .*{changes}"):
+        resume(trained)
 
 
 def test_a_training_whose_videos_are_gone_is_not_resumed(trained: Trained) -> None:
     """It would go on with other batches, and end with other weights than it would have had."""
     gone = trained.lists()["train"][0][0]
     trained.write([row for row in trained.rows() if row["path"] != gone])
-    done = run("train.py", "--config", trained.run / "config.yaml", "--resume")
-    assert done.returncode == 2
-    assert "training videos are gone" in done.stderr and gone in done.stderr
+    with pytest.raises(DatasetError, match=rf"1 of the run's \d+ training videos are gone \({gone}\)"):
+        resume(trained)
 
 
-def test_a_run_of_an_older_version_is_evaluated_with_a_word(trained: Trained) -> None:
+def test_a_run_of_an_older_version_is_evaluated_with_a_word(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Without split.json one line says where the lists come from, and the run is evaluated as before."""
     (trained.run / "split.json").unlink()
-    done = run("evaluate.py", trained.run, "--again")
-    assert done.returncode == 0, done.stderr
-    (line,) = (line for line in done.stderr.splitlines() if "split.json" in line)
+    assert evaluate_again(trained) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "split.json" in line)
     assert "older version" in line and str(trained.run) in line

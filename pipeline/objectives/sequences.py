@@ -1,7 +1,6 @@
 """The tasks without video: addition and multiplication (regression), MNIST pixel by pixel (classification)."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.atomic import write_text_atomically
+from data.atomic import write_atomically
 from data.catalog import DataConfig
 from data.records import DatasetError
 from data.sequences import PERMUTATION_SEED, ArithmeticTask, Digits, PixelMNIST, SequenceBatch
 from models.classifier import SequenceClassifier
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.provenance import digest
+from pipeline.evaluation.provenance import digest, metrics_to_json
 from pipeline.evaluation.spectra import spectra
 from pipeline.objectives.classification import class_validation, cross_entropy
 from pipeline.objectives.task import Variant
@@ -133,7 +132,8 @@ class Regression(_SequenceObjective):
             "solved": error < SOLVED_MSE,
             "steps_to_solve": steps_to_solve(run.history(), self.steps_per_epoch),
         }
-        write_text_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        content = metrics_to_json(metrics)
+        write_atomically(folder / "metrics.json", lambda path: path.write_bytes(content))
         return metrics
 
     def summarize(self, metrics: Mapping[str, Any]) -> str:

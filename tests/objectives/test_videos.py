@@ -10,7 +10,7 @@ import pytest
 
 from data.records import VideoDataset
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest
+from pipeline.evaluation.provenance import FORMAT, finished_metrics, metrics_from_json, metrics_to_json, run_digest
 from pipeline.experiment import Evaluated, evaluate_run
 from pipeline.objectives.videos import mistakes_first
 from pipeline.settings.config import EvaluationOverrides
@@ -25,8 +25,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("trained")
     run, _ = train_moves(folder, make_moves())
     baseline = Run(Path(shutil.copytree(run.folder, run.folder.parent / "baseline")))
-    metrics = json.loads((baseline.evaluation / "metrics.json").read_text())
-    (baseline.evaluation / "metrics.json").write_text(json.dumps(metrics | {"model": "mean", "run": "baseline"}))
+    metrics = metrics_from_json((baseline.evaluation / "metrics.json").read_bytes())
+    (baseline.evaluation / "metrics.json").write_bytes(metrics_to_json(metrics | {"model": "mean", "run": "baseline"}))
     return run
 
 
@@ -92,17 +92,17 @@ def test_the_baseline_was_scored_on_the_same_videos_and_clips(run: Run) -> None:
     baseline = run.folder.parent / "baseline" / "evaluation"
     assert baseline_of(run) == baseline
     assert baseline_of(run, EvaluationOverrides(clip_frames=3)) is None
-    metrics = json.loads((baseline / "metrics.json").read_text())
-    (baseline / "metrics.json").write_text(json.dumps(metrics | {"model": "np_rnn"}))
+    metrics = metrics_from_json((baseline / "metrics.json").read_bytes())
+    (baseline / "metrics.json").write_bytes(metrics_to_json(metrics | {"model": "np_rnn"}))
     assert baseline_of(run) is None
 
 
 def test_a_baseline_with_the_same_seed_is_preferred(run: Run) -> None:
     """Runs and baselines are paired by seed where possible."""
     first = run.folder.parent / "baseline"
-    metrics = json.loads((first / "evaluation" / "metrics.json").read_text())
+    metrics = metrics_from_json((first / "evaluation" / "metrics.json").read_bytes())
     other = Path(shutil.copytree(first, run.folder.parent / "another"))
-    (other / "evaluation" / "metrics.json").write_text(json.dumps(metrics | {"seed": 5}))
+    (other / "evaluation" / "metrics.json").write_bytes(metrics_to_json(metrics | {"seed": 5}))
     assert baseline_of(run) == first / "evaluation"
 
 

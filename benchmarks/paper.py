@@ -34,7 +34,7 @@ from data.atomic import write_text_atomically
 from data.command import parse_arguments, run_command
 from data.progress import Progress
 from data.sequences import load_pixel_mnist
-from pipeline.experiment import Tasks, evaluate_run
+from pipeline.experiment import Tasks, evaluate_run, open_objective
 from pipeline.reports.sequence_table import SOLVED_MSE
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.device import choose_device
@@ -98,14 +98,15 @@ def run_cell(config: Config, deadline: float) -> Outcome | None:
     if time.time() > deadline:
         return None
     run, device = run_of(config), choose_device(config.features.device)
-    objective = Tasks(device).open(config).objective(config)
-    run.begin(config, recipe=None)
-    try:
-        fit(run, config, objective, device)
-    except TrainingError:
-        metrics = None
-    else:
-        metrics = evaluate_run(run, objective, device, again=True).metrics
+    with run.lock("training"):
+        objective = open_objective(Tasks(device).open(config), run, config)
+        run.begin(config, recipe=None, split=objective.split)
+        try:
+            fit(run, config, objective, device)
+        except TrainingError:
+            metrics = None
+        else:
+            metrics = evaluate_run(run, objective, device, again=True).metrics
     outcome = outcome_of(run, config, metrics)
     content = {"settings": settings_of(config), "outcome": dataclasses.asdict(outcome)}
     write_text_atomically(outcome_path(run), json.dumps(content, indent=2) + "\n")

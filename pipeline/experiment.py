@@ -59,25 +59,47 @@ def run_experiment(config: Config, data: Any = None) -> int:
     task = Tasks(device).open(config, data)
     runs = plan_runs(config, task)
     for run, run_config in runs:
-        run.check(run_config, task.recipe)  # fails before hours of caching, not after
+        # These fail before hours of caching, not after.
+        run.check(run_config, task.recipe)
+        if run.exists:
+            with run.lock("training"):
+                open_objective(task, run, run_config)
     if description := task.describe(config.run.splits):
         print(description, file=sys.stderr)
     num_missing = task.prepare()
     evaluated = []
     for run, run_config in runs:
         started = time.perf_counter()
-        run.begin(run_config, task.recipe)
-        print(f"training {run.folder}", file=sys.stderr)
-        objective = task.objective(run_config)
-        fit(run, run_config, objective, device)
-        if warning := overfitting_warning(run.history()):
-            print(warning, file=sys.stderr)
-        one = evaluate_run(run, objective, device)
+        with run.lock("training"):
+            objective = open_objective(task, run, run_config)
+            run.begin(run_config, task.recipe, objective.split)
+            print(f"training {run.folder}", file=sys.stderr)
+            fit(run, run_config, objective, device)
+            if warning := overfitting_warning(run.history()):
+                print(warning, file=sys.stderr)
+            one = evaluate_run(run, objective, device)
         evaluated.append(one)
         print(f"{objective.summarize(one.metrics)}  ({time.perf_counter() - started:.0f} s)  {one.main_file}")
     if len(evaluated) > 1:
         write_tables(runs[0][0].folder.parent, evaluated)
     return 1 if num_missing else 0
+
+
+def open_objective(task: Task, run: Run, config: Config, overrides: EvaluationOverrides | None = None) -> Objective:
+    """The objective of a run: an existing one keeps the lists that it was trained, chosen and tested on.
+
+    Raises ``DatasetError`` if the dataset's classes are not those of an existing run.
+    """
+    begins = config.run.overwrite or not run.exists
+    saved = None if begins else run.split()
+    objective = task.objective(config, overrides, saved)
+    if saved is None and not begins and config.data.has_video:
+        print(
+            f"{run.folder} was made by an older version, which kept no split.json: its lists are taken from "
+            f"{task.name} as it is now",
+            file=sys.stderr,
+        )
+    return objective
 
 
 def _is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
@@ -153,9 +175,10 @@ def evaluate_runs(
     evaluated = []
     for run in sorted(runs, key=lambda run: not _is_baseline(run)):
         try:
-            config = run.config()
-            objective = tasks.open(overrides.apply(config)).objective(config, overrides)
-            one = evaluate_run(run, objective, device, again)
+            with run.lock("evaluation", shared=True):
+                config = run.config()
+                objective = open_objective(tasks.open(overrides.apply(config)), run, config, overrides)
+                one = evaluate_run(run, objective, device, again)
         except (OSError, UserError) as error:
             print(f"failed: {run.folder}: {error}", file=sys.stderr)
             continue

@@ -58,7 +58,7 @@ def test_a_run_on_imported_features_is_refused(trained: Path, tmp_path: Path) ->
     """Features from another tool can't be computed for a new video; the error says what to do instead."""
     config = (trained / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(
-        "".join("backbone: imported:i3d\n" if "backbone" in line else line for line in config.splitlines(True))
+        "".join("backbone: imported:i3d\n" if "backbone" in line else line for line in config.splitlines(True)[:-1])
     )
     with pytest.raises(ConfigError, match=r"imported:i3d.*evaluate"):
         main(["a.avi", "--run", str(tmp_path)])

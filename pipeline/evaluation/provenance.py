@@ -5,10 +5,12 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data.checksum import JSON
 from pipeline.features.recipe import IMPORTED
 from pipeline.training.run import Run
 
@@ -28,13 +30,27 @@ def run_digest(run: Run) -> str:
     return digest([run.name, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.exists())])
 
 
+def metrics_to_json(metrics: Mapping[str, Any]) -> bytes:
+    """The content of ``metrics.json``, with a checksum."""
+    return JSON.put(json.dumps(metrics, indent=2, default=str).removesuffix("\n}").encode())
+
+
+def metrics_from_json(content: bytes) -> dict[str, Any]:
+    """What ``metrics_to_json`` wrote, or an older version without a checksum. Raises ``ValueError`` if damaged."""
+    metrics = json.loads(content)
+    if not isinstance(metrics, dict):
+        raise ValueError("it is not a JSON object")
+    if metrics.pop("crc32", None) is not None:
+        JSON.check(content)
+    return metrics
+
+
 def read_metrics(folder: Path) -> dict[str, Any] | None:
     """The content of ``metrics.json`` in an evaluation's folder; ``None`` if it is missing or damaged."""
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return metrics_from_json((folder / "metrics.json").read_bytes())
     except (OSError, ValueError):
         return None
-    return metrics if isinstance(metrics, dict) else None
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The tasks without video: addition and multiplication (regression), MNIST pixel by pixel (classification)."""
 
-import json
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.atomic import write_text_atomically
+from data.atomic import write_atomically
 from data.catalog import DataConfig
+from data.records import DatasetError
 from data.sequences import PERMUTATION_SEED, ArithmeticTask, Digits, PixelMNIST, SequenceBatch
 from models.classifier import SequenceClassifier
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.provenance import digest
+from pipeline.evaluation.provenance import digest, metrics_to_json
 from pipeline.evaluation.spectra import spectra
 from pipeline.objectives.classification import class_validation, cross_entropy
 from pipeline.objectives.task import Variant
@@ -53,10 +54,17 @@ class SequenceTask:
     def prepare(self) -> int:
         return 0
 
-    def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> Objective:
+    def objective(
+        self, config: Config, overrides: EvaluationOverrides | None = None, saved: Mapping[str, Any] | None = None
+    ) -> Objective:
         if overrides is not None and overrides.split is not None:
             raise ConfigError(f"{self.name} has one fixed split: leave out --split {overrides.split}")
         objective: Objective = self._objective(self._data, config, overrides or EvaluationOverrides(), self._device)
+        if saved is not None and saved != objective.split:
+            raise DatasetError(
+                f"the images of {self.name} are not those that the run was trained and tested on. Restore them (--root "
+                "says where they are), or train a new run."
+            )
         return objective
 
 
@@ -79,6 +87,7 @@ class Regression(_SequenceObjective):
     has_classes = False
     outputs: tuple[str, ...] = ("answer",)
     num_inputs = ArithmeticTask.num_inputs
+    split = None
 
     def __init__(
         self, data: ArithmeticTask, config: Config, overrides: EvaluationOverrides, device: torch.device
@@ -123,7 +132,8 @@ class Regression(_SequenceObjective):
             "solved": error < SOLVED_MSE,
             "steps_to_solve": steps_to_solve(run.history(), self.steps_per_epoch),
         }
-        write_text_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        content = metrics_to_json(metrics)
+        write_atomically(folder / "metrics.json", lambda path: path.write_bytes(content))
         return metrics
 
     def summarize(self, metrics: Mapping[str, Any]) -> str:
@@ -146,6 +156,15 @@ class DigitClassification(_SequenceObjective):
         super().__init__(config, overrides, device)
         self._data = data
         self.steps_per_epoch = math.ceil(len(data.training) / config.training.batch_size)
+
+    @property
+    def split(self) -> dict[str, str]:
+        """The SHA-256 of the images and labels of each part."""
+        parts = {"train": self._data.training, "validation": self._data.validation, "test": self._data.test}
+        return {
+            name: hashlib.sha256(part.pixels.tobytes() + part.labels.tobytes()).hexdigest()
+            for name, part in parts.items()
+        }
 
     @staticmethod
     def variant_name(config: DataConfig) -> str:

@@ -1,7 +1,7 @@
 """Tasks: datasets with or without video, ready to train and test on."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import Config, EvaluationOverrides
@@ -36,10 +36,16 @@ class Task(Protocol):
     def prepare(self) -> int:
         """Do the slow work that all runs share (cache features). Returns the number of videos without features."""
 
-    def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> Objective:
+    def objective(
+        self, config: Config, overrides: EvaluationOverrides | None = None, saved: Mapping[str, Any] | None = None
+    ) -> Objective:
         """The objective of one run.
 
         Args:
-            config: the run's settings, with the overrides applied.
+            config: the run's settings, without the overrides.
             overrides: settings that the evaluation changes.
+            saved: what the run was trained on, from its ``split.json``; ``None``: a new run, or an older version's.
+
+        Raises:
+            DatasetError: the data is not what the run was trained on.
         """

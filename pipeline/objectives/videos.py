@@ -23,10 +23,11 @@ from pipeline.evaluation.scoring import predict, predict_orders, probabilities_o
 from pipeline.evaluation.spectra import spectra
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.objectives.classification import class_validation, cross_entropy
+from pipeline.objectives.lists import from_json, require_all, to_json, videos_to_score
 from pipeline.objectives.task import Variant
 from pipeline.reports.report import write_evaluation
 from pipeline.reports.strips import make_strips
-from pipeline.settings.config import BASELINE, VALIDATION, Config, EvaluationOverrides
+from pipeline.settings.config import BASELINE, Config, EvaluationOverrides
 from pipeline.training.batches import (
     MAX_BATCH_FRAMES,
     Batch,
@@ -56,7 +57,7 @@ class VideoTask:
             allow_missing: accept videos without features.
         """
         self.name, self.dataset, self.device = dataset.name, dataset, device
-        self._open_cache, self._allow_missing = open_cache, allow_missing
+        self._open_cache, self.allow_missing = open_cache, allow_missing
         self._opened = time.perf_counter()
 
     @cached_property
@@ -78,7 +79,7 @@ class VideoTask:
         dataset, folder = self.dataset, locate(self.cache.store, self.dataset)
         packed = self.cache.load_once(folder, dataset.videos, dataset.remedy)
         failed = [record.video_id for record in dataset.videos if record.video_id not in packed.videos]
-        if failed and (not self._allow_missing or not packed.videos):
+        if failed and (not self.allow_missing or not packed.videos):
             raise DatasetError(
                 f"{len(failed)} of {len(dataset.videos)} videos have no features ({', '.join(failed[:3])}"
                 f"{' ...' if len(failed) > 3 else ''}). {self.cache.advice(folder)}, or continue with "
@@ -109,8 +110,10 @@ class VideoTask:
         print(f"{self.name}: features ready after {time.perf_counter() - self._opened:.1f} s{without}", file=sys.stderr)
         return num_missing
 
-    def objective(self, config: Config, overrides: EvaluationOverrides | None = None) -> "VideoClassification":
-        return VideoClassification(self, config, overrides or EvaluationOverrides())
+    def objective(
+        self, config: Config, overrides: EvaluationOverrides | None = None, saved: Mapping[str, Any] | None = None
+    ) -> "VideoClassification":
+        return VideoClassification(self, config, overrides or EvaluationOverrides(), saved)
 
 
 class VideoClassification:
@@ -118,19 +121,34 @@ class VideoClassification:
 
     has_classes = True
 
-    def __init__(self, task: VideoTask, config: Config, overrides: EvaluationOverrides) -> None:
-        """``config`` is the run's; ``overrides`` go on top of it."""
+    def __init__(
+        self,
+        task: VideoTask,
+        config: Config,
+        overrides: EvaluationOverrides,
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make an objective.
+
+        Args:
+            config: the run's settings; ``overrides`` go on top of them.
+            saved: the run's ``split.json``; ``None``: the lists are those of the dataset.
+
+        Raises:
+            DatasetError: the dataset has no such split, or its classes are not those of ``saved``.
+        """
         self.config, self.overrides = overrides.apply(config), overrides
         self.evaluation_name = overrides.folder_name(config)
         (split,), (self._seed,) = config.run.splits, config.run.seeds
         self._task = task
-        self._split = task.dataset.split(split)
+        self._saved = saved
+        self._split = task.dataset.split(split) if saved is None else from_json(saved, task.dataset)
         self._clips = ClipSampling.from_config(self.config.training)
         self.outputs = task.dataset.classes
 
     @cached_property
     def _training(self) -> FeatureTable:
-        table = self._table(self._split.train)
+        table = self._trained_on("training")
         if table is None:
             raise DatasetError(f"split {self._split.name} of {self._task.name} has no training video with features.")
         if warning := long_clip_warning(table, self._clips):
@@ -139,7 +157,24 @@ class VideoClassification:
 
     @cached_property
     def _validation(self) -> FeatureTable | None:
-        return self._table(self._split.validation)
+        return self._trained_on("validation")
+
+    def _trained_on(self, part: str) -> FeatureTable | None:
+        records = self._split.train if part == "training" else self._split.validation
+        if self._saved is not None:
+            remedy = "Restore them, or train a new run (--name)."
+            require_all(f"{part} videos", records, self._task.features.videos, remedy)
+        return self._table(records)
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """The lists for the run's ``split.json``. Videos without features are tested on, but not trained on."""
+        videos = self._task.features.videos
+        train, validation = (
+            tuple(record for record in part if record.video_id in videos)
+            for part in (self._split.train, self._split.validation)
+        )
+        return to_json(dataclasses.replace(self._split, train=train, validation=validation), self.outputs)
 
     def _table(self, records: Sequence[VideoRecord]) -> FeatureTable | None:
         return FeatureTable.from_available(records, self._task.features)
@@ -176,7 +211,7 @@ class VideoClassification:
 
     @cached_property
     def _scored(self) -> tuple[tuple[VideoRecord, ...], str | None]:
-        return videos_to_score(self._task.dataset, self._split.name, self.overrides.split)
+        return videos_to_score(self._task.dataset, self._split, self.overrides.split)
 
     def provenance(self, run: Run) -> dict[str, object]:
         baseline = self.baseline(run)
@@ -218,6 +253,10 @@ class VideoClassification:
     ) -> dict[str, Any]:
         task, config, (videos, evaluated_on) = self._task, self.config, self._scored
         run.check_recipe(task.recipe)
+        if not task.allow_missing:
+            known = {record.video_id for record in task.dataset.videos}
+            remedy = "Restore them, or count them as wrong answers with --allow-missing."
+            require_all("videos to score", videos, known, remedy)
         table = self._table(videos)
         if table is None:
             raise DatasetError(
@@ -298,32 +337,6 @@ def long_clip_warning(table: FeatureTable, clips: ClipSampling) -> str | None:
         f"video. A training batch can contain {MAX_BATCH_FRAMES:,}: training draws a random part of longer videos. To "
         "train on shorter clips, set --clip-frames."
     )
-
-
-def videos_to_score(
-    dataset: VideoDataset, run_split: str, override: str | None
-) -> tuple[tuple[VideoRecord, ...], str | None]:
-    """The videos to score a run of split ``run_split`` on, and what they are if not that split's test videos.
-
-    ``override`` is another split's name, or ``VALIDATION``. Raises ``DatasetError`` if there are no such videos, or if
-    another split's test videos were used to train the run or to choose its best epoch.
-    """
-    split = dataset.split(run_split)
-    if override in (None, run_split):
-        videos, evaluated_on = split.test, None
-    elif override == VALIDATION:
-        videos, evaluated_on = split.validation, "validation videos, which chose the best epoch and the temperature"
-    else:
-        videos, evaluated_on = dataset.split(override).test, f"test videos of split {override}"
-        seen = {record.video_id for record in (*split.train, *split.validation)}
-        if overlap := sum(record.video_id in seen for record in videos):
-            raise DatasetError(
-                f"a run on split {run_split} was trained on or chosen by {overlap} of the {len(videos)} test videos of "
-                f"split {override}. Evaluate a run that was trained on split {override}."
-            )
-    if not videos:
-        raise DatasetError(f"split {run_split} of {dataset.name} has no {override or 'test'} videos.")
-    return videos, evaluated_on
 
 
 def find_baseline(run: Run, protocol: str, seed: int) -> Path | None:

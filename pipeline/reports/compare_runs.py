@@ -1,7 +1,6 @@
 """The evaluations of a comparison, read from disk, and the statistics of every two with the same test list."""
 
 import dataclasses
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from pipeline.evaluation.comparison import (
 )
 from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predictions
+from pipeline.evaluation.provenance import metrics_from_json
 from pipeline.reports.leaderboard import FOLD
 from pipeline.reports.pages import p_text, points
 
@@ -127,15 +127,15 @@ def _read_results(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
     again = f"Evaluate the run again: python evaluate.py {folder.parent} --again"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = metrics_from_json(path.read_bytes())
     except FileNotFoundError as error:
         raise EvaluationError(f"there is no {path}: the evaluation did not finish. {again}") from error
     except ValueError as error:
         raise EvaluationError(f"{path} is damaged ({error}). {again}") from error
-    if not isinstance(results, dict) or (lacking := [name for name in METRICS if name not in results]):
-        what = ", ".join(lacking) if isinstance(results, dict) else "all metrics"
+    if lacking := [name for name in METRICS if name not in results]:
         raise EvaluationError(
-            f"{path} lacks {what}, so it is not the evaluation of a classifier. Leave this run out of the comparison."
+            f"{path} lacks {', '.join(lacking)}, so it is not the evaluation of a classifier. Leave this run out of "
+            "the comparison."
         )
     return results
 

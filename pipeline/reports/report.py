@@ -6,7 +6,6 @@ in ``figures/`` and, if requested, strips of frames in ``strips/``. Each file is
 last: where it exists, the others are complete.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from pipeline.evaluation.metrics import (
     metrics,
 )
 from pipeline.evaluation.predictions import FILE_NAME, NOT_PREDICTED, EvaluationError, Predictions
+from pipeline.evaluation.provenance import metrics_to_json
 from pipeline.reports.figures import (
     StaticFigure,
     calibration_figure,
@@ -117,7 +117,7 @@ def write_evaluation(
         "confusion.png": confusion.png,
         **{f"figures/{name}": content for figure in figures for name, content in figure.files().items()},
         "report.html": page.encode(),
-        "metrics.json": (json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n").encode(),
+        "metrics.json": metrics_to_json(summary),
     }
     for path in (folder / "figures").glob("*"):  # an older evaluation may have had figures that this one lacks
         if path.relative_to(folder).as_posix() not in files:

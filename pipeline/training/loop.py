@@ -63,10 +63,13 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     first_epoch, best, history = 0, _Best(epoch=-1, rank=[math.inf]), []
     last = run.load_checkpoint("last")
     if last is not None:
-        model.load_state_dict(last["model"])
-        optimizer.load_state_dict(last["optimizer"])
-        schedule.load_state_dict(last["schedule"])
-        first_epoch, best = last["epoch"] + 1, last["best"]
+        try:
+            model.load_state_dict(last["model"])
+            optimizer.load_state_dict(last["optimizer"])
+            schedule.load_state_dict(last["schedule"])
+            first_epoch, best = last["epoch"] + 1, last["best"]
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _not_this_classifier(run, "last", error) from error
         history = [line for line in run.history() if line["epoch"] < first_epoch]
 
     board = SummaryWriter(run.tensorboard, purge_step=first_epoch)
@@ -193,11 +196,21 @@ def load_best(run: Run, config: Config) -> tuple[SequenceClassifier, tuple[str, 
         model = SequenceClassifier(config.model, len(state["model"]["feature_mean"]), len(state["classes"]))
         model.load_state_dict(state["model"])
     except (KeyError, TypeError, RuntimeError) as error:
+        raise _not_this_classifier(run, "best", error) from error
+    saved = run.split()
+    if saved is not None and saved.get("classes", state["classes"]) != state["classes"]:
         raise TrainingError(
-            f"{run.checkpoints / 'best.pt'} does not contain the classifier that {run.folder / 'config.yaml'} "
-            f"describes ({error}). Was one of them changed? Train the run again with --overwrite."
-        ) from error
+            f"{run.checkpoints / 'best.pt'} has other classes than {run.folder / 'split.json'}. Was one of them "
+            "replaced? Restore it, or train the run again with --overwrite."
+        )
     return model.eval(), tuple(state["classes"])
+
+
+def _not_this_classifier(run: Run, name: str, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"{run.checkpoints / name}.pt does not contain the classifier that {run.folder / 'config.yaml'} describes "
+        f"({error}). Was one of them changed? Train the run again with --overwrite."
+    )
 
 
 def learning_rate_factor(step: float, num_steps: int, schedule: str) -> float:

@@ -49,6 +49,10 @@ class Objective(Protocol):
     """name of the evaluation's folder in the run"""
 
     @property
+    def split(self) -> Mapping[str, Any] | None:
+        """What the run is trained, chosen and tested on, for its ``split.json``; ``None``: new sequences."""
+
+    @property
     def num_inputs(self) -> int: ...
 
     @property

@@ -3,28 +3,38 @@
 runs/<dataset>/<name>/
     config.yaml                       all settings, usable as --config
     recipe.json                       how the features were made (absent for a task without video)
+    split.json                        what the run is trained, chosen and tested on (absent for arithmetic)
     metrics.jsonl                     one line per epoch
     checkpoints/last.pt, best.pt      never partial
     tensorboard/                      the same curves for TensorBoard
     evaluation/                       metrics.json, predictions.csv, report.html ...
     evaluation-<overrides>/           the same, scored with other settings than the run's
+    .lock                             names the process that uses the run, or used it last
+
+All files that are read back contain a checksum, except recipe.json: it is only ever compared with the recipe in use.
+Runs of older versions have no split.json and no checksums.
 """
 
 import dataclasses
 import io
 import json
+import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from data.atomic import remove_abandoned, write_atomically, write_text_atomically
+from data.atomic import remove_abandoned, write_atomically
+from data.checksum import JSON, YAML, ZIP
 from data.errors import UserError
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.parsing import from_flat, read_yaml, to_flat
+from pipeline.training.lock import LOCK, locked
 
 # Settings that may change when a run is resumed: where files are and how fast things run, not what is computed.
 NOT_PART_OF_A_RUN = {
@@ -47,6 +57,8 @@ _BEFORE = {
     "base_fan_in": 10**9,
     "best_by": "accuracy",
 }
+# The record that ends a zip archive, as far as an archive without a comment: its first and last bytes, and its length.
+_ZIP_END, _NO_COMMENT, _ZIP_END_BYTES = b"PK\x05\x06", b"\x00\x00", 22
 # Settings with their own entry in metrics.json, which the text of the other settings leaves out.
 LISTED_SEPARATELY = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name", "length"}
 
@@ -60,6 +72,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._lock: int | None = None
 
     @property
     def name(self) -> str:
@@ -77,13 +90,26 @@ class Run:
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
 
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "config.yaml").exists()
+
+    @contextmanager
+    def lock(self, work: str, *, shared: bool = False) -> Iterator[None]:
+        """Hold the run's lock while the context lasts. ``work``, ``shared`` and exceptions are those of ``locked``."""
+        with locked(self.folder, work, shared=shared) as self._lock:
+            try:
+                yield
+            finally:
+                self._lock = None
+
     def check(self, config: Config, recipe: FeatureRecipe | None) -> None:
         """Check that the run may begin or resume; changes nothing. ``recipe`` is ``None`` for a task without video.
 
         Raises ``RunError`` if the run exists and neither ``resume`` nor ``overwrite`` is set, or if it would be resumed
         with other settings or features.
         """
-        if not self._exists() or config.run.overwrite:
+        if not self.exists or config.run.overwrite:
             return
         if not config.run.resume:
             raise RunError(
@@ -108,35 +134,87 @@ class Run:
                 "weights and the sampling (imported features: the files), or train a new run (--name)."
             )
 
-    def begin(self, config: Config, recipe: FeatureRecipe | None) -> None:
-        """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does."""
+    def begin(self, config: Config, recipe: FeatureRecipe | None, split: Mapping[str, Any] | None = None) -> None:
+        """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does.
+
+        Args:
+            split: the content of ``split.json``, which ``split`` returns. An existing run keeps its own.
+        """
         self.check(config, recipe)
-        if self._exists() and not config.run.overwrite:
+        if self.exists and not config.run.overwrite:
             remove_abandoned(self.folder)
             return
         # Checkpoints go first: if this process is killed half-way, a later run must not resume from them.
         if self.checkpoints.exists():
             shutil.rmtree(self.checkpoints)
-        if self._exists():
-            shutil.rmtree(self.folder)
+        for path in self.folder.glob("*"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
         # If the saved settings are reused, they must not overwrite or resume a run.
         saved = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=False, overwrite=False))
         if recipe is not None:
-            write_text_atomically(self.folder / "recipe.json", recipe.to_json())
-        write_text_atomically(self.folder / "config.yaml", yaml.safe_dump(to_flat(saved), sort_keys=False))
+            self._write("recipe.json", recipe.to_json().encode())
+        if split is not None:
+            self._write("split.json", JSON.put(_one_entry_per_line(split).removesuffix("}").encode()))
+        settings = yaml.safe_dump(to_flat(saved), sort_keys=False)
+        self._write("config.yaml", YAML.put(settings.encode()))
 
-    def _exists(self) -> bool:
-        return (self.folder / "config.yaml").exists()
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file atomically. Raises ``RunError`` if the locked folder is no longer this run's."""
+        if self._lock is not None:
+            try:
+                is_ours = os.path.samestat(os.fstat(self._lock), os.stat(self.folder / LOCK))
+            except FileNotFoundError:
+                is_ours = False
+            if not is_ours:
+                raise RunError(
+                    f"{self.folder} was moved, deleted or replaced while this process used it, so {name} is not "
+                    "written. Move it back and resume the run (--resume), or start over."
+                )
+        write_atomically(self.folder / name, lambda path: path.write_bytes(content))
+
+    def _read(self, name: str) -> bytes | None:
+        """The content of a file; ``None`` if there is none. Raises ``RunError`` if it is a folder, pipe or device."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        if not path.is_file():
+            raise RunError(f"{path} is not a file. Train the run again with --overwrite.")
+        return path.read_bytes()
 
     def config(self) -> Config:
-        """The run's settings. Raises ``RunError`` if ``config.yaml`` is missing or damaged."""
+        """The run's settings. Raises ``RunError`` if ``config.yaml`` is missing, damaged or edited."""
         path = self.folder / "config.yaml"
-        if not path.exists():
+        content = self._read("config.yaml")
+        if content is None:
             raise RunError(f"{self.folder} is not a run: it has no {path.name}. train.py makes runs.")
+        if content.rstrip().rpartition(b"\n")[2].startswith(b"#"):
+            try:
+                YAML.check(content)
+            except ValueError as error:
+                raise RunError(
+                    f"{path} is damaged or was edited ({error}). Restore it. If the change is yours, remove the last "
+                    "line, which is the checksum."
+                ) from error
         try:
             return from_flat(Config, _BEFORE | read_yaml(path), str(path))
         except ConfigError as error:
             raise RunError(f"{self.folder} can't be read: {error}") from error
+
+    def split(self) -> dict[str, Any] | None:
+        """The content of ``split.json``; ``None`` if there is none. Raises ``RunError`` if the file is damaged."""
+        content = self._read("split.json")
+        if content is None:
+            return None
+        try:
+            JSON.check(content)
+            values = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{self.folder / 'split.json'} is damaged ({error}). Restore it.") from error
+        del values["crc32"]
+        return dict(values)
 
     def recipe(self) -> FeatureRecipe:
         """How the run's features were made. Raises ``RunError`` if ``recipe.json`` is missing or damaged."""
@@ -147,18 +225,27 @@ class Run:
             raise RunError(f"{error}. Train the run again with --overwrite.") from error
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint atomically. Raises ``OSError`` if the disk is full."""
+        """Write a checkpoint atomically, with a checksum. Raises ``OSError`` if the disk is full."""
         content = io.BytesIO()  # if PyTorch wrote to the disk itself, a full disk would be a RuntimeError
         torch.save(state, content)
-        write_atomically(self.checkpoints / f"{name}.pt", lambda path: path.write_bytes(content.getbuffer()))
+        archive = content.getvalue()
+        assert archive.endswith(_NO_COMMENT)
+        self._write(f"checkpoints/{name}.pt", ZIP.put(archive.removesuffix(_NO_COMMENT)))
 
     def load_checkpoint(self, name: str) -> dict[str, Any] | None:
-        """The checkpoint ``last`` or ``best``, with tensors on the CPU; ``None`` if there is none yet."""
+        """The checkpoint ``last`` or ``best``, with tensors on the CPU; ``None`` if there is none yet.
+
+        Raises ``RunError`` if it is damaged.
+        """
         path = self.checkpoints / f"{name}.pt"
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
+        content = self._read(f"checkpoints/{name}.pt")
+        if content is None:
             return None
+        try:
+            end = content[-_ZIP_END_BYTES:]
+            if not (end.startswith(_ZIP_END) and end.endswith(_NO_COMMENT)):  # else an older version wrote it
+                ZIP.check(content)
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # PyTorch raises many types for damaged files
             raise RunError(
                 f"{path} is damaged or not a checkpoint ({type(error).__name__}). Train the run again with --overwrite."
@@ -169,17 +256,38 @@ class Run:
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``. Raises ``RunError`` if the file is damaged."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
+        content = self._read("metrics.jsonl") or b""
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except ValueError as error:
+            return [_read_epoch(line) for line in content.splitlines(keepends=True)]
+        except (ValueError, RecursionError) as error:
+            path = self.folder / "metrics.jsonl"
             raise RunError(f"{path} is damaged ({error}). Train the run again with --overwrite.") from error
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in history)
-        write_text_atomically(self.folder / "metrics.jsonl", text)
+        lines = (JSON.put(json.dumps(line).removesuffix("}").encode()) for line in history)
+        self._write("metrics.jsonl", b"".join(lines))
+
+
+def _read_epoch(line: bytes) -> dict[str, Any]:
+    values = json.loads(line)
+    if "crc32" in values:
+        JSON.check(line)
+        del values["crc32"]
+    # A line without a checksum is an older version's, or its key is damaged. Then the checksum, a text, is left.
+    if not isinstance(values.get("epoch"), int) or not all(isinstance(value, int | float) for value in values.values()):
+        raise ValueError("an epoch has a value that is not a number")
+    return values
+
+
+def _one_entry_per_line(values: Mapping[str, Any]) -> str:
+    """JSON text of an object, with every entry of its lists on a line of its own."""
+
+    def text(value: Any) -> str:
+        if not isinstance(value, list):
+            return json.dumps(value)
+        return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+
+    return "{" + ",".join(f"\n {json.dumps(key)}: {text(value)}" for key, value in values.items()) + "}"
 
 
 def settings_text(config: Config) -> str:

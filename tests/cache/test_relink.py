@@ -103,16 +103,16 @@ def test_features_outlive_their_videos_elsewhere(
     one = make_videos(tmp_path / "x" / "videos")
     folder = fill(store, one)
     rows = "".join(f"{video.video_id},{one.classes[video.label]}\n" for video in one.videos)
-    (tmp_path / "videos.csv").write_text("path,label\n" + rows)
-    listed = load_dataset(DataConfig("folder", tmp_path / "videos.csv"))
+    (tmp_path / "listed.csv").write_text("path,label\n" + rows)
+    listed = load_dataset(DataConfig("folder", tmp_path / "listed.csv"))
     assert locate(store, listed) == folder and f"taken to be those in {folder}" in capsys.readouterr().err
     other = fill(store, make_videos(tmp_path / "y" / "videos", seed=1))
     with pytest.raises(StoreError, match=f"{min(folder, other)} and {max(folder, other)} have features"):
         locate(store, listed)
-    named = load_dataset(DataConfig("folder", tmp_path / "videos.csv", dataset_name=other))
+    named = load_dataset(DataConfig("folder", tmp_path / "listed.csv", dataset_name=other))
     assert locate(store, named) == other
-    (tmp_path / "videos.csv").write_text("path,label\nrun/0.avi,run\n" + rows.replace("/", "/new"))
-    assert locate(store, load_dataset(DataConfig("folder", tmp_path / "videos.csv"))).startswith(tmp_path.name)
+    (tmp_path / "listed.csv").write_text("path,label\nrun/0.avi,run\n" + rows.replace("/", "/new"))
+    assert locate(store, load_dataset(DataConfig("folder", tmp_path / "listed.csv"))).startswith("listed-")
 
 
 def test_imported_features_are_found_when_the_videos_arrive(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def metrics_of(run_folder: Path) -> dict[str, object]:
 
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(trained: Trained) -> None:
     """kill -9 at a random epoch, Ctrl-C, and kill -9 while a checkpoint is written: weights are bit-equal, and so are
-    predictions and metrics.jsonl without durations."""
+    predictions and metrics.jsonl without durations and the checksums that include them."""
     assert trained.exit_codes == {
         "uninterrupted": 0,
         "kill": -signal.SIGKILL,
@@ -131,7 +131,10 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(trained: Trained) 
         )
         assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == [], name
     curves = [
-        [{**json.loads(line), "seconds": 0} for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        [
+            {**json.loads(line), "seconds": 0, "crc32": ""}
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
         for folder in (trained.uninterrupted, trained.resumed)
     ]
     assert len(curves[0]) == EPOCHS
@@ -165,7 +168,7 @@ def test_features_are_cached_once(trained: Trained) -> None:
 def test_the_run_folder_has_all_documented_files(trained: Trained) -> None:
     """Settings, curves, checkpoints and evaluation are where the documentation says, with the values of this run."""
     files = {path.relative_to(trained.uninterrupted).as_posix() for path in trained.uninterrupted.rglob("*")}
-    assert {"config.yaml", "metrics.jsonl", "checkpoints/last.pt", "checkpoints/best.pt"} <= files
+    assert {"config.yaml", "split.json", "metrics.jsonl", "checkpoints/last.pt", "checkpoints/best.pt"} <= files
     evaluation = ("metrics.json", "predictions.csv", "per_class.csv", "confusion.csv", "confusion.png", "report.html")
     assert {f"evaluation/{name}" for name in evaluation} <= files
     config = yaml.safe_load((trained.uninterrupted / "config.yaml").read_text())
@@ -208,7 +211,8 @@ def test_evaluate_continues_after_damaged_runs(trained: Trained) -> None:
     (damaged["no-recipe"] / "recipe.json").unlink()
     (damaged["bad-config"] / "config.yaml").write_text("hidden_size: many\n")
     config = damaged["other-size"] / "config.yaml"
-    config.write_text(config.read_text().replace("hidden_size: 16", "hidden_size: 20"))
+    *settings, _checksum = config.read_text().replace("hidden_size: 16", "hidden_size: 20").splitlines()
+    config.write_text("\n".join(settings) + "\n")
     try:
         done = run("evaluate.py", trained.runs)
     finally:

@@ -15,7 +15,7 @@ from data.catalog import DataConfig
 from data.records import Split, VideoDataset
 from models.config import ModelConfig
 from pipeline.cache.packed import PackedFeatures
-from pipeline.experiment import Tasks, evaluate_run, plan_runs
+from pipeline.experiment import Tasks, evaluate_run, open_objective, plan_runs
 from pipeline.objectives.videos import VideoTask
 from pipeline.settings.config import Config, RunConfig, TrainingConfig
 from pipeline.training.loop import fit
@@ -63,8 +63,8 @@ def make_config(runs: Path, **run: object) -> Config:
 def train_moves(folder: Path, task: VideoTask) -> tuple[Run, dict[str, Any]]:
     """Train and evaluate the run of split 1 and seed 0; also returns its metrics."""
     ((run, config),) = plan_runs(make_config(folder), task)
-    run.begin(config, RECIPE)
     objective = task.objective(config)
+    run.begin(config, RECIPE, objective.split)
     fit(run, config, objective, CPU)
     return run, evaluate_run(run, objective, CPU).metrics
 
@@ -101,8 +101,9 @@ def train_sequence_run(config: Config) -> Run:
     task = Tasks(CPU).open(config)
     ((run, config),) = plan_runs(config, task)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
-    run.begin(config, recipe=None)
-    fit(run, config, task.objective(config), CPU)
+    objective = open_objective(task, run, config)
+    run.begin(config, None, objective.split)
+    fit(run, config, objective, CPU)
     return run
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a run on videos: which videos it scores, what it is compared with, and when it is repeated."""
+"""Evaluation of a run on videos: what it is compared with, and when it is repeated."""
 
 import dataclasses
 import json
@@ -8,61 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.records import DatasetError, Split, VideoDataset
+from data.records import VideoDataset
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest
+from pipeline.evaluation.provenance import FORMAT, finished_metrics, metrics_from_json, metrics_to_json, run_digest
 from pipeline.experiment import Evaluated, evaluate_run
 from pipeline.objectives import videos
-from pipeline.objectives.videos import mistakes_first, videos_to_score
+from pipeline.objectives.videos import mistakes_first
 from pipeline.settings.config import EvaluationOverrides
 from pipeline.training.clips import ClipSampling
 from pipeline.training.run import Run
 from tests.helpers.runs import CPU, make_moves, train_moves
-from tests.helpers.synthetic import make_record, make_table, make_task
-
-RECORDS = tuple(make_record(f"v{number}") for number in range(8))
-DATASET = VideoDataset(
-    "moves",
-    "moves",
-    ("rise", "fall"),
-    RECORDS,
-    {
-        "1": Split("1", RECORDS[:3], RECORDS[3:5], RECORDS[5:]),
-        "2": Split("2", RECORDS[5:], (), RECORDS[1:4]),
-        "3": Split("3", RECORDS[:3], RECORDS[3:5], RECORDS[6:]),
-    },
-)
-
-
-@pytest.mark.parametrize(
-    ("run_split", "override", "videos", "evaluated_on"),
-    [
-        ("1", None, RECORDS[5:], None),
-        ("1", "1", RECORDS[5:], None),
-        ("1", "validation", RECORDS[3:5], "validation videos, which chose the best epoch and the temperature"),
-        ("1", "3", RECORDS[6:], "test videos of split 3"),
-    ],
-)
-def test_a_run_is_scored_on_its_test_list_or_the_override(
-    run_split: str, override: str | None, videos: object, evaluated_on: str | None
-) -> None:
-    """Videos other than the run's test videos are described in words."""
-    assert videos_to_score(DATASET, run_split, override) == (videos, evaluated_on)
-
-
-@pytest.mark.parametrize(
-    ("run_split", "override", "message"),
-    [
-        ("1", "2", "split 1 was trained on or chosen by 3 of the 3 test videos of split 2"),
-        ("2", "3", "2 of the 2 test videos of split 3"),
-        ("2", "validation", "split 2 of moves has no validation videos"),
-        ("1", "4", r"'4'.*1, 2, 3"),
-    ],
-)
-def test_videos_that_the_run_has_seen_are_refused(run_split: str, override: str, message: str) -> None:
-    """The error counts the videos that the run was trained on or chosen by; a split without such videos is an error."""
-    with pytest.raises(DatasetError, match=message):
-        videos_to_score(DATASET, run_split, override)
+from tests.helpers.synthetic import make_table, make_task
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +27,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("trained")
     run, _ = train_moves(folder, make_moves())
     baseline = Run(Path(shutil.copytree(run.folder, run.folder.parent / "baseline")))
-    metrics = json.loads((baseline.evaluation / "metrics.json").read_text())
-    (baseline.evaluation / "metrics.json").write_text(json.dumps(metrics | {"model": "mean", "run": "baseline"}))
+    metrics = metrics_from_json((baseline.evaluation / "metrics.json").read_bytes())
+    (baseline.evaluation / "metrics.json").write_bytes(metrics_to_json(metrics | {"model": "mean", "run": "baseline"}))
     return run
 
 
@@ -138,17 +94,17 @@ def test_the_baseline_was_scored_on_the_same_videos_and_clips(run: Run) -> None:
     baseline = run.folder.parent / "baseline" / "evaluation"
     assert baseline_of(run) == baseline
     assert baseline_of(run, EvaluationOverrides(clip_frames=3)) is None
-    metrics = json.loads((baseline / "metrics.json").read_text())
-    (baseline / "metrics.json").write_text(json.dumps(metrics | {"model": "np_rnn"}))
+    metrics = metrics_from_json((baseline / "metrics.json").read_bytes())
+    (baseline / "metrics.json").write_bytes(metrics_to_json(metrics | {"model": "np_rnn"}))
     assert baseline_of(run) is None
 
 
 def test_a_baseline_with_the_same_seed_is_preferred(run: Run) -> None:
     """Runs and baselines are paired by seed where possible."""
     first = run.folder.parent / "baseline"
-    metrics = json.loads((first / "evaluation" / "metrics.json").read_text())
+    metrics = metrics_from_json((first / "evaluation" / "metrics.json").read_bytes())
     other = Path(shutil.copytree(first, run.folder.parent / "another"))
-    (other / "evaluation" / "metrics.json").write_text(json.dumps(metrics | {"seed": 5}))
+    (other / "evaluation" / "metrics.json").write_bytes(metrics_to_json(metrics | {"seed": 5}))
     assert baseline_of(run) == first / "evaluation"
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipeline.evaluation.comparison import bootstrap, holm, paired_differences
 from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predictions
+from pipeline.evaluation.provenance import metrics_from_json, metrics_to_json
 from pipeline.reports import compare_page
 from pipeline.reports.compare_page import write_comparison
 from pipeline.reports.pages import p_text, points
@@ -73,8 +74,8 @@ def evaluation(runs: Path, name: str) -> Path:
 def another(runs: Path, like: str, name: str, facts: Mapping[str, object]) -> Path:
     """A copy of an evaluation with other facts."""
     folder = Path(shutil.copytree(evaluation(runs, like), evaluation(runs, name)))
-    results = json.loads((folder / "metrics.json").read_text())
-    (folder / "metrics.json").write_text(json.dumps({**results, "run": name, **facts}))
+    results = metrics_from_json((folder / "metrics.json").read_bytes())
+    (folder / "metrics.json").write_bytes(metrics_to_json({**results, "run": name, **facts}))
     return folder
 
 

@@ -195,11 +195,6 @@ def test_a_run_killed_at_any_write_equals_an_uninterrupted_one(
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline.training.run, "write_atomically", killed_write)
-        patched.setattr(
-            pipeline.training.run,
-            "write_text_atomically",
-            lambda path, text: killed_write(path, lambda temporary: temporary.write_text(text)),
-        )
         with pytest.raises(Killed):
             train_small(tmp_path)
     torch.manual_seed(123)  # a new process does not have the old one's random state

@@ -1,6 +1,8 @@
 """The run folder: its settings, when it may be written, and the errors for damaged files."""
 
 import dataclasses
+import os
+import random
 import re
 import resource
 import subprocess
@@ -25,6 +27,7 @@ CONFIG = Config(
     model=ModelConfig(model="gru", hidden_size=17, dropout=0.25),
     run=RunConfig(splits=("seed0",), seeds=(3,), name="a"),
 )
+SPLIT = {"split": "seed0", "classes": ["a", "b"], "train": [["a/v.avi", "a", "g"], ["b/v\udcff.avi", "b", "g"]]}
 
 
 def with_options(**options: bool) -> Config:
@@ -36,7 +39,7 @@ def with_options(**options: bool) -> Config:
 def run(tmp_path: Path) -> Run:
     """A run with one checkpoint and five epochs of curves."""
     run = Run(tmp_path / "runs" / "a")
-    run.begin(CONFIG, RECIPE)
+    run.begin(CONFIG, RECIPE, SPLIT)
     run.save_checkpoint("last", {"epoch": 4, "model": {"weight": torch.ones(3)}})
     run.write_history([{"epoch": epoch, "train_loss": 1.0} for epoch in range(5)])
     return run
@@ -55,7 +58,7 @@ def test_config_yaml_reproduces_the_settings(run: Run) -> None:
 def test_a_run_from_before_a_setting_keeps_the_old_behaviour(run: Run) -> None:
     """Older config.yaml files do not name the skip connection: their networks have none, and still load."""
     path = run.folder / "config.yaml"
-    new_settings = ("skip_connection", "power_norm", "base_fan_in", "best_by")
+    new_settings = ("skip_connection", "power_norm", "base_fan_in", "best_by", "#")
     path.write_text("".join(line for line in path.open() if not line.startswith(new_settings)))
     config = run.config()
     assert not config.model.skip_connection and not config.model.power_norm
@@ -99,10 +102,11 @@ def test_resume_of_a_missing_run_begins_it(tmp_path: Path) -> None:
 
 
 def test_overwrite_removes_the_old_run(run: Run) -> None:
-    """--overwrite keeps no checkpoint, curve or report of the old run."""
+    """--overwrite keeps nothing of the old run but the lock, because a new file would be another lock."""
     (run.folder / "evaluation").mkdir()
-    run.begin(with_options(overwrite=True), RECIPE)
-    assert sorted(path.name for path in run.folder.rglob("*")) == ["config.yaml", "recipe.json"]
+    with run.lock("training"):
+        run.begin(with_options(overwrite=True), RECIPE)
+    assert sorted(path.name for path in run.folder.rglob("*")) == [".lock", "config.yaml", "recipe.json"]
 
 
 def test_a_new_run_ignores_leftover_checkpoints(run: Run) -> None:
@@ -216,6 +220,81 @@ def test_damaged_curves_are_named(run: Run) -> None:
         run.history()
 
 
+def read_all(run: Run) -> tuple[object, ...]:
+    """Everything that is read back from a run, in a form that can be compared."""
+    checkpoint = run.load_checkpoint("last") or {}
+    checkpoint["model"] = {name: tensor.tolist() for name, tensor in checkpoint["model"].items()}
+    return run.config(), run.recipe(), run.split(), run.history(), checkpoint
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "recipe.json", "split.json", "metrics.jsonl", "checkpoints/last.pt", "checkpoints/best.pt"]
+)
+def test_a_flipped_bit_is_found(run: Run, name: str) -> None:
+    """Whichever bit of a file is flipped, it is an error, or in recipe.json another recipe; never another value."""
+    run.save_checkpoint("best", {"epoch": 3, "model": {"weight": torch.rand(40)}})
+    path = run.folder / name
+    whole, silent = path.read_bytes(), []
+    for bit in random.Random(0).sample(range(8 * len(whole)), 400):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            run.config(), run.split(), run.history(), run.load_checkpoint(path.stem)
+            run.check_recipe(RECIPE)
+        except RunError as error:
+            assert name.rpartition("/")[2] in str(error) or "other features" in str(error)
+        else:
+            silent.append(bit)
+    assert not silent
+
+
+def test_old_files_without_checksums_are_read(run: Run) -> None:
+    """Files of older versions have no checksums: their values are read as before, and so is an edited config.yaml."""
+    before = read_all(run)
+    torch.save(run.load_checkpoint("last"), run.folder / "checkpoints" / "last.pt")
+    config = run.folder / "config.yaml"
+    config.write_text("".join(line for line in config.open() if not line.startswith("#")))
+    curves = run.folder / "metrics.jsonl"
+    curves.write_text(re.sub(', "crc32": "[0-9a-f]{8}"', "", curves.read_text()))
+    assert read_all(run) == before
+    (run.folder / "split.json").unlink()
+    assert run.split() is None
+
+
+def test_an_edited_config_is_refused_with_advice(run: Run) -> None:
+    """A setting that was changed by hand is named as a change; without the checksum line it is accepted."""
+    path = run.folder / "config.yaml"
+    path.write_text(path.read_text().replace("hidden_size: 17", "hidden_size: 18"))
+    with pytest.raises(RunError, match=r"config\.yaml is damaged or was edited.*remove the last line"):
+        run.config()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "split.json", "metrics.jsonl", "checkpoints/last.pt"])
+def test_a_pipe_or_folder_instead_of_a_file_is_named(run: Run, name: str) -> None:
+    """A received run may contain a pipe, which would block its reader for ever, or a folder."""
+    path = run.folder / name
+    for make, remove in ((os.mkfifo, os.unlink), (os.mkdir, os.rmdir)):
+        path.unlink(missing_ok=True)
+        make(path)
+        with pytest.raises(RunError, match=f"{path.name} is not a file"):
+            read_all(run)
+        remove(path)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_folder_that_is_no_longer_the_runs_is_not_written(run: Run, is_replaced: bool) -> None:
+    """If the folder is moved or deleted while a process trains in it, that process ends and mixes into no new run."""
+    with run.lock("training"):
+        run.folder.rename(run.folder.with_name("elsewhere"))
+        if is_replaced:
+            with Run(run.folder).lock("training"):
+                Run(run.folder).begin(CONFIG, RECIPE, SPLIT)
+        with pytest.raises(RunError, match=r"was moved, deleted or replaced.*--resume"):
+            run.save_checkpoint("last", {"epoch": 5})
+    assert not run.checkpoints.exists()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -228,7 +307,7 @@ def test_damaged_curves_are_named(run: Run) -> None:
 def test_a_bad_setting_in_config_yaml_is_a_run_error(run: Run, key: str, value: object, message: str) -> None:
     """A bad key or value is a ``RunError``, so an evaluation of many runs can continue with the others."""
     path = run.folder / "config.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), key: value}))
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), key: value}))  # without a checksum
     with pytest.raises(RunError, match=message):
         run.config()
 

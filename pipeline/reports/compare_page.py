@@ -74,7 +74,7 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
         **{f"{FIGURES}/{name}": content for figure in figures for name, content in figure.files().items()},
         "comparison.csv": csv_bytes(_pair_rows(pairs)),
         "flips.csv": csv_bytes(_flip_rows(test_lists)),
-        "comparison.html": _page(folder, compared, pairs, details, repeats).encode(),
+        "comparison.html": _page(folder, compared, pairs, details, repeats).encode(errors="replace"),
     }
     write_files(folder, files)
     # An earlier comparison of more pairs may have left figures that are not on this page.

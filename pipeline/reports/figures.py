@@ -415,6 +415,6 @@ def _saved(figure: Figure, kind: str, extent: Bbox) -> bytes:
 
 
 def shortened(name: str) -> str:
-    """A class name on one line, cut to 28 characters."""
-    name = " ".join(name.split())
+    """A class name on one line, cut to 28 characters, with what can't be drawn (a lone surrogate) replaced."""
+    name = "".join(letter if letter.isprintable() else "�" for letter in " ".join(name.split()))
     return name if len(name) <= 28 else name[:27] + "…"

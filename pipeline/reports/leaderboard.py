@@ -46,8 +46,8 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path]
         folder,
         {
             "leaderboard.csv": csv_bytes(_csv_rows(grouped)),
-            "leaderboard.html": _page(grouped).encode(),
-            "leaderboard.md": markdown.encode(),
+            "leaderboard.html": _page(grouped).encode(errors="replace"),
+            "leaderboard.md": markdown.encode(errors="replace"),
         },
     )
     return markdown

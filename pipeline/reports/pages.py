@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,9 @@ CLIP_AND_VIDEO_TITLES = {
 }
 
 _FOLDER = Path(__file__).parent
+# Apostrophes first, so that text which has one already is told from text that was given one. Spreadsheets skip white
+# space, and some take full-width signs for the plain ones.
+_FORMULA = re.compile(r"'*\s*[=+\-@\t\r＝＋－＠]")
 
 
 def render_page(template: str, scripts: Sequence[str] = (), **values: object) -> str:
@@ -104,14 +108,29 @@ def _data_uri(content: bytes, media_type: str) -> str:
 
 def relative_url(path: Path, folder: Path) -> str:
     """The link from a page in ``folder`` to ``path``; it stays valid when both move together."""
-    return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+    return quote(os.fsencode(os.path.relpath(path.resolve(), folder.resolve())))
 
 
 def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
-    """Comma-separated values in UTF-8; ``None`` becomes an empty cell."""
+    """Comma-separated values in UTF-8; ``None`` becomes an empty cell.
+
+    A spreadsheet would run text that begins with ``= + - @`` as a formula, so an apostrophe is put before it. Numbers
+    stay as they are. ``csv_rows`` takes the apostrophe away.
+    """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+    # The csv module quotes a carriage return only if the line terminator contains one.
+    csv.writer(text, lineterminator="\r\n").writerows(map(_without_formula, row) for row in rows)
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def csv_rows(content: bytes) -> list[list[str]]:
+    """The cells that ``csv_bytes`` wrote, as text."""
+    rows = csv.reader(io.StringIO(content.decode(errors="surrogateescape"), newline=""))
+    return [[cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell for cell in row] for row in rows]
+
+
+def _without_formula(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

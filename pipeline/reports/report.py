@@ -116,8 +116,8 @@ def write_evaluation(
         "confusion.csv": csv_bytes(confusion.rows),
         "confusion.png": confusion.png,
         **{f"figures/{name}": content for figure in figures for name, content in figure.files().items()},
-        "report.html": page.encode(),
-        "metrics.json": (json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n").encode(),
+        "report.html": page.encode(errors="replace"),
+        "metrics.json": (json.dumps(summary, indent=2, default=str) + "\n").encode(),
     }
     for path in (folder / "figures").glob("*"):  # an older evaluation may have had figures that this one lacks
         if path.relative_to(folder).as_posix() not in files:

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predictions
+from pipeline.reports.pages import csv_rows
 from pipeline.reports.report import curve_points, write_evaluation
 from tests.evaluation.test_metrics import random_predictions
 from tests.reports.test_figures import HISTORY
@@ -84,6 +85,17 @@ def test_every_video_has_one_row_of_predictions(tmp_path: Path) -> None:
     ]
     assert (wrong["p:sit"], wrong["p:stand"]) == ("0.25", "0.75")
     assert (missing["label"], missing["predicted"], missing["correct"], missing["num_clips"]) == ("stand", "", "0", "0")
+
+
+def test_hostile_class_names_are_read_back(tmp_path: Path) -> None:
+    """A carriage return, a formula and a name that is not UTF-8 survive in the tables and the metrics."""
+    classes = ("sit\r=1+1", "=cmd|' /C calc'!A0\udcff")
+    write_evaluation(tmp_path, three_videos(classes), {"run": "a\udcff"})
+    head, *rows = csv_rows((tmp_path / "predictions.csv").read_bytes())
+    label = head.index("label")
+    assert [row[label] for row in rows] == [classes[0], classes[0], classes[1]]
+    assert [row[0] for row in csv_rows((tmp_path / "per_class.csv").read_bytes())[1:]] == list(classes)
+    assert json.loads((tmp_path / "metrics.json").read_text())["run"] == "a\udcff"
 
 
 def test_the_video_metrics_can_be_computed_from_the_csv(tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ def csv_rows(content: bytes) -> list[list[str]]:
 
 
 def _without_formula(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+    # Most cells are numbers, as text: the first test is the fast one.
+    return f"'{cell}" if isinstance(cell, str) and not cell[:1].isalnum() and _FORMULA.match(cell) else cell
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

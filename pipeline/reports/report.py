@@ -110,12 +110,13 @@ def write_evaluation(
     )
     summary = {**facts, **results}
     # All contents are computed before the first file is written, so a failure leaves the older files unchanged.
+    figure_files = {f"figures/{name}": content for figure in figures for name, content in figure.files().items()}
     files = {
         "predictions.csv": csv_bytes(predictions.csv_rows()),
         "per_class.csv": csv_bytes(_class_rows(predictions)),
-        "confusion.csv": csv_bytes(confusion.rows),
+        "confusion.csv": figure_files["figures/confusion.csv"],
         "confusion.png": confusion.png,
-        **{f"figures/{name}": content for figure in figures for name, content in figure.files().items()},
+        **figure_files,
         "report.html": page.encode(errors="replace"),
         "metrics.json": (json.dumps(summary, indent=2, default=str) + "\n").encode(),
     }

@@ -4,6 +4,7 @@ Runs with the same test list are compared in pairs, video by video. The runs of 
 several seeds are shown side by side with their mean; across splits nothing is paired.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ from pipeline.reports.pages import (
 NUM_LISTED = 20  # rows of a list on the page; the CSV files contain all
 NUM_DETAILED = 10  # pairs that get matrices and lists of videos; the others are only in the tables
 FIGURES = "comparison_figures"
+_OURS = re.compile(r"(confusion|recall)_difference_\d+_\d+\.(png|svg|csv)")
 
 
 def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
@@ -52,8 +54,11 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
         evaluations: folders that ``write_evaluation`` filled. Of each pair, the first is A.
 
     Returns the page. Raises ``EvaluationError`` where an evaluation is missing or damaged, where two with the same
-    split differ in their videos, labels or classes, and where there is nothing to compare.
+    split differ in their videos, labels or classes, where there is nothing to compare, and where the folder of figures
+    is a link.
     """
+    if (folder / FIGURES).is_symlink():
+        raise EvaluationError(f"{folder / FIGURES} is a link, which is not followed. Delete it, or choose an --output.")
     test_lists = by_test_list(read_evaluations(evaluations))
     compared = sorted((e for group in test_lists for e in group), key=lambda evaluation: evaluation.number)
     rows = [{**evaluation.results, "number": evaluation.number} for group in test_lists for evaluation in group]
@@ -78,9 +83,9 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
     }
     write_files(folder, files)
     # An earlier comparison of more pairs may have left figures that are not on this page.
-    for old in (folder / FIGURES).glob("*_difference_*"):
-        if f"{FIGURES}/{old.name}" not in files:
-            old.unlink()
+    for old in (folder / FIGURES).glob("*"):
+        if _OURS.fullmatch(old.name) and f"{FIGURES}/{old.name}" not in files:
+            old.unlink(missing_ok=True)
     return folder / "comparison.html"
 
 

@@ -23,6 +23,8 @@ from pipeline.evaluation.predictions import IntArray
 from pipeline.reports.pages import csv_bytes, percent
 
 MISSING = "(missing)"
+FIGURES = ("confusion", "calibration", "length", "frames_seen", "learning_curves", "spectrum")
+"""The figures that the report of an evaluation may have."""
 BLUE, RED, GREY = "#1f62b0", "#c42030", "#8a929b"
 _SIZE = (5.4, 3.7)  # inches: two such figures fit side by side on the page
 _NAMED_CELL = 0.2  # inches: fits one line of 9-point text

@@ -6,8 +6,11 @@ in ``figures/`` and, if requested, strips of frames in ``strips/``. Each file is
 last: where it exists, the others are complete.
 """
 
+import fcntl
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.evaluation.predictions import FILE_NAME, NOT_PREDICTED, EvaluationError, Predictions
 from pipeline.reports.figures import (
+    FIGURES,
     StaticFigure,
     calibration_figure,
     confusion_figure,
@@ -120,12 +124,26 @@ def write_evaluation(
         "report.html": page.encode(errors="replace"),
         "metrics.json": (json.dumps(summary, indent=2, default=str) + "\n").encode(),
     }
-    for path in (folder / "figures").glob("*"):  # an older evaluation may have had figures that this one lacks
-        if path.relative_to(folder).as_posix() not in files:
-            path.unlink()
-    predictions.save(folder / FILE_NAME)
-    write_files(folder, files)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(folder):
+        for name in FIGURES:  # an older evaluation may have had figures that this one lacks
+            for kind in ("png", "svg", "csv"):
+                if (older := f"figures/{name}.{kind}") not in files:
+                    (folder / older).unlink(missing_ok=True)
+        predictions.save(folder / FILE_NAME)
+        write_files(folder, files)
     return summary
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes to the folder: two evaluations of a run must not mix their files."""
+    descriptor = os.open(folder, os.O_RDONLY)  # a lock on the folder itself leaves no file behind
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _calibration(predictions: Predictions, unit: str, temperature: float) -> StaticFigure | None:

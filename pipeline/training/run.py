@@ -25,6 +25,7 @@ from data.errors import UserError
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.parsing import from_flat, read_yaml, to_flat
+from pipeline.training.received import check_received, walk
 
 # Settings that may change when a run is resumed: where files are and how fast things run, not what is computed.
 NOT_PART_OF_A_RUN = {
@@ -125,10 +126,14 @@ class Run:
         return (self.folder / "config.yaml").exists()
 
     def config(self) -> Config:
-        """The run's settings. Raises ``RunError`` if ``config.yaml`` is missing or damaged."""
+        """The run's settings. Everything else is read after them, so that ``check_received`` has checked the folder.
+
+        Raises ``RunError`` if ``config.yaml`` is missing or damaged, or as ``check_received`` does.
+        """
         path = self.folder / "config.yaml"
         if not path.exists():
             raise RunError(f"{self.folder} is not a run: it has no {path.name}. train.py makes runs.")
+        check_received(self.folder)
         try:
             return from_flat(Config, _BEFORE | read_yaml(path), str(path))
         except ConfigError as error:
@@ -196,7 +201,9 @@ def find_runs(paths: list[Path]) -> list[Run]:
     for path in paths:
         if not path.is_dir():
             raise RunError(f"{path} is not a folder. Name a run, or a folder of runs, such as runs/ucf101.")
-        found = [path] if (path / "config.yaml").exists() else sorted(c.parent for c in path.rglob("config.yaml"))
+        found = [path]
+        if not (path / "config.yaml").exists():
+            found = sorted(Path(entry.path).parent for entry in walk(path) if entry.name == "config.yaml")
         if not found:
             raise RunError(f"there is no run in {path} (a run is a folder with config.yaml, made by train.py).")
         runs |= {folder.resolve(): Run(folder) for folder in found}

@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,29 @@ def test_figures_of_an_older_evaluation_are_removed(tmp_path: Path) -> None:
     write_evaluation(tmp_path, three_videos(), FACTS)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {f"{name}.{kind}" for name in ("confusion", "calibration") for kind in ("png", "svg", "csv")}
+
+
+def test_only_figures_of_an_evaluation_are_removed(tmp_path: Path) -> None:
+    """What somebody else put beside the figures stays: their own pictures, and what another evaluation is writing."""
+    others = [tmp_path / "figures" / name for name in ("thesis.png", "spectrum.pdf", ".1f.host.1.tmp")]
+    others[0].parent.mkdir()
+    for path in others:
+        path.touch()
+    write_evaluation(tmp_path, three_videos(), FACTS)
+    assert all(path.exists() for path in others)
+
+
+def test_evaluations_that_end_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
+    """Eight at once succeed, and the files that are left are all from one of them."""
+    classes = [(f"sit{number}", f"stand{number}") for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(write_evaluation, tmp_path, three_videos(names), {"seed": names[0]}) for names in classes]
+        for one in done:
+            one.result()
+    last = json.loads((tmp_path / "metrics.json").read_text())["seed"]
+    assert Predictions.load(tmp_path / FILE_NAME).classes[0] == last
+    assert read_csv(tmp_path / "per_class.csv")[0]["class"] == last
+    assert csv_rows((tmp_path / "figures" / "confusion.csv").read_bytes())[1][0] == last
 
 
 def test_a_model_without_mistakes_has_a_page(tmp_path: Path) -> None:

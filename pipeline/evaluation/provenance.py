@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.features.recipe import IMPORTED
 from pipeline.training.run import Run
 
-FORMAT = 3  # of an evaluation's files; a new number makes all evaluations unfinished
+FORMAT = 4  # of an evaluation's files; a new number makes all evaluations unfinished
 _PROJECT = Path(__file__).resolve().parents[2]
 
 

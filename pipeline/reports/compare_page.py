@@ -34,6 +34,7 @@ from pipeline.reports.leaderboard import EXPERIMENT, REPEAT, deviation, experime
 from pipeline.reports.pages import (
     VIDEO_TITLES,
     csv_bytes,
+    drawn,
     p_text,
     points,
     relative_url,
@@ -264,6 +265,7 @@ def _page(
         pairs=pairs,
         test_lists={pair.key: _label(pair.a.results, TEST_LIST) for pair in pairs},
         num_test_lists=len({_label(pair.a.results, TEST_LIST) for pair in pairs}),
+        resampling=" or ".join(dict.fromkeys(_drawn(evaluation) for evaluation in evaluations)),
         widest=max(widest, 0.01),
         level=LEVEL,
         p_text=p_text,
@@ -275,6 +277,11 @@ def _page(
         differing=_differing_facts(results),
         figures=FIGURES,
     )
+
+
+def _drawn(evaluation: Evaluation) -> str:
+    predictions = evaluation.predictions
+    return drawn(predictions.num_groups, len(predictions.video_ids), evaluation.unit)
 
 
 def _side_by_side(repeats: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:

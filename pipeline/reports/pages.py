@@ -41,7 +41,8 @@ def render_page(template: str, scripts: Sequence[str] = (), **values: object) ->
 
     All text is escaped. Data for a script goes through ``{{ value | tojson }}`` into a ``<script
     type="application/json">``, where even a class named ``</script>`` stays text. Further filters: ``percent``,
-    ``points`` (signed), ``readable`` (any value), ``data_uri`` (the bytes of a picture and its media type).
+    ``points`` (signed), ``readable`` (any value), ``data_uri`` (the bytes of a picture and its media type), and the
+    function ``drawn``.
 
     Args:
         template: file name of the template.
@@ -57,6 +58,7 @@ def render_page(template: str, scripts: Sequence[str] = (), **values: object) ->
     environment.filters.update(
         percent=percent, points=partial(points, plus=True), readable=_readable, data_uri=_data_uri
     )
+    environment.globals["drawn"] = drawn
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("theme.js", *scripts)]
     return environment.get_template(template).render(
@@ -81,6 +83,12 @@ def points(share: float, *, plus: bool = False) -> str:
     value = round(100 * share, 1) or 0.0  # never -0.0
     sign = "+" if plus and value > 0 else ""
     return f"{sign}{value:.1f}".replace("-", "−")
+
+
+def drawn(num_groups: int | None, num_videos: int, unit: str = "video") -> str:
+    """What a bootstrap drew: "25 groups", or "40 videos" where each is its own group or the groups are unknown."""
+    number, name = (num_groups, "group") if num_groups and num_groups < num_videos else (num_videos, unit)
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def p_text(p_value: float) -> str:

@@ -318,6 +318,16 @@ def test_evaluations_that_end_at_the_same_time_do_not_mix(tmp_path: Path) -> Non
     assert csv_rows((tmp_path / "figures" / "confusion.csv").read_bytes())[1][0] == last
 
 
+def test_the_page_says_over_what_the_intervals_are(tmp_path: Path) -> None:
+    """Over the groups where there are any, else over the videos; predictions.csv contains the groups."""
+    predictions = dataclasses.replace(three_videos(), groups=("a", "a", "b"))
+    write_evaluation(tmp_path / "groups", predictions, FACTS)
+    write_evaluation(tmp_path / "videos", three_videos(), FACTS)
+    assert "bootstrap over 2 groups" in words_of(page_of(tmp_path / "groups"))
+    assert "bootstrap over 3 videos" in words_of(page_of(tmp_path / "videos"))
+    assert [row["group"] for row in read_csv(tmp_path / "groups" / "predictions.csv")] == ["a", "a", "b"]
+
+
 def test_a_model_without_mistakes_has_a_page(tmp_path: Path) -> None:
     """The page works without confused pairs and mistakes, and with a single class."""
     predictions = Predictions(("only",), ("v",), np.array([0]), np.ones((1, 1)), np.array([0]))

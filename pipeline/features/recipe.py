@@ -61,7 +61,7 @@ class FeatureRecipe:
         """Read a ``recipe.json``. Raises ``ConfigError`` if it is missing or damaged."""
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} can't be read ({error})") from error
 
     def differences(self, other: "FeatureRecipe") -> list[str]:

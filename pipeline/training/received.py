@@ -2,6 +2,7 @@
 
 import os
 import stat
+import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,14 @@ def check_received(folder: Path) -> None:
     """
     for entry in walk(folder):
         check_file(Path(entry.path), is_folder_allowed=True)
+
+
+def check_archive(path: Path) -> None:
+    """Raise ``ValueError`` or ``BadZipFile`` if a zip file unpacks to more than its size, as no checkpoint does."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes")
 
 
 def check_file(path: Path, is_folder_allowed: bool = False) -> None:

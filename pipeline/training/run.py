@@ -25,7 +25,7 @@ from data.errors import UserError
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.parsing import from_flat, read_yaml, to_flat
-from pipeline.training.received import check_received, walk
+from pipeline.training.received import check_archive, check_received, walk
 
 # Settings that may change when a run is resumed: where files are and how fast things run, not what is computed.
 NOT_PART_OF_A_RUN = {
@@ -135,9 +135,15 @@ class Run:
             raise RunError(f"{self.folder} is not a run: it has no {path.name}. train.py makes runs.")
         check_received(self.folder)
         try:
-            return from_flat(Config, _BEFORE | read_yaml(path), str(path))
+            config = from_flat(Config, _BEFORE | read_yaml(path), str(path))
         except ConfigError as error:
             raise RunError(f"{self.folder} can't be read: {error}") from error
+        if len(config.run.seeds) != 1 or len(config.run.splits) != config.data.has_video:
+            raise RunError(
+                f"{path} is not that of a run, which has one seed and, with videos, one split: seeds "
+                f"{config.run.seeds}, splits {config.run.splits}."
+            )
+        return config
 
     def recipe(self) -> FeatureRecipe:
         """How the run's features were made. Raises ``RunError`` if ``recipe.json`` is missing or damaged."""
@@ -157,6 +163,7 @@ class Run:
         """The checkpoint ``last`` or ``best``, with tensors on the CPU; ``None`` if there is none yet."""
         path = self.checkpoints / f"{name}.pt"
         try:
+            check_archive(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
@@ -174,8 +181,14 @@ class Run:
         if not path.exists():
             return []
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except ValueError as error:
+            history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            for line in history:
+                if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
+                    raise ValueError("a line is not that of an epoch")
+                if not all(isinstance(value, int | float) for value in line.values()):
+                    raise ValueError("an epoch has a value that is not a number")
+            return history
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path} is damaged ({error}). Train the run again with --overwrite.") from error
 
     def write_history(self, history: list[dict[str, Any]]) -> None:

@@ -25,9 +25,9 @@ from pipeline.evaluation.comparison import (
     recall_differences,
 )
 from pipeline.evaluation.predictions import EvaluationError, Predictions
+from tests.evaluation.test_metrics import copied, random_predictions
 
 MISSING = -1
-from tests.evaluation.test_metrics import copied, random_predictions
 
 
 def answers(labels: list[int], predicted: list[int], num_classes: int = 3) -> Predictions:

@@ -17,6 +17,7 @@ VIDEO_DATASETS = {
     "demo": "data.demo.dataset:load",
 }
 """Name -> ``"module:function"``. Loaders are imported when used, so that a command imports only what it needs."""
+MAX_LENGTH = 10_000
 SEQUENCE_TASKS = ("addition", "multiplication", "pixel_mnist")
 """The tasks without video, in ``data.sequences``."""
 
@@ -61,8 +62,15 @@ class DataConfig:
                 "dataset_name names folders: it consists of letters, digits and _, after the first also of spaces, . "
                 f"and -, and is not 'packed', unlike {self.dataset_name!r}"
             )
-        if self.length < 2:
-            raise DatasetError(f"length is at least 2, not {self.length}: two steps of a sequence are marked")
+        if not 2 <= self.length <= MAX_LENGTH:
+            raise DatasetError(
+                f"length is at least 2, because two steps of a sequence are marked, and at most {MAX_LENGTH:,}; not "
+                f"{self.length}"
+            )
+        if self.split_seed < 0 or (self.validation_groups or 0) < 0:
+            raise DatasetError(
+                f"split_seed ({self.split_seed}) and validation_groups ({self.validation_groups}) must be at least 0"
+            )
 
     @property
     def has_video(self) -> bool:

@@ -1,5 +1,6 @@
 """The settings of a classifier. Imports no slow module, so that command lines start quickly."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,6 +12,7 @@ ModelName = Literal[
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
 Inputs = Literal["changes", "frames"]
+MAX_UNITS, MAX_LAYERS = 8192, 32
 
 
 class ModelConfigError(UserError):
@@ -52,7 +54,14 @@ class ModelConfig:
             raise ModelConfigError(
                 f"hidden_size and num_layers must be at least 1, not {self.hidden_size} and {self.num_layers}"
             )
-        if not self.identity_weight >= 0:
-            raise ModelConfigError(f"identity_weight must be at least 0, not {self.identity_weight}")
+        # A config.yaml may come from anybody, and must not exhaust the machine that reads it.
+        if self.num_layers > MAX_LAYERS or self.hidden_size > MAX_UNITS:
+            raise ModelConfigError(
+                f"hidden_size must be at most {MAX_UNITS} and num_layers at most {MAX_LAYERS}, not {self.hidden_size} "
+                f"and {self.num_layers}"
+            )
+        for name in ("identity_weight", "identity_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ModelConfigError(f"{name} must be at least 0 and finite, not {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ModelConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")

@@ -120,8 +120,9 @@ def _is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
 class Tasks:
     """Opens tasks, and loads the datasets, backbones and features that they share only once."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, writable: Path | None = None) -> None:
+        """``writable``: the only feature store that may be written; ``None``: any."""
+        self.device, self._writable = device, writable
         self._data: dict[DataConfig, Any] = {}
         self._caches: dict[FeatureConfig, FeatureCache] = {}
 
@@ -137,7 +138,7 @@ class Tasks:
 
     def _cache(self, config: FeatureConfig) -> FeatureCache:
         if config not in self._caches:
-            self._caches[config] = FeatureCache(config)
+            self._caches[config] = FeatureCache(config, read_only=self._writable not in (None, config.cache))
         return self._caches[config]
 
 
@@ -171,12 +172,14 @@ def evaluate_runs(
     Returns:
         The evaluations that did not fail.
     """
-    tasks = Tasks(device)
+    tasks = Tasks(device, writable=overrides.cache or FeatureConfig().cache)
     evaluated = []
     for run in sorted(runs, key=lambda run: not _is_baseline(run)):
         try:
             with run.lock("evaluation", shared=True):
                 config = run.config()
+                if config.data.dataset == "demo" and overrides.root is None:
+                    require_rendered(config.data)
                 objective = open_objective(tasks.open(overrides.apply(config)), run, config, overrides)
                 one = evaluate_run(run, objective, device, again)
         except (OSError, UserError) as error:
@@ -190,6 +193,15 @@ def evaluate_runs(
         note = "  (already finished; --again repeats it)" if one.was_finished else ""
         print(f"{objective.summarize(one.metrics)}{note}", flush=True)
     return evaluated
+
+
+def require_rendered(config: DataConfig) -> None:
+    """Raise ``DatasetError`` if loading the demo dataset would render it to a folder that a run names."""
+    if config.root is not None and not (config.root / "demo.json").is_file():
+        raise DatasetError(
+            f"{config.root} does not contain the demo dataset. Render it (python -m data.demo --root {config.root}), "
+            "or name the folder with --root."
+        )
 
 
 def evaluate_run(run: Run, objective: Objective, device: torch.device, again: bool = False) -> Evaluated:

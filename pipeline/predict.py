@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline.features.encoders import make_encoder
     from pipeline.features.extract import ExtractionFailure, extract, make_recipe
     from pipeline.features.recipe import IMPORTED
-    from pipeline.settings.config import ConfigError
+    from pipeline.settings.config import ConfigError, FeatureConfig
     from pipeline.settings.device import choose_device
     from pipeline.training.batches import FeatureTable
     from pipeline.training.clips import ClipSampling
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     recipe = make_recipe(backbone, sampling)
     run.check_recipe(recipe)
     model, classes = load_best(run, config)
-    encoder = make_encoder(backbone, device, config.features.runtime, config.features.cache / NETWORKS, views)
+    # Not to the run's own cache: the run may come from somebody else, and does not decide where this command writes.
+    encoder = make_encoder(backbone, device, config.features.runtime, FeatureConfig().cache / NETWORKS, views)
     results = extract(
         options.videos,
         backbone,

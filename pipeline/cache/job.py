@@ -5,7 +5,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from data.progress import Progress
 from data.records import VideoRecord, require_files
 from models.preprocessing import VIEWS
 from pipeline.cache.packed import PackedFeatures, open_packed, pack
-from pipeline.cache.store import NETWORKS, FeatureStore, NameTooLongError
+from pipeline.cache.store import NETWORKS, DamagedEntry, FeatureStore, NameTooLongError
 from pipeline.features.recipe import IMPORTED, Match, Origin, imported_recipe
 from pipeline.features.sampling import FrameSampling
 from pipeline.settings.config import ConfigError, FeatureConfig
@@ -62,11 +62,15 @@ Extract = Callable[[str, Iterable[VideoRecord]], Generator[VideoOutcome, None, N
 class FeatureCache:
     """A feature store, with the backbone and the settings that fill it."""
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: FeatureConfig, read_only: bool = False) -> None:
         """Load the backbone (its weights are part of the recipe) and open the store.
+
+        Args:
+            read_only: write nothing to ``config.cache``, and extract nothing.
 
         Raises ``BackboneError``, ``SamplingError``, ``StoreError``, ``ConfigError``.
         """
+        self._read_only = read_only
         self._loaded: dict[tuple[str, tuple[str, ...]], PackedFeatures] = {}
         self.config = config
         self.views = VIEWS[: config.views]
@@ -85,6 +89,8 @@ class FeatureCache:
 
             self.backbone = load_backbone(config.backbone, config.weights)
             recipe = make_recipe(self.backbone, self.sampling)
+        if read_only and not (config.cache / recipe.folder_name).is_dir():
+            raise ConfigError(f"{config.cache} has no features of this recipe. {self._only_read}")
         self.store = FeatureStore(config.cache, recipe)
 
     def fill(
@@ -131,6 +137,8 @@ class FeatureCache:
             self._is_usable(record, packed.videos[record.video_id].origin) for record in records
         ):
             return packed, self._nothing_to_do(len(records))
+        if self._read_only:
+            return self._in_memory(dataset, records), self._nothing_to_do(len(records))
         summary = self.fill(dataset, records, remedy=remedy)
         packed, damaged = self._pack(dataset, records)
         if damaged:
@@ -154,8 +162,27 @@ class FeatureCache:
             self._loaded[key], _ = self.load(dataset, records, remedy)
         return self._loaded[key]
 
+    def _in_memory(self, dataset: str, records: Sequence[VideoRecord]) -> PackedFeatures:
+        """The intact features that the store contains; nothing is written or removed."""
+        found = {}
+        for record in records:
+            if self._is_stored(dataset, record):
+                with suppress(DamagedEntry):
+                    views = [self.store.read(dataset, record.video_id, view) for view in self.views]
+                    found[record.video_id] = [view for view in views if view is not None]
+        return PackedFeatures.in_memory(found, self.views)
+
+    @property
+    def _only_read(self) -> str:
+        return (
+            "It is only read, because a run does not decide where an evaluation writes. To extract what is missing, "
+            f"name the store: --cache {self.config.cache}"
+        )
+
     def advice(self, dataset: str) -> str:
         """What to do about videos of the dataset that have no features."""
+        if self._read_only:
+            return self._only_read
         if self.backbone is None:
             name = self.config.backbone.removeprefix(IMPORTED)
             return f"Import them (python -m pipeline.cache import --name {name} --from DIR)"

@@ -1,7 +1,9 @@
 """Where a model is right and wrong: accuracy by video length, accuracy by share of the video seen, and an order of the
 classes that places confused ones side by side. Pure functions.
 
-Intervals of accuracies are Wilson's: they keep a width even where a few videos are all right or all wrong.
+Intervals of accuracies are Wilson's: they keep a width even where a few videos are all right or all wrong. Where videos
+have groups, they are those of as many independent videos as the groups are worth (the effective sample size: Korn &
+Graubard, "Confidence Intervals for Proportions With Small Expected Number of Positive Counts", 1998).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
-from scipy.stats import binomtest
 
 from pipeline.evaluation.predictions import IntArray, Predictions
 
@@ -29,16 +30,35 @@ class Accuracy:
     num_videos: int
 
 
-def accuracy(correct: Sequence[bool] | NDArray[np.bool_]) -> Accuracy:
+def accuracy(correct: Sequence[bool] | NDArray[np.bool_], groups: IntArray | None = None) -> Accuracy:
     """The share of correct answers among at least one.
+
+    ``groups`` is the group of each video, int64 ``[num_videos]``; ``None``: each is its own.
 
     >>> result = accuracy([True, True, False, True])
     >>> result.share, round(result.low, 3), round(result.high, 3)
     (0.75, 0.301, 0.954)
     """
-    num_correct, number = int(np.sum(correct)), len(correct)
-    interval = binomtest(num_correct, number).proportion_ci(method="wilson")
-    return Accuracy(num_correct / number, float(interval.low), float(interval.high), number)
+    share, number = float(np.mean(correct)), len(correct)
+    effective = number if groups is None else _effective_number(np.asarray(correct), groups)
+    z = 1.959964  # of a normal distribution, 95 % is within z standard deviations
+    center = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
+    half = z / (1 + z**2 / effective) * np.sqrt(share * (1 - share) / effective + (z / (2 * effective)) ** 2)
+    return Accuracy(share, float(max(0.0, center - half)), float(min(1.0, center + half)), number)
+
+
+def _effective_number(correct: NDArray[np.bool_], groups: IntArray) -> float:
+    """The number of independent videos with the same variance of their accuracy as these; at most their number."""
+    number = len(correct)
+    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    share, num_groups = correct.mean(), len(sizes)
+    if num_groups == number or num_groups == 1:
+        return num_groups
+    if share in (0, 1):  # no variance to estimate: the videos of a group count as one
+        return num_groups
+    excess = np.bincount(group_of, correct) - share * sizes
+    variance = num_groups / (num_groups - 1) * np.square(excess).sum() / number**2
+    return float(np.clip(share * (1 - share) / max(variance, 1e-12), 1, number))
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,7 @@ def accuracy_against_length(predictions: Predictions, lengths: Mapping[str, floa
     """
     known = np.array([video_id in lengths for video_id in predictions.video_ids])
     length = np.array([lengths[video_id] for video_id in predictions.video_ids if video_id in lengths])
-    correct = predictions.correct[known]
+    correct, groups = predictions.correct[known], predictions.group_indices[known]
     num_bins = int(np.clip(len(length) // VIDEOS_PER_BIN, 2, MAX_BINS))
     if len(np.unique(length)) < 2:
         return []
@@ -67,7 +87,8 @@ def accuracy_against_length(predictions: Predictions, lengths: Mapping[str, floa
     bins = np.searchsorted(starts, length, side="right") - 1
     members = [bins == index for index in range(len(starts))]
     return [
-        LengthBin(float(length[part].min()), float(length[part].max()), accuracy(correct[part])) for part in members
+        LengthBin(float(length[part].min()), float(length[part].max()), accuracy(correct[part], groups[part]))
+        for part in members
     ]
 
 
@@ -88,7 +109,10 @@ def accuracy_against_share_seen(
         return int(probabilities[last_seen].argmax()) == label
 
     videos = list(zip(predictions.video_ids, predictions.labels.tolist(), strict=True))
-    return [accuracy([is_correct(video_id, label, tenths) for video_id, label in videos]) for tenths in TENTHS]
+    return [
+        accuracy([is_correct(video_id, label, tenths) for video_id, label in videos], predictions.group_indices)
+        for tenths in TENTHS
+    ]
 
 
 def confusion_order(counts: IntArray) -> list[int]:

@@ -4,9 +4,11 @@ Such models are right and wrong on much the same videos, so their separate inter
 Everything here is paired: it compares the two answers to each video.
 
 * *Difference*: B's metric minus A's, at the video level.
-* *Its interval*: 95 % percentile bootstrap; each draw takes the same videos for both models.
+* *Its interval*: 95 % percentile bootstrap over groups; each draw takes the same videos for both models.
 * *McNemar's test*: among the videos that exactly one of the two models classifies correctly, is B the correct one in
-  half of the cases? The exact two-sided binomial test.
+  half of the cases? The exact two-sided binomial test. Videos of one group are not independent, so where there are
+  groups, each group's difference is what has an equal chance to be positive or negative: the exact sign-flip test, of
+  which the binomial test is the case of one video per group.
 * *Holm's correction*: of several p-values, so that the chance of even one false alarm stays below the level.
 """
 
@@ -15,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from pipeline.evaluation.metrics import METRICS, bootstrap_scores, class_scores, confusion_matrix, scores
 from pipeline.evaluation.predictions import BoolArray, EvaluationError, FloatArray, IntArray, Predictions
@@ -59,6 +60,7 @@ def aligned(predictions: Predictions, like: Predictions, names: tuple[str, str])
         like.labels,
         predictions.clip_probabilities[:, columns],
         np.argsort(videos)[predictions.clip_videos],
+        like.groups or tuple(predictions.groups[video] for video in videos if predictions.groups),
     )
 
 
@@ -70,22 +72,25 @@ def _only_in(name: str, only: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """A model's metrics, and their values on lists of videos drawn with replacement.
+    """A model's metrics, and their values on lists of groups drawn with replacement.
 
     Attributes:
         scores: each of ``METRICS``, in [0, 1].
         draws: float64 ``[resamples, 5]``, columns in the order of ``METRICS``.
-        num_videos: length of each list.
+        num_videos: number of videos that the model was evaluated on.
+        num_groups: length of each list.
     """
 
     scores: Mapping[str, float]
     draws: FloatArray
     num_videos: int
+    num_groups: int
 
 
 def bootstrap(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Bootstrap:
-    """Draw lists of videos. Models with the same videos in the same order get the same lists from the same seed."""
-    return Bootstrap(scores(predictions), bootstrap_scores(predictions, resamples, seed), len(predictions.video_ids))
+    """Draw lists of groups. Models with the same videos in the same order get the same lists from the same seed."""
+    draws = bootstrap_scores(predictions, resamples, seed)
+    return Bootstrap(scores(predictions), draws, len(predictions.video_ids), predictions.num_groups)
 
 
 @dataclass(frozen=True)
@@ -94,19 +99,23 @@ class PairedDifference:
 
     Attributes:
         num_videos: the number of videos that both were evaluated on.
+        num_groups: the number of their groups; ``None``: each video is its own.
     """
 
     difference: float
     low: float
     high: float
     num_videos: int
+    num_groups: int | None = None
 
 
 def paired_differences(a: Bootstrap, b: Bootstrap) -> dict[str, PairedDifference]:
-    """The difference in each of ``PAIRED_METRICS``; both bootstraps must have drawn the same lists of videos."""
+    """The difference in each of ``PAIRED_METRICS``; both bootstraps must have drawn the same lists of groups."""
     low, high = np.percentile(b.draws - a.draws, [2.5, 97.5], axis=0)
     return {
-        name: PairedDifference(b.scores[name] - a.scores[name], float(low[i]), float(high[i]), a.num_videos)
+        name: PairedDifference(
+            b.scores[name] - a.scores[name], float(low[i]), float(high[i]), a.num_videos, a.num_groups
+        )
         for i, name in enumerate(METRICS)
         if name in PAIRED_METRICS
     }
@@ -143,7 +152,7 @@ class McNemar:
     Attributes:
         both, only_a, only_b, neither: numbers of videos, by which of the models is correct.
         p_value: the probability of an imbalance between ``only_a`` and ``only_b`` at least as large as this one if both
-            models are equally good; 1 where both counts are 0.
+            models are equally good; 1 where both counts are equal.
     """
 
     both: int
@@ -153,20 +162,46 @@ class McNemar:
     p_value: float
 
 
-def mcnemar(correct_a: BoolArray, correct_b: BoolArray) -> McNemar:
-    """McNemar's test of two models on the same videos; both arguments are bool ``[num_videos]``.
+def mcnemar(correct_a: BoolArray, correct_b: BoolArray, groups: IntArray | None = None) -> McNemar:
+    """McNemar's test of two models on the same videos.
+
+    Args:
+        correct_a, correct_b: bool ``[num_videos]``.
+        groups: the group of each video, int64 ``[num_videos]``; ``None``: each is its own.
 
     >>> mcnemar(np.array([True] * 6), np.array([False] * 6)).p_value
     0.03125
+    >>> mcnemar(np.array([True] * 6), np.array([False] * 6), np.array([0, 0, 0, 1, 1, 1])).p_value
+    0.5
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    difference = correct_b.astype(np.float64) - correct_a
+    if groups is not None:
+        difference = np.bincount(groups, difference).astype(np.float64)
     return McNemar(
         both=int((correct_a & correct_b).sum()),
         only_a=only_a,
         only_b=only_b,
         neither=int((~correct_a & ~correct_b).sum()),
-        p_value=float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
+        p_value=_sign_flip_p(difference),
     )
+
+
+def _sign_flip_p(differences: FloatArray) -> float:
+    """The probability of a sum at least as far from 0 if each difference were as likely to have the other sign.
+
+    ``differences`` are whole numbers, ``[num_groups]``.
+    """
+    sizes = np.abs(differences).astype(np.int64)
+    # probabilities[k] is that of the sum 2 k - total: with each difference, half moves up by its size.
+    probabilities = np.ones(1)
+    for size in sizes[sizes > 0]:
+        longer = np.zeros(len(probabilities) + size)
+        longer[: len(probabilities)] += probabilities / 2
+        longer[size:] += probabilities / 2
+        probabilities = longer
+    sums = 2 * np.arange(len(probabilities)) - sizes.sum()
+    return float(min(1.0, probabilities[np.abs(sums) >= abs(differences.sum())].sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

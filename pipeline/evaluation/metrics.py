@@ -11,16 +11,19 @@ The protocol:
 * *Mean-class accuracy*: the mean recall of the classes that have test videos.
 * *Negative log-likelihood*: the mean over videos of -log of the true class's probability, which counts as at least
   1e-12. Missing videos have no probabilities: they are left out here and of the calibration error, unlike above.
-* *Intervals*: 95 % percentile bootstrap over videos. A video is drawn with all of its clips because these are not
-  independent. The mean-class accuracy of a draw leaves out classes that the draw has no video of. At exactly 0 or 1 all
-  draws agree and the interval has no width: a limit of the method, not certainty.
+* *Intervals*: 95 % percentile bootstrap over groups, or over videos where each is its own group. A group is drawn with
+  all of its videos, and a video with all of its clips, because these are not independent. The mean-class accuracy of a
+  draw leaves out classes that the draw has no video of. At exactly 0 or 1 all draws agree and the interval has no
+  width: a limit of the method, not certainty.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
 
 from pipeline.evaluation.predictions import (
     BoolArray,
@@ -33,7 +36,8 @@ from pipeline.evaluation.predictions import (
 
 METRICS = ("clip_top1", "clip_top5", "video_top1", "video_top5", "mean_class_accuracy")
 SMALLEST_PROBABILITY = 1e-12  # of the true class in the negative log-likelihood: keeps it finite
-COUNTS = ("num_videos", "num_clips", "num_classes", "num_missing")
+COUNTS = ("num_videos", "num_groups", "num_clips", "num_classes", "num_missing")
+_DRAWS_AT_ONCE = 100  # limits the memory for the counts of the drawn groups
 
 
 class _Tally(NamedTuple):
@@ -63,33 +67,53 @@ def _tally(predictions: Predictions) -> _Tally:
     )
 
 
-def _tally_scores(tally: _Tally, videos: IntArray) -> list[float]:
-    """The metrics, in the order of ``METRICS``, of a list of videos (indices) that may contain a video repeatedly."""
-    labels, correct = tally.labels[videos], tally.correct_top1[videos]
-    num_clips = tally.num_clips[videos].sum()
-    support = np.bincount(labels)
-    tested = support > 0
-    return [
-        tally.correct_clips_top1[videos].sum() / num_clips,
-        tally.correct_clips_top5[videos].sum() / num_clips,
-        correct.mean(),
-        tally.correct_top5[videos].mean(),
-        (np.bincount(labels, weights=correct)[tested] / support[tested]).mean(),
-    ]
+def _scores_of_draws(tally: _Tally, groups: IntArray, times: IntArray) -> FloatArray:
+    """The metrics of lists of groups, each group with all of its videos.
+
+    Args:
+        groups: the group of each video, int64 ``[num_videos]``.
+        times: how often each list contains each group, int64 ``[num_lists, num_groups]``.
+
+    Returns:
+        float64 ``[num_lists, 5]``, columns in the order of ``METRICS``.
+    """
+    num_groups = times.shape[1]
+    shape = (int(tally.labels.max()) + 1, num_groups)
+
+    def totals(of_videos: NDArray[Any]) -> FloatArray:
+        return times.astype(np.float64) @ np.bincount(groups, of_videos, num_groups)
+
+    def by_class(of_videos: NDArray[Any]) -> FloatArray:
+        return coo_array((of_videos.astype(float), (tally.labels, groups)), shape).tocsr() @ times.T
+
+    num_videos, num_clips = totals(np.ones(len(groups))), totals(tally.num_clips)
+    support, correct = by_class(np.ones(len(groups))), by_class(tally.correct_top1)
+    columns = (
+        totals(tally.correct_clips_top1) / num_clips,
+        totals(tally.correct_clips_top5) / num_clips,
+        totals(tally.correct_top1) / num_videos,
+        totals(tally.correct_top5) / num_videos,
+        (correct / np.maximum(support, 1)).sum(axis=0) / (support > 0).sum(axis=0),
+    )
+    return np.stack(columns, axis=1)
 
 
 def bootstrap_scores(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> FloatArray:
-    """The metrics of ``resamples`` lists of videos drawn with replacement, each video with all of its clips.
+    """The metrics of ``resamples`` lists of groups drawn with replacement, each group with all of its videos.
 
     Returns float64 ``[resamples, 5]``, columns in the order of ``METRICS``. The draws depend only on ``seed`` and the
-    number of videos, so the rows of two models on the same list of videos are paired: subtract them to compare.
+    number of groups, so the rows of two models on the same list of videos are paired: subtract them to compare.
     """
     if resamples < 1:
         raise EvaluationError(f"resamples is {resamples}; a bootstrap needs at least 1, usually 1000.")
-    tally = _tally(predictions)
+    tally, groups, num_groups = _tally(predictions), predictions.group_indices, predictions.num_groups
     generator = np.random.default_rng(seed)
-    num_videos = len(tally.labels)
-    return np.array([_tally_scores(tally, generator.integers(num_videos, size=num_videos)) for _ in range(resamples)])
+    parts = []
+    for start in range(0, resamples, _DRAWS_AT_ONCE):
+        drawn = generator.integers(num_groups, size=(min(_DRAWS_AT_ONCE, resamples - start), num_groups))
+        times = np.array([np.bincount(row, minlength=num_groups) for row in drawn])
+        parts.append(_scores_of_draws(tally, groups, times))
+    return np.concatenate(parts)
 
 
 def bootstrap_group_means(
@@ -117,7 +141,8 @@ def bootstrap_group_means(
 
 def scores(predictions: Predictions) -> dict[str, float]:
     """Each of ``METRICS``, in [0, 1]."""
-    values = _tally_scores(_tally(predictions), np.arange(len(predictions.video_ids)))
+    once = np.ones((1, predictions.num_groups), dtype=np.int64)
+    (values,) = _scores_of_draws(_tally(predictions), predictions.group_indices, once)
     return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
 
 
@@ -125,7 +150,7 @@ def metrics(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> d
     """All metrics and counts, ready for JSON.
 
     Returns each of ``METRICS`` in [0, 1]; ``intervals``: for each of them ``[low, high]``, the 95 % percentile
-    bootstrap over videos (``resamples`` draws from ``seed``); ``expected_calibration_error`` in [0, 1] and
+    bootstrap over groups (``resamples`` draws from ``seed``); ``expected_calibration_error`` in [0, 1] and
     ``negative_log_likelihood`` in nats, both ``None`` if all videos are missing; and ``COUNTS``, where ``num_clips``
     counts sampled clips only, none for a missing video.
     """
@@ -137,6 +162,7 @@ def metrics(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> d
         "negative_log_likelihood": negative_log_likelihood(predictions),
         "num_clips": len(predictions.clip_videos),
         "num_videos": len(predictions.video_ids),
+        "num_groups": predictions.num_groups,
         "num_classes": len(predictions.classes),
         "num_missing": int(predictions.missing.sum()),
     }

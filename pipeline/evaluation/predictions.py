@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,9 +43,10 @@ class Predictions:
         labels: int64 ``[num_videos]``, indices into ``classes``.
         clip_probabilities: float64 ``[num_clips, num_classes]``; each row sums to 1.
         clip_videos: int64 ``[num_clips]``, indices into ``video_ids``.
+        groups: the group of each video; empty where unknown. Then each video is its own group.
 
     Raises:
-        EvaluationError: shapes, indices or probabilities are not valid.
+        EvaluationError: shapes, names, indices or probabilities are not valid.
     """
 
     classes: tuple[str, ...]
@@ -52,6 +54,7 @@ class Predictions:
     labels: IntArray
     clip_probabilities: FloatArray
     clip_videos: IntArray
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", _indices("labels", self.labels, len(self.classes)))
@@ -65,14 +68,20 @@ class Predictions:
         for what, names in (("classes", self.classes), ("video_ids", self.video_ids)):
             if not names:
                 raise EvaluationError(f"{what} is empty, so there is nothing to evaluate. Does the split have videos?")
+            if not all(isinstance(name, str) for name in (*names, *self.groups)):
+                raise EvaluationError(f"{what} and groups must be texts.")
             if len(set(names)) < len(names):
-                repeated = next(name for index, name in enumerate(names) if name in names[:index])
+                ((repeated, _),) = Counter(names).most_common(1)
                 raise EvaluationError(f"{what} contains {repeated!r} twice. Names must be unique: rename one of them.")
 
     def _check_shapes(self) -> None:
         if self.labels.shape != (len(self.video_ids),):
             raise EvaluationError(
                 f"labels has shape {self.labels.shape} for {len(self.video_ids)} videos. Pass one label per video."
+            )
+        if len(self.groups) not in (0, len(self.video_ids)):
+            raise EvaluationError(
+                f"there are {len(self.groups)} groups for {len(self.video_ids)} videos. Pass one each."
             )
         expected = (len(self.clip_videos), len(self.classes))
         if self.clip_probabilities.shape != expected:
@@ -99,6 +108,16 @@ class Predictions:
 
     def _clip_name(self, clip: int) -> str:
         return f"video {self.video_ids[self.clip_videos[clip]]!r} (row {clip} of clip_probabilities)"
+
+    @cached_property
+    def group_indices(self) -> IntArray:
+        """int64 ``[num_videos]``: the number of each video's group, in the order in which groups first occur."""
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(group, len(numbers)) for group in self.groups or self.video_ids])
+
+    @property
+    def num_groups(self) -> int:
+        return int(self.group_indices.max()) + 1
 
     @cached_property
     def clip_counts(self) -> IntArray:
@@ -144,7 +163,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write all of it to a safetensors file, atomically and with a checksum. Raises ``OSError``."""
-        names = {"classes": json.dumps(self.classes), "video_ids": json.dumps(self.video_ids)}
+        names = {name: json.dumps(getattr(self, name)) for name in ("classes", "video_ids", "groups")}
         arrays = {
             "labels": self.labels,
             "clip_probabilities": self.clip_probabilities,
@@ -157,44 +176,48 @@ class Predictions:
     def load(cls, path: Path) -> "Predictions":
         """Read the file that ``save`` wrote to ``<run>/<evaluation>/predictions.safetensors``.
 
-        Raises ``EvaluationError`` where there is no such file or it is damaged.
+        Files of earlier versions contain no groups. Raises ``EvaluationError`` where there is no such file or it is
+        damaged.
         """
         again = f"Evaluate the run again: python evaluate.py {path.parent.parent} --again"
+        if path.exists() and not path.is_file():  # opening a pipe would block
+            raise EvaluationError(f"{path} is not a file. {again}")
         try:
             with safe_open(path, framework="numpy") as file:
                 names = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in ("labels", "clip_probabilities", "clip_videos")}
             if names.pop("crc32") != _checksum(names, arrays):
                 raise ValueError("its checksum does not match its content")
-            return cls(
-                classes=tuple(json.loads(names["classes"])), video_ids=tuple(json.loads(names["video_ids"])), **arrays
+            classes, video_ids, groups = (
+                tuple(json.loads(names.get(name, "[]"))) for name in ("classes", "video_ids", "groups")
             )
+            return cls(classes=classes, video_ids=video_ids, groups=groups, **arrays)
         except FileNotFoundError as error:
             raise EvaluationError(
                 f"there is no {path}: the evaluation did not finish, or an earlier version made it. {again}"
             ) from error
-        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise EvaluationError(f"{path} is damaged ({error}). {again}") from error
 
     def csv_rows(self) -> Iterator[list[object]]:
         """The column names and one row per video, for ``predictions.csv``: an export for people, never read back."""
         ranks = range(1, self.top_classes.shape[1] + 1)
         yield [
-            *("video_id", "label", "predicted", "correct", "confidence", "num_clips"),
+            *("video_id", "label", "predicted", "correct", "confidence", "num_clips", "group"),
             *(f"top{rank}_{what}" for rank in ranks for what in ("class", "probability")),
             *(f"p:{name}" for name in self.classes),
         ]
         for video, video_id in enumerate(self.video_ids):
-            label = self.classes[self.labels[video]]
+            label, group = self.classes[self.labels[video]], self.groups[video] if self.groups else video_id
             if self.missing[video]:
-                yield [video_id, label, "", 0, "", 0]
+                yield [video_id, label, "", 0, "", 0, group]
                 continue
             # Nine digits identify a float32 exactly.
             probabilities = [f"{probability:.9g}" for probability in self.video_probabilities[video].tolist()]
             predicted = self.predicted[video]
             yield [
                 *(video_id, label, self.classes[predicted], int(self.correct[video]), probabilities[predicted]),
-                int(self.clip_counts[video]),
+                *(int(self.clip_counts[video]), group),
                 *(cell for top in self.top_classes[video] for cell in (self.classes[top], probabilities[top])),
                 *probabilities,
             ]

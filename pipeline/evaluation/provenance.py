@@ -8,13 +8,18 @@ import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, model_validator
 
 from data.checksum import JSON
+from pipeline.evaluation.metrics import METRICS
+from pipeline.evaluation.predictions import FILE_NAME, Predictions
 from pipeline.features.recipe import IMPORTED
+from pipeline.training.received import check_file
 from pipeline.training.run import Run
 
-FORMAT = 3  # of an evaluation's files; a new number makes all evaluations unfinished
+FORMAT = 4  # of an evaluation's files; a new number makes all evaluations unfinished
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -27,7 +32,12 @@ def digest(value: object) -> str:
 def run_digest(run: Run) -> str:
     """Digest of a run's name, settings, learning curves and best checkpoint, as far as they exist."""
     files = (run.folder / "config.yaml", run.folder / "metrics.jsonl", run.checkpoints / "best.pt")
-    return digest([run.name, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.exists())])
+    return digest([run.name, *(_sha256(path) for path in files if path.exists())])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def metrics_to_json(metrics: Mapping[str, Any]) -> bytes:
@@ -47,9 +57,11 @@ def metrics_from_json(content: bytes) -> dict[str, Any]:
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
     """The content of ``metrics.json`` in an evaluation's folder; ``None`` if it is missing or damaged."""
+    path = folder / "metrics.json"
     try:
-        return metrics_from_json((folder / "metrics.json").read_bytes())
-    except (OSError, ValueError):
+        check_file(path)
+        return metrics_from_json(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -62,12 +74,71 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def finished_metrics(folder: Path, provenance: dict[str, object]) -> dict[str, Any] | None:
     """The metrics of the evaluation in ``folder`` if it is finished and has this provenance; else ``None``.
 
-    An evaluation with missing videos is not finished: they may have features by now.
+    An evaluation with missing videos is not finished: they may have features by now. Neither is one with damaged
+    metrics or predictions.
     """
     metrics = read_metrics(folder)
     if metrics is None or metrics.get("provenance") != provenance or metrics.get("num_missing"):
         return None
+    try:
+        _FINISHED.validate_python(metrics, strict=True)
+        if "mse" not in metrics:
+            Predictions.load(folder / FILE_NAME)
+    except ValueError:
+        return None
     return metrics
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Interval = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
+Scalar = None | bool | int | FiniteFloat | str
+
+
+class _Order(BaseModel):
+    video_top1: Share
+    drop: FiniteFloat
+    interval: Interval
+
+
+class _Metrics(BaseModel, extra="allow"):
+    """What tables and pages rely on. What they show besides is plain values."""
+
+    run: str
+    dataset: str
+    model: str
+    seed: int
+    provenance: dict[str, Any]
+    __pydantic_extra__: dict[str, Scalar]
+
+
+class _ClassifierMetrics(_Metrics):
+    clip_top1: Share
+    clip_top5: Share
+    video_top1: Share
+    video_top5: Share
+    mean_class_accuracy: Share
+    num_videos: int
+    num_groups: int
+    intervals: dict[str, Interval]
+    order: dict[str, _Order] | None = None
+
+    @model_validator(mode="after")
+    def _has_every_interval(self) -> Self:
+        if lacking := set(METRICS) - self.intervals.keys():
+            raise ValueError(f"no interval of {', '.join(lacking)}")
+        return self
+
+
+class _RegressionMetrics(_Metrics):
+    length: int
+    settings: str
+    mse: FiniteFloat
+    chance_mse: FiniteFloat
+    solved: bool
+    steps_to_solve: int | None
+
+
+_FINISHED: TypeAdapter[_ClassifierMetrics | _RegressionMetrics] = TypeAdapter(_ClassifierMetrics | _RegressionMetrics)
 
 
 def training_facts(run: Run) -> dict[str, object]:

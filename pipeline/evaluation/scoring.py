@@ -81,6 +81,7 @@ def predict_orders(
             labels=np.array([record.label for record in records], dtype=np.int64),
             clip_probabilities=np.concatenate(probabilities[order]),
             clip_videos=np.concatenate(videos),
+            groups=tuple(record.group for record in records),
         )
         for order in orders
     }

@@ -4,6 +4,7 @@ Runs with the same test list are compared in pairs, video by video. The runs of 
 several seeds are shown side by side with their mean; across splits nothing is paired.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from pipeline.reports.leaderboard import EXPERIMENT, REPEAT, deviation, experime
 from pipeline.reports.pages import (
     VIDEO_TITLES,
     csv_bytes,
+    drawn,
     p_text,
     points,
     relative_url,
@@ -43,6 +45,7 @@ from pipeline.reports.pages import (
 NUM_LISTED = 20  # rows of a list on the page; the CSV files contain all
 NUM_DETAILED = 10  # pairs that get matrices and lists of videos; the others are only in the tables
 FIGURES = "comparison_figures"
+_OURS = re.compile(r"(confusion|recall)_difference_\d+_\d+\.(png|svg|csv)")
 
 
 def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
@@ -52,8 +55,11 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
         evaluations: folders that ``write_evaluation`` filled. Of each pair, the first is A.
 
     Returns the page. Raises ``EvaluationError`` where an evaluation is missing or damaged, where two with the same
-    split differ in their videos, labels or classes, and where there is nothing to compare.
+    split differ in their videos, labels or classes, where there is nothing to compare, and where the folder of figures
+    is a link.
     """
+    if (folder / FIGURES).is_symlink():
+        raise EvaluationError(f"{folder / FIGURES} is a link, which is not followed. Delete it, or choose an --output.")
     test_lists = by_test_list(read_evaluations(evaluations))
     compared = sorted((e for group in test_lists for e in group), key=lambda evaluation: evaluation.number)
     rows = [{**evaluation.results, "number": evaluation.number} for group in test_lists for evaluation in group]
@@ -74,13 +80,13 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
         **{f"{FIGURES}/{name}": content for figure in figures for name, content in figure.files().items()},
         "comparison.csv": csv_bytes(_pair_rows(pairs)),
         "flips.csv": csv_bytes(_flip_rows(test_lists)),
-        "comparison.html": _page(folder, compared, pairs, details, repeats).encode(),
+        "comparison.html": _page(folder, compared, pairs, details, repeats).encode(errors="replace"),
     }
     write_files(folder, files)
     # An earlier comparison of more pairs may have left figures that are not on this page.
-    for old in (folder / FIGURES).glob("*_difference_*"):
-        if f"{FIGURES}/{old.name}" not in files:
-            old.unlink()
+    for old in (folder / FIGURES).glob("*"):
+        if _OURS.fullmatch(old.name) and f"{FIGURES}/{old.name}" not in files:
+            old.unlink(missing_ok=True)
     return folder / "comparison.html"
 
 
@@ -259,6 +265,7 @@ def _page(
         pairs=pairs,
         test_lists={pair.key: _label(pair.a.results, TEST_LIST) for pair in pairs},
         num_test_lists=len({_label(pair.a.results, TEST_LIST) for pair in pairs}),
+        resampling=" or ".join(dict.fromkeys(_drawn(evaluation) for evaluation in evaluations)),
         widest=max(widest, 0.01),
         level=LEVEL,
         p_text=p_text,
@@ -270,6 +277,11 @@ def _page(
         differing=_differing_facts(results),
         figures=FIGURES,
     )
+
+
+def _drawn(evaluation: Evaluation) -> str:
+    predictions = evaluation.predictions
+    return drawn(predictions.num_groups, len(predictions.video_ids), evaluation.unit)
 
 
 def _side_by_side(repeats: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:

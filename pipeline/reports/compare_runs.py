@@ -150,7 +150,13 @@ def by_test_list(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
             predictions = aligned(evaluation.predictions, group[0].predictions, names)
             evaluation = dataclasses.replace(evaluation, predictions=predictions)
         group.append(evaluation)
-    return list(groups.values())
+    return [_with_groups(group) for group in groups.values()]
+
+
+def _with_groups(evaluations: list[Evaluation]) -> list[Evaluation]:
+    """The same evaluations, all with the groups of the first that has any: earlier versions stored none."""
+    groups = next((e.predictions.groups for e in evaluations if e.predictions.groups), ())
+    return [dataclasses.replace(e, predictions=dataclasses.replace(e.predictions, groups=groups)) for e in evaluations]
 
 
 def all_pairs(test_lists: Sequence[Sequence[Evaluation]]) -> list[Pair]:
@@ -162,7 +168,7 @@ def all_pairs(test_lists: Sequence[Sequence[Evaluation]]) -> list[Pair]:
         draws = {evaluation.number: bootstrap(evaluation.predictions) for evaluation in evaluations}
         for a, b in combinations(evaluations, 2):
             differences = paired_differences(draws[a.number], draws[b.number])
-            test = mcnemar(a.predictions.correct, b.predictions.correct)
+            test = mcnemar(a.predictions.correct, b.predictions.correct, a.predictions.group_indices)
             pairs.append(Pair(a, b, differences, test, test.p_value))
     corrected = holm([pair.test.p_value for pair in pairs])
     return [dataclasses.replace(pair, corrected_p=p) for pair, p in zip(pairs, corrected, strict=True)]

@@ -4,6 +4,7 @@ They are drawn on white; the dark theme of the pages inverts them.
 """
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,13 @@ from pipeline.evaluation.predictions import IntArray
 from pipeline.reports.pages import csv_bytes, percent
 
 MISSING = "(missing)"
+FIGURES = ("confusion", "calibration", "length", "frames_seen", "learning_curves", "spectrum")
+"""The figures that the report of an evaluation may have."""
 BLUE, RED, GREY = "#1f62b0", "#c42030", "#8a929b"
 _SIZE = (5.4, 3.7)  # inches: two such figures fit side by side on the page
+_NAMED_CELL = 0.2  # inches: fits one line of 9-point text
+_LARGEST_MATRIX = 22.0  # inches
+_MAX_ROWS = 100  # of a figure with a name per row; a picture has at most 2^16 pixels per side
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,10 @@ class StaticFigure:
 def confusion_figure(counts: IntArray, classes: Sequence[str], unit: str = "video") -> StaticFigure:
     """A confusion matrix, as ``confusion_matrix`` returns it, with each row divided by its number of videos.
 
-    Correct answers are blue and mistakes red, on a scale on which even a single mistake is visible. Cells are large
-    enough for the class names on both axes; with up to 20 classes they also show the number of videos. A class without
-    test videos is a grey row. The column of missing videos is drawn only if there are any.
+    Correct answers are blue and mistakes red, on a scale on which even a single mistake is visible. With up to 20
+    classes the cells show the number of videos. With more than 110 the picture stays as large as it is, so that its
+    memory does, and only every second, third, ... class is named. A class without test videos is a grey row. The column
+    of missing videos is drawn only if there are any.
     """
     num_classes = len(classes)
     columns = [*classes, MISSING] if counts[:, -1].any() else list(classes)
@@ -74,17 +81,21 @@ def confusion_figure(counts: IntArray, classes: Sequence[str], unit: str = "vide
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(np.broadcast_to(support > 0, counts.shape), cmap="gray", vmin=-5, vmax=1)
     for bar_index, (title, shown, colours) in enumerate((("correct", correct, "Blues"), ("wrong", wrong, "Reds"))):
-        image = axes.imshow(np.ma.masked_where(~shown, share), cmap=colours, norm=PowerNorm(0.5, 0, 1))
+        # By default, cells of a few pixels are blurred, and a single mistake with them.
+        sharp = "nearest" if cell * figure.dpi >= 1 else None
+        masked = np.ma.masked_where(~shown, share)
+        image = axes.imshow(masked, cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation=sharp)
         left = 1 + (0.2 + 0.8 * bar_index) / width
         bar_axes = axes.inset_axes((left, 1 - 2.4 / height, 0.12 / width, 2.2 / height))
         bar = figure.colorbar(image, cax=bar_axes)
         bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"], size=8)
         bar_axes.set_title(title, size=9, loc="left")
-    _name_classes(axes, classes, columns, size=9 if num_classes > 20 else 10)
-    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="0.9", linewidth=0.5)
-    axes.tick_params(which="minor", length=0)
+    _name_classes(axes, classes, columns, cell, size=9 if num_classes > 20 else 10)
+    if cell >= _NAMED_CELL:
+        axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="0.9", linewidth=0.5)
+        axes.tick_params(which="minor", length=0)
     if num_classes <= 20:
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -256,11 +267,15 @@ def spectrum_figure(spectra: Mapping[str, NDArray[np.complexfloating]]) -> Stati
 
 
 def difference_figure(pairs: Sequence[tuple[str, str]], differences: Sequence[PairedDifference]) -> StaticFigure:
-    """A forest plot of the difference in top-1 for each pair of models (names of A and B), with its interval."""
-    figure, axes = _named_rows([f"{shortened(b)} − {shortened(a)}" for a, b in pairs])
-    rows = range(len(pairs))
+    """A forest plot of the difference in top-1 for pairs of models (names of A and B), with its interval.
+
+    It shows the first ``_MAX_ROWS`` pairs; the CSV contains all.
+    """
+    figure, axes = _named_rows([f"{shortened(b)} − {shortened(a)}" for a, b in pairs[:_MAX_ROWS]])
+    rows = range(len(pairs[:_MAX_ROWS]))
     low, middle, high = (
-        [100 * getattr(difference, name) for difference in differences] for name in ("low", "difference", "high")
+        [100 * getattr(difference, name) for difference in differences[:_MAX_ROWS]]
+        for name in ("low", "difference", "high")
     )
     axes.hlines(rows, low, high, color=BLUE)
     axes.plot(middle, rows, "o", color=BLUE, markersize=5)
@@ -294,7 +309,7 @@ def confusion_difference_figure(
     # As in confusion_figure, names and the colour bar are outside of the figure.
     axes = figure.add_axes((0, 0, 1, 1))
     image = axes.imshow(gain, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
-    _name_classes(axes, [names[row] for row in rows], [names[column] for column in columns], size=9)
+    _name_classes(axes, [names[row] for row in rows], [names[column] for column in columns], cell, size=9)
     bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.2 / width, 0, 0.12 / width, 1)))
     bar.set_ticks([-largest, 0, largest], labels=[f"{largest:.0%} worse", "0", f"{largest:.0%} better"], size=8)
     axes.set_title(f"{shortened(b)} − {shortened(a)}", size=10, parse_math=False)
@@ -321,8 +336,8 @@ def changed_classes(difference: ConfusionDifference) -> tuple[list[int], list[in
 
 
 def recall_difference_figure(name: str, a: str, b: str, rows: Sequence[RecallDifference]) -> StaticFigure:
-    """Bars for the classes whose recall changed. The CSV contains all classes."""
-    changed = [row for row in rows if row.difference]
+    """Bars for the ``_MAX_ROWS`` classes whose recall changed most: ``rows`` start with them. The CSV contains all."""
+    changed = [row for row in rows if row.difference][:_MAX_ROWS]
     figure, axes = _named_rows([shortened(row.name) for row in changed])
     colours = [BLUE if row.difference > 0 else RED for row in changed]
     axes.barh(range(len(changed)), [100 * row.difference for row in changed], color=colours)
@@ -339,15 +354,16 @@ def recall_difference_figure(name: str, a: str, b: str, rows: Sequence[RecallDif
 
 
 def _cell_size(num_columns: int) -> float:
-    """Side of a confusion matrix's cell in inches; the minimum fits one line of 9-point text."""
-    return float(np.clip(6 / num_columns, 0.2, 0.8))
+    """Side of a confusion matrix's cell in inches, so that the names fit as long as the matrix does."""
+    return float(min(np.clip(6 / num_columns, _NAMED_CELL, 0.8), _LARGEST_MATRIX / num_columns))
 
 
-def _name_classes(axes: Axes, rows: Sequence[str], columns: Sequence[str], size: int) -> None:
+def _name_classes(axes: Axes, rows: Sequence[str], columns: Sequence[str], cell: float, size: int) -> None:
+    step = math.ceil(_NAMED_CELL / cell)
     # Without parse_math, a class called "$5" is not a formula.
-    names = [shortened(name) for name in columns]
-    axes.set_xticks(range(len(columns)), names, rotation=90, size=size, parse_math=False)
-    axes.set_yticks(range(len(rows)), [shortened(name) for name in rows], size=size, parse_math=False)
+    for names, set_ticks, rotation in ((columns, axes.set_xticks, 90), (rows, axes.set_yticks, 0)):
+        shown = [shortened(name) for name in names[::step]]
+        set_ticks(range(0, len(names), step), shown, rotation=rotation, size=size, parse_math=False)
     axes.set_xlabel("predicted class", size=12)
     axes.set_ylabel("true class", size=12)
 
@@ -415,6 +431,6 @@ def _saved(figure: Figure, kind: str, extent: Bbox) -> bytes:
 
 
 def shortened(name: str) -> str:
-    """A class name on one line, cut to 28 characters."""
-    name = " ".join(name.split())
+    """A class name on one line, cut to 28 characters, with what can't be drawn (a lone surrogate) replaced."""
+    name = "".join(letter if letter.isprintable() else "�" for letter in " ".join(name.split()))
     return name if len(name) <= 28 else name[:27] + "…"

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.evaluation.metrics import COUNTS, METRICS
 from pipeline.evaluation.predictions import EvaluationError
 from pipeline.reports.pages import CLIP_AND_VIDEO_TITLES as TITLES
-from pipeline.reports.pages import csv_bytes, percent, relative_url, render_page, write_files
+from pipeline.reports.pages import csv_bytes, drawn, percent, relative_url, render_page, write_files
 
 Row = Mapping[str, Any]
 
@@ -46,8 +46,8 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path]
         folder,
         {
             "leaderboard.csv": csv_bytes(_csv_rows(grouped)),
-            "leaderboard.html": _page(grouped).encode(),
-            "leaderboard.md": markdown.encode(),
+            "leaderboard.html": _page(grouped).encode(errors="replace"),
+            "leaderboard.md": markdown.encode(errors="replace"),
         },
     )
     return markdown
@@ -121,6 +121,13 @@ def _csv_rows(experiments: Sequence[Sequence[Row]]) -> Iterable[Sequence[object]
             yield [row.get(column) for column in columns]
 
 
+def _resampling(runs: Sequence[Row]) -> str:
+    """What the intervals are over: "bootstrap over 25 groups", with all numbers where the runs differ."""
+    return "bootstrap over " + " or ".join(
+        dict.fromkeys(drawn(run.get("num_groups"), run.get("num_videos", 0)) for run in runs)
+    )
+
+
 def _shared_by(runs: Sequence[Row], names: Iterable[str]) -> list[str]:
     return [name for name in names if all(name in run for run in runs)]
 
@@ -152,6 +159,7 @@ def _page(experiments: Sequence[Sequence[Row]]) -> str:
         experiment_facts=[key for key in differing if key in EXPERIMENT] or ["model"],
         shared_facts={key: runs[0][key] for key in facts if key not in differing},
         titles=titles,
+        resampling=_resampling(runs),
         scales={name: (min(values), max(values)) for name, values in bounds.items()},
         means=[
             {
@@ -187,7 +195,7 @@ def _markdown(experiments: Sequence[Sequence[Row]]) -> str:
     for run in runs:
         scores = [_with_interval(run, name) for name in TITLES]
         lines.append(_line([*(run.get(key) for key in shown), run.get("num_videos"), *scores]))
-    sections.append("## Runs\n\n" + "\n".join(lines) + "\n\nIn brackets: 95 % bootstrap interval over videos.\n")
+    sections.append("## Runs\n\n" + "\n".join(lines) + f"\n\nIn brackets: 95 % interval, {_resampling(runs)}.\n")
     return "# Leaderboard\n\nAll scores in percent of the test videos or clips.\n\n" + "\n".join(sections)
 
 

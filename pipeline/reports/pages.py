@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,9 @@ CLIP_AND_VIDEO_TITLES = {
 }
 
 _FOLDER = Path(__file__).parent
+# Apostrophes first, so that text which has one already is told from text that was given one. Spreadsheets skip white
+# space, and some take full-width signs for the plain ones.
+_FORMULA = re.compile(r"'*\s*[=+\-@\t\r＝＋－＠]")
 
 
 def render_page(template: str, scripts: Sequence[str] = (), **values: object) -> str:
@@ -37,7 +41,8 @@ def render_page(template: str, scripts: Sequence[str] = (), **values: object) ->
 
     All text is escaped. Data for a script goes through ``{{ value | tojson }}`` into a ``<script
     type="application/json">``, where even a class named ``</script>`` stays text. Further filters: ``percent``,
-    ``points`` (signed), ``readable`` (any value), ``data_uri`` (the bytes of a picture and its media type).
+    ``points`` (signed), ``readable`` (any value), ``data_uri`` (the bytes of a picture and its media type), and the
+    function ``drawn``.
 
     Args:
         template: file name of the template.
@@ -53,6 +58,7 @@ def render_page(template: str, scripts: Sequence[str] = (), **values: object) ->
     environment.filters.update(
         percent=percent, points=partial(points, plus=True), readable=_readable, data_uri=_data_uri
     )
+    environment.globals["drawn"] = drawn
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("theme.js", *scripts)]
     return environment.get_template(template).render(
@@ -77,6 +83,12 @@ def points(share: float, *, plus: bool = False) -> str:
     value = round(100 * share, 1) or 0.0  # never -0.0
     sign = "+" if plus and value > 0 else ""
     return f"{sign}{value:.1f}".replace("-", "−")
+
+
+def drawn(num_groups: int | None, num_videos: int, unit: str = "video") -> str:
+    """What a bootstrap drew: "25 groups", or "40 videos" where each is its own group or the groups are unknown."""
+    number, name = (num_groups, "group") if num_groups and num_groups < num_videos else (num_videos, unit)
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def p_text(p_value: float) -> str:
@@ -104,14 +116,30 @@ def _data_uri(content: bytes, media_type: str) -> str:
 
 def relative_url(path: Path, folder: Path) -> str:
     """The link from a page in ``folder`` to ``path``; it stays valid when both move together."""
-    return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+    return quote(os.fsencode(os.path.relpath(path.resolve(), folder.resolve())))
 
 
 def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
-    """Comma-separated values in UTF-8; ``None`` becomes an empty cell."""
+    """Comma-separated values in UTF-8; ``None`` becomes an empty cell.
+
+    A spreadsheet would run text that begins with ``= + - @`` as a formula, so an apostrophe is put before it. Numbers
+    stay as they are. ``csv_rows`` takes the apostrophe away.
+    """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+    # The csv module quotes a carriage return only if the line terminator contains one.
+    csv.writer(text, lineterminator="\r\n").writerows(map(_without_formula, row) for row in rows)
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def csv_rows(content: bytes) -> list[list[str]]:
+    """The cells that ``csv_bytes`` wrote, as text."""
+    rows = csv.reader(io.StringIO(content.decode(errors="surrogateescape"), newline=""))
+    return [[cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell for cell in row] for row in rows]
+
+
+def _without_formula(cell: object) -> object:
+    # Most cells are numbers, as text: the first test is the fast one.
+    return f"'{cell}" if isinstance(cell, str) and not cell[:1].isalnum() and _FORMULA.match(cell) else cell
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -6,7 +6,10 @@ in ``figures/`` and, if requested, strips of frames in ``strips/``. Each file is
 last: where it exists, the others are complete.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from pipeline.evaluation.metrics import (
 from pipeline.evaluation.predictions import FILE_NAME, NOT_PREDICTED, EvaluationError, Predictions
 from pipeline.evaluation.provenance import metrics_to_json
 from pipeline.reports.figures import (
+    FIGURES,
     StaticFigure,
     calibration_figure,
     confusion_figure,
@@ -110,21 +114,36 @@ def write_evaluation(
     )
     summary = {**facts, **results}
     # All contents are computed before the first file is written, so a failure leaves the older files unchanged.
+    figure_files = {f"figures/{name}": content for figure in figures for name, content in figure.files().items()}
     files = {
         "predictions.csv": csv_bytes(predictions.csv_rows()),
         "per_class.csv": csv_bytes(_class_rows(predictions)),
-        "confusion.csv": csv_bytes(confusion.rows),
+        "confusion.csv": figure_files["figures/confusion.csv"],
         "confusion.png": confusion.png,
-        **{f"figures/{name}": content for figure in figures for name, content in figure.files().items()},
-        "report.html": page.encode(),
+        **figure_files,
+        "report.html": page.encode(errors="replace"),
         "metrics.json": metrics_to_json(summary),
     }
-    for path in (folder / "figures").glob("*"):  # an older evaluation may have had figures that this one lacks
-        if path.relative_to(folder).as_posix() not in files:
-            path.unlink()
-    predictions.save(folder / FILE_NAME)
-    write_files(folder, files)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(folder):
+        for name in FIGURES:  # an older evaluation may have had figures that this one lacks
+            for kind in ("png", "svg", "csv"):
+                if (older := f"figures/{name}.{kind}") not in files:
+                    (folder / older).unlink(missing_ok=True)
+        predictions.save(folder / FILE_NAME)
+        write_files(folder, files)
     return summary
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes to the folder: two evaluations of a run must not mix their files."""
+    descriptor = os.open(folder, os.O_RDONLY)  # a lock on the folder itself leaves no file behind
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _calibration(predictions: Predictions, unit: str, temperature: float) -> StaticFigure | None:

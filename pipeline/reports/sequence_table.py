@@ -1,14 +1,12 @@
 """Runs of addition and multiplication side by side: ``sequences.csv`` and ``sequences.md``."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from data.atomic import write_text_atomically
+from pipeline.reports.pages import csv_bytes, write_files
 
 SOLVED_MSE = 0.01
 """A run with a lower test error has solved its task."""
@@ -19,17 +17,14 @@ COLUMNS = ("run", "dataset", "length", "model", "settings", "seed", "mse", "solv
 def write_sequence_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     """Write the ``metrics.json`` of runs as a table to ``folder``; returns the Markdown."""
     rows = sorted(rows, key=lambda row: [row[key] for key in ("dataset", "length", "model", "settings", "seed")])
-    text = io.StringIO()
-    table = csv.DictWriter(text, [*COLUMNS, "chance_mse", "num_parameters"], extrasaction="ignore")
-    table.writeheader()
-    table.writerows(rows)
+    in_csv = (*COLUMNS, "chance_mse", "num_parameters")
     # Settings that all runs share are in each run's config.yaml; here they would only widen the table.
     is_shared = len({row["settings"] for row in rows}) == 1
     columns = [name for name in COLUMNS if name != "settings" or not is_shared]
     cells = [[_cell(row[name]) for name in columns] for row in rows]
     markdown = tabulate(cells, columns, "github", disable_numparse=True)
-    write_text_atomically(folder / "sequences.csv", text.getvalue())
-    write_text_atomically(folder / "sequences.md", markdown + "\n")
+    table = csv_bytes([in_csv, *([row.get(name) for name in in_csv] for row in rows)])
+    write_files(folder, {"sequences.csv": table, "sequences.md": f"{markdown}\n".encode(errors="replace")})
     return markdown
 
 

@@ -23,7 +23,7 @@ def verdict(predictions: Predictions, history: Sequence[Mapping[str, object]] = 
     if predictions.correct.all():
         return (
             f"The model makes no mistakes here. With {len(predictions.labels):,} {unit}s, the true accuracy may still "
-            f"be as low as {percent(accuracy(predictions.correct).low)} %. To learn more, test it on more or harder "
+            f"be as low as {percent(_lower_bound(predictions))} %. To learn more, test it on more or harder "
             f"{unit}s."
         )
     parts = [_chance_level(predictions, unit), _confusion(predictions, unit), _advice(predictions, history, unit)]
@@ -46,11 +46,15 @@ def order_sentence(reversed_frames: Mapping[str, Any]) -> str:
     return f"Reversing the frames costs {drop} points [{low}, {high}]: {conclusion}."
 
 
+def _lower_bound(predictions: Predictions) -> float:
+    return accuracy(predictions.correct, predictions.group_indices).low
+
+
 def _chance_level(predictions: Predictions, unit: str) -> str:
     support = np.bincount(predictions.labels)
     largest = int(support.argmax())
     guessing = support[largest] / len(predictions.labels)
-    if accuracy(predictions.correct).low > guessing:
+    if _lower_bound(predictions) > guessing:
         return ""
     return (
         f"The model is not significantly better than guessing: always answering “{predictions.classes[largest]}” would "

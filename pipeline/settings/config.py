@@ -28,6 +28,18 @@ def _require(section: Any, requirement: str, is_met: Callable[[Any], bool], *nam
             raise ConfigError(f"{name} must be {requirement}, not {value!r}")
 
 
+# What a setting may ask for. A config.yaml may come from anybody, and must not exhaust the machine that reads it.
+_MOST = 10**9
+
+
+def _is_finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _is_at_most(most: int) -> Callable[[int], bool]:
+    return lambda value: value <= most
+
+
 @dataclass(frozen=True)
 class FeatureConfig:
     """How a video becomes feature vectors, and where they are stored."""
@@ -57,6 +69,8 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", lambda value: value >= 1, "workers", "video_timeout")
+        _require(self, "at most 1024", _is_at_most(1024), "workers")
+        _require(self, "finite", _is_finite, "video_timeout")
         _require(self, f"1 to {len(VIEWS)} ({', '.join(VIEWS)})", lambda value: 1 <= value <= len(VIEWS), "views")
 
 
@@ -111,6 +125,8 @@ class TrainingConfig:
         clips = ("clip_frames", "clip_stride", "clips_per_video", "clip_step")
         rates = ("learning_rate", "recurrent_learning_rate", "clip_gradient")
         _require(self, "at least 1", lambda value: value >= 1, *counts, *clips)
+        _require(self, f"at most {_MOST:,}", _is_at_most(_MOST), *counts, *clips)
+        _require(self, "finite", _is_finite, *rates, "weight_decay")
         _require(self, "above 0", lambda value: value > 0, *rates)
         _require(self, "at least 0", lambda value: value >= 0, "weight_decay")
         _require(self, "in [0, 1)", lambda value: 0 <= value < 1, "adam_beta2", "label_smoothing")
@@ -145,9 +161,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(self, "at least 0", lambda value: value >= 0, "strips")
+        _require(self, f"at most {_MOST:,}", _is_at_most(_MOST), "strips")
         folder_name = "a folder name (--runs sets where the folder is)"
         _require(self, folder_name, lambda value: value not in ("", ".", "..") and "/" not in value, "name")
         _require(self, "one or more numbers of at least 0", lambda value: value and min(value) >= 0, "seeds")
+        _require(self, "below 2^63 each", lambda value: max(value) < 2**63, "seeds")
         _require(self, "all different", lambda value: len(set(value)) == len(value), "splits", "seeds")
         if self.resume and self.overwrite:
             raise ConfigError("--resume and --overwrite exclude each other: give one of them")
@@ -164,6 +182,13 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     run: Annotated[RunConfig, tyro.conf.arg(name="output")] = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        # An evaluation keeps the states of 250 sequences: 4 GB at this limit.
+        if not self.data.has_video and self.data.length * self.model.hidden_size > 2**22:
+            raise ConfigError(
+                f"length times hidden_size must be at most {2**22:,}, not {self.data.length} * {self.model.hidden_size}"
+            )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pipeline.settings.config import Config, ConfigError, EvaluationOverrides
 T = TypeVar("T")
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_MAX_BYTES = 2**16  # of a YAML file
 
 
 def to_flat(config: Any) -> dict[str, Any]:
@@ -74,6 +75,8 @@ def _build(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def _convert(name: str, hint: Any, value: Any) -> Any:
     items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, str) and not _can_be_a_path(item) for item in items):
+        raise ConfigError(f"{name} can't be {value!r}: it contains a character that no file name can have")
     # Unless strict, pydantic reads numbers written as text. YAML needs that: it takes 1e-3 for a string. But pydantic
     # would also take true for 1, and 1 for true.
     strict = hint is bool or any(isinstance(item, bool) for item in items)
@@ -87,12 +90,24 @@ def _convert(name: str, hint: Any, value: Any) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file, by key. Raises ``ConfigError`` if it is unreadable or has an unknown key."""
+    """The settings in a YAML file, by key.
+
+    Raises ``ConfigError`` if it is unreadable, has an unknown key, or is not the simple YAML that settings need: an
+    alias or deep nesting can take a small file exponential time and memory.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ConfigError(f"{path} has more than {_MAX_BYTES} bytes, so it is not a file of settings")
+        text = content.decode()
+        _require_simple(path, text)
+        values = yaml.safe_load(text) or {}
     except OSError as error:
         raise ConfigError(f"--config {path} can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: no UTF-8, the 30th of February
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a mapping of settings, like 'hidden_size: 256'")
@@ -101,6 +116,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if key not in known:
             raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
     return values
+
+
+def _require_simple(path: Path, text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > 2 or isinstance(event, yaml.AliasEvent):
+            what = "an alias" if isinstance(event, yaml.AliasEvent) else "a list or mapping within another"
+            raise ConfigError(
+                f"{path} contains {what}. Settings are on one level: a key, and a value or a list of values"
+            )
+
+
+def _can_be_a_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def flags_of(overrides: EvaluationOverrides) -> list[str]:

@@ -193,9 +193,16 @@ def load_best(run: Run, config: Config) -> tuple[SequenceClassifier, tuple[str, 
     if state is None:
         raise TrainingError(f"{run.folder} has no checkpoint yet. Train it: train.py --config ... --resume")
     try:
-        model = SequenceClassifier(config.model, len(state["model"]["feature_mean"]), len(state["classes"]))
-        model.load_state_dict(state["model"])
-    except (KeyError, TypeError, RuntimeError) as error:
+        if not (isinstance(state["epoch"], int) and all(isinstance(name, str) for name in state["classes"])):
+            raise TypeError("the epoch is no number, or a class no text")
+        if not all(_is_plain(weight) for weight in state["model"].values()):
+            raise TypeError("a weight is not an array of numbers on the CPU")
+        # Not allocated, whatever size the settings and the checkpoint claim: the checkpoint's own tensors are used.
+        with torch.device("meta"):
+            model = SequenceClassifier(config.model, len(state["model"]["feature_mean"]), len(state["classes"]))
+        model.load_state_dict(state["model"], assign=True)
+        model.float()
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _not_this_classifier(run, "best", error) from error
     saved = run.split()
     if saved is not None and saved.get("classes", state["classes"]) != state["classes"]:
@@ -210,6 +217,15 @@ def _not_this_classifier(run: Run, name: str, error: Exception) -> TrainingError
     return TrainingError(
         f"{run.checkpoints / name}.pt does not contain the classifier that {run.folder / 'config.yaml'} describes "
         f"({error}). Was one of them changed? Train the run again with --overwrite."
+    )
+
+
+def _is_plain(weight: Any) -> bool:
+    return (
+        isinstance(weight, Tensor)
+        and weight.is_floating_point()
+        and weight.layout == torch.strided
+        and weight.device.type == "cpu"
     )
 
 

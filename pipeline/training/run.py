@@ -35,6 +35,7 @@ from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.parsing import from_flat, read_yaml, to_flat
 from pipeline.training.lock import LOCK, locked
+from pipeline.training.received import check_archive, check_received, walk
 
 # Settings that may change when a run is resumed: where files are and how fast things run, not what is computed.
 NOT_PART_OF_A_RUN = {
@@ -185,7 +186,11 @@ class Run:
         return path.read_bytes()
 
     def config(self) -> Config:
-        """The run's settings. Raises ``RunError`` if ``config.yaml`` is missing, damaged or edited."""
+        """The run's settings. Everything else is read after them, so that ``check_received`` has checked the folder.
+
+        Raises ``RunError`` if ``config.yaml`` is missing or damaged, or as ``check_received`` does.
+        """
+        check_received(self.folder)
         path = self.folder / "config.yaml"
         content = self._read("config.yaml")
         if content is None:
@@ -199,9 +204,15 @@ class Run:
                     "line, which is the checksum."
                 ) from error
         try:
-            return from_flat(Config, _BEFORE | read_yaml(path), str(path))
+            config = from_flat(Config, _BEFORE | read_yaml(path), str(path))
         except ConfigError as error:
             raise RunError(f"{self.folder} can't be read: {error}") from error
+        if len(config.run.seeds) != 1 or len(config.run.splits) != config.data.has_video:
+            raise RunError(
+                f"{path} is not that of a run, which has one seed and, with videos, one split: seeds "
+                f"{config.run.seeds}, splits {config.run.splits}."
+            )
+        return config
 
     def split(self) -> dict[str, Any] | None:
         """The content of ``split.json``; ``None`` if there is none. Raises ``RunError`` if the file is damaged."""
@@ -242,6 +253,7 @@ class Run:
         if content is None:
             return None
         try:
+            check_archive(path)
             end = content[-_ZIP_END_BYTES:]
             if not (end.startswith(_ZIP_END) and end.endswith(_NO_COMMENT)):  # else an older version wrote it
                 ZIP.check(content)
@@ -308,7 +320,9 @@ def find_runs(paths: list[Path]) -> list[Run]:
     for path in paths:
         if not path.is_dir():
             raise RunError(f"{path} is not a folder. Name a run, or a folder of runs, such as runs/ucf101.")
-        found = [path] if (path / "config.yaml").exists() else sorted(c.parent for c in path.rglob("config.yaml"))
+        found = [path]
+        if not (path / "config.yaml").exists():
+            found = sorted(Path(entry.path).parent for entry in walk(path) if entry.name == "config.yaml")
         if not found:
             raise RunError(f"there is no run in {path} (a run is a folder with config.yaml, made by train.py).")
         runs |= {folder.resolve(): Run(folder) for folder in found}

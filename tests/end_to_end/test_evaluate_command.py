@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import finish, run, start
@@ -203,3 +204,44 @@ def test_the_report_has_strips_curves_and_spectrum(trained: Path) -> None:
     assert 0 <= facts["best_epoch"] < 3
     assert facts["training_seconds"] > 0
     assert "timm" in facts["versions"] and np.isfinite(facts["video_top1"])
+
+
+@pytest.mark.parametrize("link", ["evaluation/figures", "checkpoints"])
+def test_links_in_a_run_are_not_followed(runs: Path, tmp_path: Path, link: str) -> None:
+    """A run that leads out of its folder is named and the others are evaluated; nothing outside is touched."""
+    received = runs / "np_rnn-split_1-seed_0"
+    outside = tmp_path / "outside"
+    (received / link).rename(outside)
+    (received / link).symlink_to(outside)
+    before = contents(outside)
+    done = run("evaluate.py", runs, "--again")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"failed: {received}: {received / link} is a link to {outside}" in done.stderr
+    assert len(leaderboard_of(runs)) == 2
+    assert contents(outside) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (folder, *folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_does_not_decide_where_an_evaluation_writes(runs: Path, tmp_path: Path) -> None:
+    """Features are read from the run's store, but nothing is written to it, or to a folder that is no store."""
+    received = runs / "np_rnn-split_1-seed_0"
+    settings = yaml.safe_load((received / "config.yaml").read_text())
+    store = Path(shutil.copytree(settings["cache"], tmp_path / "store"))
+    shutil.rmtree(next(store.glob("*/packed")))
+    before = contents(store)
+    (received / "config.yaml").write_text(yaml.safe_dump(settings | {"cache": str(store)}))
+    done = run("evaluate.py", received, "--again")
+    assert done.returncode == 0, done.stderr
+    assert contents(store) == before
+    for entry in list(store.glob("*/ucf101/*"))[:2]:
+        entry.unlink()
+    done = run("evaluate.py", received, "--again")
+    assert done.returncode == 1 and f"--cache {store}" in done.stderr
+    assert run("evaluate.py", received, "--again", "--cache", store).returncode == 0
+    (received / "config.yaml").write_text(yaml.safe_dump(settings | {"cache": str(tmp_path / "theirs")}))
+    done = run("evaluate.py", received, "--again")
+    assert done.returncode == 1 and f"--cache {tmp_path / 'theirs'}" in done.stderr
+    assert not (tmp_path / "theirs").exists()

@@ -10,6 +10,15 @@ from pipeline.evaluation.analysis import accuracy, accuracy_against_length, accu
 from tests.evaluation.test_metrics import predictions_of
 
 
+def test_groups_widen_the_interval() -> None:
+    """Copies count as one video; where all are right, the interval is that of as many videos as groups."""
+    correct, groups = np.tile([True, True, False, True] * 5, 10), np.tile(np.arange(20), 10)
+    grouped, sources = accuracy(correct, groups), accuracy(correct[:20])
+    assert (grouped.low, grouped.high) == pytest.approx((sources.low, sources.high), abs=0.01)
+    assert accuracy(np.ones(200, bool), groups).low == pytest.approx(accuracy(np.ones(20, bool)).low)
+    assert accuracy(correct[:20], groups[:20]) == sources
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=60))
 def test_the_interval_is_wilsons(correct: list[bool]) -> None:
     """The bounds solve Wilson's equation, enclose the share, and stay within [0, 1] even if all are correct."""

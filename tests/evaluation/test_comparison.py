@@ -25,6 +25,7 @@ from pipeline.evaluation.comparison import (
     recall_differences,
 )
 from pipeline.evaluation.predictions import EvaluationError, Predictions
+from tests.evaluation.test_metrics import copied, random_predictions
 
 MISSING = -1
 
@@ -158,6 +159,25 @@ def test_mcnemar_separates_a_real_difference_from_noise() -> None:
     assert mcnemar(nine, one).p_value == pytest.approx(22 / 1024)
     five = np.array([True] * 5 + [False] * 5)
     assert mcnemar(five, ~five).p_value == 1
+
+
+def test_copies_of_videos_make_no_difference_significant() -> None:
+    """Ten clips of each source give the interval and the p-value of the sources, not those of ten times as many."""
+    a, b = random_predictions(30, 3, 1, seed=1), random_predictions(30, 3, 1, seed=2)
+    b = dataclasses.replace(b, labels=a.labels)
+    many_a, many_b = copied(a, 10), copied(b, 10)
+    assert many_a.num_groups == 30
+    once, often = (paired_differences(bootstrap(x), bootstrap(y)) for x, y in ((a, b), (many_a, many_b)))
+    assert once["video_top1"].low == often["video_top1"].low and often["video_top1"].num_groups == 30
+    p_value = mcnemar(a.correct, b.correct).p_value
+    assert mcnemar(many_a.correct, many_b.correct, many_a.group_indices).p_value == pytest.approx(p_value)
+
+
+def test_groups_are_kept_where_only_one_of_two_evaluations_has_them() -> None:
+    """An evaluation by an earlier version, without groups, does not take them from the other."""
+    new = copied(random_predictions(6, 2, 1), 2)
+    old = dataclasses.replace(new, groups=())
+    assert aligned(new, old, ("new", "old")).groups == aligned(old, new, ("old", "new")).groups == new.groups
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

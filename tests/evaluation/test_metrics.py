@@ -49,6 +49,19 @@ def random_predictions(num_videos: int, num_classes: int, num_clips: int, seed: 
     return Predictions(names, tuple(f"v{i}" for i in range(num_videos)), labels, probabilities, clip_videos)
 
 
+def copied(predictions: Predictions, times: int) -> Predictions:
+    """Every video ``times`` times; its copies are a group."""
+    number = len(predictions.video_ids)
+    return Predictions(
+        predictions.classes,
+        tuple(f"{name}-{copy}" for copy in range(times) for name in predictions.video_ids),
+        np.tile(predictions.labels, times),
+        np.tile(predictions.clip_probabilities, (times, 1)),
+        np.concatenate([predictions.clip_videos + copy * number for copy in range(times)]),
+        predictions.video_ids * times,
+    )
+
+
 def scores_of(predictions: Predictions) -> dict[str, Any]:
     return metrics(predictions, resamples=10)
 
@@ -254,6 +267,26 @@ def test_the_bootstrap_draws_whole_videos() -> None:
     )
     assert metrics(copied)["intervals"] == metrics(once)["intervals"]
     assert metrics(copied)["intervals"]["clip_top1"] == metrics(copied)["intervals"]["video_top1"]  # type: ignore[index]
+
+
+def test_copies_of_videos_do_not_narrow_the_intervals() -> None:
+    """Five clips cut from each source say no more than one: the intervals over groups are those of the sources."""
+    sources = random_predictions(num_videos=60, num_classes=4, num_clips=2)
+    of_sources, of_copies = metrics(sources), metrics(copied(sources, 5))
+    assert of_copies["intervals"] == of_sources["intervals"]
+    assert (of_copies["num_groups"], of_copies["num_videos"]) == (60, 300)
+    independent: Any = metrics(dataclasses.replace(copied(sources, 5), groups=()))["intervals"]
+    low, high = independent["video_top1"]
+    assert high - low < 0.6 * np.diff(of_sources["intervals"]["video_top1"]).item()  # type: ignore[index]
+
+
+def test_videos_that_are_their_own_group_change_nothing() -> None:
+    """Without groups, and with a group per video, the draws are those of single videos."""
+    predictions = random_predictions(num_videos=50, num_classes=3, num_clips=2)
+    singles = dataclasses.replace(predictions, groups=tuple(f"g{number}" for number in range(50)))
+    assert (bootstrap_scores(singles) == bootstrap_scores(predictions)).all()
+    drawn = np.random.default_rng(0).integers(50, size=50)
+    assert bootstrap_scores(predictions)[0, 2] == pytest.approx(predictions.correct[drawn].mean())
 
 
 def test_the_interval_has_the_width_of_a_binomial_interval() -> None:

@@ -1,14 +1,16 @@
 """pipeline/evaluation/predictions.py: the checks of predictions, and the file that stores them."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predictions
+from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predictions, _checksum
 from tests.evaluation.test_metrics import predictions_of, random_predictions
 
 
@@ -69,6 +71,18 @@ def test_predictions_are_read_back_bit_for_bit(tmp_path: Path) -> None:
     read = Predictions.load(tmp_path / "run" / "evaluation" / FILE_NAME)
     assert_same(read, predictions)
     assert np.flatnonzero(read.missing).tolist() == [5]
+
+
+def test_a_file_without_groups_is_read(tmp_path: Path) -> None:
+    """Files of earlier versions have no groups: each video is its own."""
+    old = dataclasses.replace(random_predictions(4, 2, 1), groups=tuple("aabb"))
+    names = {name: json.dumps(getattr(old, name)) for name in ("classes", "video_ids")}
+    arrays = {name: getattr(old, name) for name in ("labels", "clip_probabilities", "clip_videos")}
+    (tmp_path / FILE_NAME).write_bytes(save(arrays, {**names, "crc32": _checksum(names, arrays)}))
+    assert (Predictions.load(tmp_path / FILE_NAME).groups, old.num_groups) == ((), 2)
+    assert Predictions.load(tmp_path / FILE_NAME).num_groups == 4
+    old.save(tmp_path / FILE_NAME)
+    assert Predictions.load(tmp_path / FILE_NAME).groups == tuple("aabb")
 
 
 def test_any_name_is_read_back(tmp_path: Path) -> None:

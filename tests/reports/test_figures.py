@@ -8,17 +8,21 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.analysis import LengthBin, accuracy
+from pipeline.evaluation.comparison import PairedDifference, RecallDifference
 from pipeline.evaluation.metrics import calibration, confusion_matrix
 from pipeline.reports.figures import (
     StaticFigure,
     calibration_figure,
     confusion_figure,
+    difference_figure,
     frames_seen_figure,
     learning_curves,
     length_figure,
+    recall_difference_figure,
     spectrum_figure,
 )
 from tests.evaluation.test_metrics import random_predictions
+from tests.helpers.commands import run
 
 HISTORY: list[dict[str, object]] = [
     {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.3, "validation_loss": 2.1, "validation_accuracy": 0.25},
@@ -73,6 +77,51 @@ def test_the_confusion_picture_has_room_for_the_names_of_101_classes() -> None:
     image = picture(confusion_figure(confusion_matrix(predictions), predictions.classes).png)
     assert min(image.size) > 101 * 20
     assert max(image.size) < 4000
+
+
+def test_the_confusion_picture_of_many_classes_is_no_larger() -> None:
+    """400 classes take no more pixels than 110, and a single mistake is still red."""
+    counts = np.eye(400, 401, dtype=int)
+    counts[100, [100, 300]] = 20, 1
+    image = picture(confusion_figure(counts, [f"class {number}" for number in range(400)]).png)
+    assert max(image.size) < 4000
+    red, _, blue = np.moveaxis(np.asarray(image, dtype=int)[1:-200, 300:-300], -1, 0)
+    assert (red > blue + 20).any()
+
+
+MEASURE = """
+import resource, sys, time
+import numpy as np
+from pipeline.reports.figures import confusion_figure
+
+num_classes, started = int(sys.argv[1]), time.perf_counter()
+counts = np.random.default_rng(0).poisson(0.04, (num_classes, num_classes + 1))
+confusion_figure(counts, [f"class {number}" for number in range(num_classes)])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.perf_counter() - started)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_classes", [101, 400, 1000])
+def test_the_memory_of_the_confusion_picture_is_flat(num_classes: int) -> None:
+    """1,000 classes take less than 2 GB and 20 seconds. Prints what it measures: python -m pytest -m slow -s -k flat"""
+    done = run("-c", MEASURE, num_classes)
+    assert done.returncode == 0, done.stderr
+    gigabytes, seconds = map(float, done.stdout.split())
+    print(f"{num_classes} classes: peak memory {gigabytes:.2f} GB, {seconds:.1f} s")
+    assert gigabytes < 2 and seconds < 20
+
+
+def test_a_figure_with_a_row_per_name_has_a_limit() -> None:
+    """3,000 classes or pairs don't exceed the largest picture; the table still contains all of them."""
+    recalls = [RecallDifference(f"class {number}", 0.5, 1.0, 2) for number in range(3000)]
+    names = [("a", "b")] * 3000
+    for figure in (
+        recall_difference_figure("recalls", "a", "b", recalls),
+        difference_figure(names, [PairedDifference(0.1, 0.0, 0.2, 10)] * 3000),
+    ):
+        assert picture(figure.png).height < 5000
+        assert len(figure.rows) == 3001
 
 
 def test_the_confusion_picture_distinguishes_correct_wrong_and_untested() -> None:

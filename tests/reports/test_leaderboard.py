@@ -139,6 +139,15 @@ def test_names_cannot_break_the_table(tmp_path: Path) -> None:
     assert read_csv(tmp_path)[0]["run"] == "a|b\\|c\nd<b>"
 
 
+def test_the_table_says_over_what_the_intervals_are(tmp_path: Path) -> None:
+    """Over groups where a run has them; an older evaluation without groups is over videos."""
+    older, newer = run("a", 0.5), run("b", 0.5, num_groups=25)
+    assert "95 % interval, bootstrap over 25 groups." in write_leaderboard(tmp_path, [newer])
+    assert "95 % interval, bootstrap over 40 videos." in write_leaderboard(tmp_path, [older])
+    assert "bootstrap over 40 videos or 25 groups." in write_leaderboard(tmp_path, [older, newer])
+    assert "bootstrap over 40 videos or 25 groups." in (tmp_path / "leaderboard.html").read_text()
+
+
 def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
     """No runs, or a run without its metrics, is an error that names the problem instead of an empty table."""
     with pytest.raises(EvaluationError, match="at least one"):

@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predictions
+from pipeline.reports.pages import csv_rows
 from pipeline.reports.report import curve_points, write_evaluation
 from tests.evaluation.test_metrics import random_predictions
 from tests.reports.test_figures import HISTORY
@@ -85,6 +87,17 @@ def test_every_video_has_one_row_of_predictions(tmp_path: Path) -> None:
     ]
     assert (wrong["p:sit"], wrong["p:stand"]) == ("0.25", "0.75")
     assert (missing["label"], missing["predicted"], missing["correct"], missing["num_clips"]) == ("stand", "", "0", "0")
+
+
+def test_hostile_class_names_are_read_back(tmp_path: Path) -> None:
+    """A carriage return, a formula and a name that is not UTF-8 survive in the tables and the metrics."""
+    classes = ("sit\r=1+1", "=cmd|' /C calc'!A0\udcff")
+    write_evaluation(tmp_path, three_videos(classes), {"run": "a\udcff"})
+    head, *rows = csv_rows((tmp_path / "predictions.csv").read_bytes())
+    label = head.index("label")
+    assert [row[label] for row in rows] == [classes[0], classes[0], classes[1]]
+    assert [row[0] for row in csv_rows((tmp_path / "per_class.csv").read_bytes())[1:]] == list(classes)
+    assert json.loads((tmp_path / "metrics.json").read_text())["run"] == "a\udcff"
 
 
 def test_the_video_metrics_can_be_computed_from_the_csv(tmp_path: Path) -> None:
@@ -281,6 +294,39 @@ def test_figures_of_an_older_evaluation_are_removed(tmp_path: Path) -> None:
     write_evaluation(tmp_path, three_videos(), FACTS)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {f"{name}.{kind}" for name in ("confusion", "calibration") for kind in ("png", "svg", "csv")}
+
+
+def test_only_figures_of_an_evaluation_are_removed(tmp_path: Path) -> None:
+    """What somebody else put beside the figures stays: their own pictures, and what another evaluation is writing."""
+    others = [tmp_path / "figures" / name for name in ("thesis.png", "spectrum.pdf", ".1f.host.1.tmp")]
+    others[0].parent.mkdir()
+    for path in others:
+        path.touch()
+    write_evaluation(tmp_path, three_videos(), FACTS)
+    assert all(path.exists() for path in others)
+
+
+def test_evaluations_that_end_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
+    """Eight at once succeed, and the files that are left are all from one of them."""
+    classes = [(f"sit{number}", f"stand{number}") for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(write_evaluation, tmp_path, three_videos(names), {"seed": names[0]}) for names in classes]
+        for one in done:
+            one.result()
+    last = json.loads((tmp_path / "metrics.json").read_text())["seed"]
+    assert Predictions.load(tmp_path / FILE_NAME).classes[0] == last
+    assert read_csv(tmp_path / "per_class.csv")[0]["class"] == last
+    assert csv_rows((tmp_path / "figures" / "confusion.csv").read_bytes())[1][0] == last
+
+
+def test_the_page_says_over_what_the_intervals_are(tmp_path: Path) -> None:
+    """Over the groups where there are any, else over the videos; predictions.csv contains the groups."""
+    predictions = dataclasses.replace(three_videos(), groups=("a", "a", "b"))
+    write_evaluation(tmp_path / "groups", predictions, FACTS)
+    write_evaluation(tmp_path / "videos", three_videos(), FACTS)
+    assert "bootstrap over 2 groups" in words_of(page_of(tmp_path / "groups"))
+    assert "bootstrap over 3 videos" in words_of(page_of(tmp_path / "videos"))
+    assert [row["group"] for row in read_csv(tmp_path / "groups" / "predictions.csv")] == ["a", "a", "b"]
 
 
 def test_a_model_without_mistakes_has_a_page(tmp_path: Path) -> None:

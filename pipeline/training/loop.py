@@ -67,7 +67,8 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             model.load_state_dict(last["model"])
             optimizer.load_state_dict(last["optimizer"])
             schedule.load_state_dict(last["schedule"])
-            first_epoch, best = last["epoch"] + 1, last["best"]
+            first_epoch = last["epoch"] + 1
+            best = _Best(epoch=last["best"]["epoch"], rank=list(last["best"]["rank"]))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise _not_this_classifier(run, "last", error) from error
         history = [line for line in run.history() if line["epoch"] < first_epoch]

@@ -282,6 +282,8 @@ class Run:
 
 def _read_epoch(line: bytes) -> dict[str, Any]:
     values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("a line is not a JSON object")
     if "crc32" in values:
         JSON.check(line)
         del values["crc32"]

@@ -345,6 +345,17 @@ def test_a_checkpoint_that_does_not_match_the_config_is_refused(uninterrupted: R
         load_best(Run(uninterrupted.folder / "nothing"), Config())
 
 
+@pytest.mark.parametrize("key", ["model", "optimizer", "schedule", "epoch", "best"])
+def test_a_run_is_not_resumed_from_another_checkpoint(tmp_path: Path, key: str) -> None:
+    """A checkpoint without some part, or with an empty one, is named; training does not go on from half of it."""
+    run = train_small(tmp_path, epochs=1)
+    last = run.load_checkpoint("last") or {}
+    for content in ({name: value for name, value in last.items() if name != key}, last | {key: {}}):
+        run.save_checkpoint("last", content)
+        with pytest.raises(TrainingError, match=r"last\.pt does not contain the classifier"):
+            train_small(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("train_accuracy", "validation_loss", "warns"),
     [

@@ -220,6 +220,16 @@ def test_damaged_curves_are_named(run: Run) -> None:
         run.history()
 
 
+@pytest.mark.parametrize(
+    "line", ["3", "null", "[]", "[" * 10**5, '{"epoch": [0]}', '{"epoch": 0, "loss": "low"}', "{}"]
+)
+def test_curves_of_anything_but_numbers_are_named(run: Run, line: str) -> None:
+    """Valid JSON that is no epoch is an error that names the file, and no traceback."""
+    (run.folder / "metrics.jsonl").write_text(f"{line}\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged"):
+        run.history()
+
+
 def read_all(run: Run) -> tuple[object, ...]:
     """Everything that is read back from a run, in a form that can be compared."""
     checkpoint = run.load_checkpoint("last") or {}

@@ -53,11 +53,10 @@ class DataConfig:
             datasets = option.metadata.get("datasets", (self.dataset,))
             if self.dataset not in datasets and getattr(self, option.name) != option.default:
                 raise DatasetError(f"{option.name} is for {' and '.join(datasets)}; {self.dataset} has no use for it")
-        if not 2 <= self.length <= MAX_LENGTH:
-            raise DatasetError(
-                f"length is at least 2, because two steps of a sequence are marked, and at most {MAX_LENGTH:,}; not "
-                f"{self.length}"
-            )
+        if self.length < 2:
+            raise DatasetError(f"length is at least 2, not {self.length}: two steps of a sequence are marked")
+        if self.length > MAX_LENGTH:
+            raise DatasetError(f"length is at most {MAX_LENGTH:,}, not {self.length}")
         if self.split_seed < 0 or (self.validation_groups or 0) < 0:
             raise DatasetError(
                 f"split_seed ({self.split_seed}) and validation_groups ({self.validation_groups}) must be at least 0"

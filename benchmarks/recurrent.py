@@ -201,7 +201,7 @@ def compare_epochs(config: Config, num_training: int = 9537, num_validation: int
         classes = tuple(f"class{number}" for number in range(VIDEO_CLASSES))
         split = Split("1", tuple(videos[:num_training]), tuple(videos[num_training:]), ())
         dataset = VideoDataset("ucf101", "ucf101", classes, tuple(videos), {"1": split})
-        cache: Any = SimpleNamespace(load_once=lambda *_: packed)
+        cache: Any = SimpleNamespace(load_once=lambda *_: packed, store=None)
         objective = TimedEpochs(VideoTask(dataset, lambda: cache, evaluation.CPU), config, EvaluationOverrides())
         objective.step_products = classifier_products(config.model.model, size)
         objective.validation_products = evaluation.fastest_floor(validation)

@@ -62,11 +62,10 @@ class DataConfig:
                 "dataset_name names folders: it consists of letters, digits and _, after the first also of spaces, . "
                 f"and -, and is not 'packed', unlike {self.dataset_name!r}"
             )
-        if not 2 <= self.length <= MAX_LENGTH:
-            raise DatasetError(
-                f"length is at least 2, because two steps of a sequence are marked, and at most {MAX_LENGTH:,}; not "
-                f"{self.length}"
-            )
+        if self.length < 2:
+            raise DatasetError(f"length is at least 2, not {self.length}: two steps of a sequence are marked")
+        if self.length > MAX_LENGTH:
+            raise DatasetError(f"length is at most {MAX_LENGTH:,}, not {self.length}")
         if self.split_seed < 0 or (self.validation_groups or 0) < 0:
             raise DatasetError(
                 f"split_seed ({self.split_seed}) and validation_groups ({self.validation_groups}) must be at least 0"

@@ -224,7 +224,7 @@ OBJECTIVES: dict[str, Any] = {"addition": Regression, "multiplication": Regressi
 
 def steps_to_solve(history: Sequence[Mapping[str, float]], steps_per_epoch: int) -> int | None:
     """Training steps until the first validation error below ``SOLVED_MSE``; ``None`` if there is none."""
-    first = next((line["epoch"] for line in history if line["validation_loss"] < SOLVED_MSE), None)
+    first = next((line["epoch"] for line in history if line.get("validation_loss", math.inf) < SOLVED_MSE), None)
     return None if first is None else (int(first) + 1) * steps_per_epoch
 
 

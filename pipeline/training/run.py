@@ -31,6 +31,7 @@ import yaml
 from data.atomic import remove_abandoned, write_atomically
 from data.checksum import JSON, YAML, ZIP
 from data.errors import UserError
+from data.records import require_usable_paths
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.parsing import from_flat, read_yaml, to_flat
@@ -136,12 +137,14 @@ class Run:
             )
 
     def begin(self, config: Config, recipe: FeatureRecipe | None, split: Mapping[str, Any] | None = None) -> None:
-        """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does.
+        """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does, and ``DatasetError`` if the
+        folder's path is not UTF-8.
 
         Args:
             split: the content of ``split.json``, which ``split`` returns. An existing run keeps its own.
         """
         self.check(config, recipe)
+        require_usable_paths([self.folder.absolute()])  # TensorBoard can't write to others
         if self.exists and not config.run.overwrite:
             remove_abandoned(self.folder)
             return

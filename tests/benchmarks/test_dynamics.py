@@ -42,8 +42,9 @@ def make_probe(num_steps: int = 6, batch: int = 5, num_inputs: int = 3) -> Probe
 def save_run(folder: Path, data: DataConfig, model: SequenceClassifier, classes: tuple[str, ...]) -> Run:
     """Write the parts of a trained run that the figure reads."""
     run = Run(folder)
-    run.begin(Config(data=data, model=model.config, run=RunConfig(seeds=(0,))), recipe=None)
-    run.save_checkpoint("best", {"model": model.state_dict(), "classes": list(classes)})
+    splits = ("1",) if data.has_video else ()
+    run.begin(Config(data=data, model=model.config, run=RunConfig(splits=splits, seeds=(0,))), recipe=None)
+    run.save_checkpoint("best", {"model": model.state_dict(), "classes": list(classes), "epoch": 0})
     return run
 
 

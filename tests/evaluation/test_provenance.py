@@ -19,7 +19,9 @@ def test_versions_name_the_library_of_the_backbone() -> None:
 
 def test_an_evaluation_with_missing_videos_is_not_finished(tmp_path: Path) -> None:
     """Missing videos count as wrong, but they may have features the next time."""
-    metrics = {"provenance": {"run": "abc"}, "num_missing": 0}
+    about = {"run": "a", "dataset": "addition", "model": "gru", "seed": 0, "length": 5, "settings": ""}
+    scores = {"mse": 0.1, "chance_mse": 0.2, "solved": False, "steps_to_solve": None}
+    metrics = {**about, **scores, "provenance": {"run": "abc"}, "num_missing": 0}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     assert finished_metrics(tmp_path, {"run": "abc"}) == metrics
     assert finished_metrics(tmp_path, {"run": "other"}) is None

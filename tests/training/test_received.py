@@ -47,7 +47,7 @@ def test_strange_files_are_refused(tmp_path: Path, make: Callable[[Path], object
 def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     """The user named it, so that is where the run is."""
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("dataset: demo\n")
+    (tmp_path / "run" / "config.yaml").write_text("dataset: demo\nsplits: ['1']\nseeds: [0]\n")
     (tmp_path / "link").symlink_to("run")
     assert Run(tmp_path / "link").config().data.dataset == "demo"
 

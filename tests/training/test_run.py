@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from data.catalog import DataConfig
+from data.errors import UserError
 from models.config import ModelConfig
 from pipeline.settings.config import Config, FeatureConfig, RunConfig
 from pipeline.settings.parsing import parse_command_line
@@ -287,7 +288,7 @@ def test_a_pipe_or_folder_instead_of_a_file_is_named(run: Run, name: str) -> Non
     for make, remove in ((os.mkfifo, os.unlink), (os.mkdir, os.rmdir)):
         path.unlink(missing_ok=True)
         make(path)
-        with pytest.raises(RunError, match=f"{path.name} is not a file"):
+        with pytest.raises(UserError, match=f"{path.name} is not a (plain )?file"):
             read_all(run)
         remove(path)
 

@@ -137,8 +137,8 @@ class Run:
             )
 
     def begin(self, config: Config, recipe: FeatureRecipe | None, split: Mapping[str, Any] | None = None) -> None:
-        """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does, and ``DatasetError`` if the
-        folder's path is not UTF-8.
+        """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does, and ``DatasetError``
+        if the folder's path is not UTF-8.
 
         Args:
             split: the content of ``split.json``, which ``split`` returns. An existing run keeps its own.

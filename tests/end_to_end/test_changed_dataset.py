@@ -84,9 +84,9 @@ def evaluate_again(trained: Trained, *more: str) -> int:
     return evaluate.main([str(trained.run), "--again", *more])
 
 
-def resume(trained: Trained, *flags: str) -> int:
+def resume(trained: Trained) -> int:
     """Resume the run where it was made, which its settings name."""
-    return train.main(["--config", str(trained.run / "config.yaml"), "--resume", *flags])
+    return train.main(["--config", str(trained.run / "config.yaml"), "--resume"])
 
 
 def test_a_run_keeps_readable_lists(original: Trained) -> None:
@@ -153,8 +153,10 @@ def test_other_classes_are_refused(
     assert evaluate_again(trained) == 1
     error = capsys.readouterr().err
     assert "the run was trained on 2 classes (run, walk)" in error and changes in error
-    with pytest.raises(DatasetError, match=f"trained on 2 classes .*{changes}"):
-        resume(trained, "--allow-missing")  # the videos of a new class have no features
+    # The videos of an added class have no features, which training finds first.
+    refusal = "2 of 42 videos have no features" if "added" in labels else f"trained on 2 classes .*{changes}"
+    with pytest.raises(DatasetError, match=refusal):
+        resume(trained)
 
 
 def test_a_training_whose_videos_are_gone_is_not_resumed(trained: Trained) -> None:

@@ -172,7 +172,7 @@ def test_unpack_reads_one_zip_or_a_folder_of_class_zips(
 def test_a_damaged_zip_does_not_stop_the_others(
     tmp_path: Path, exit_code_of: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a folder of class zips, the damaged one is named, the others are unpacked, and the exit code is 1."""
+    """A damaged zip in a folder of class zips is named, the others are unpacked, and the exit code is 1."""
     zips = tmp_path / "zips"
     zips.mkdir()
     for class_name in ROWS:

@@ -30,6 +30,14 @@ STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
 """The initialised network of one layer, by model name: number of inputs and settings -> network."""
 
 
+_CELLS: dict[str, Callable[..., Tensor]] = {
+    "RNN_RELU": torch.rnn_relu_cell,
+    "RNN_TANH": torch.rnn_tanh_cell,
+    "GRU": torch.gru_cell,
+}
+"""One step of a layer, by ``nn.RNNBase.mode``; an LSTM has two states and is not here."""
+
+
 class Dropout(nn.Dropout):
     """``nn.Dropout`` with a mask from uniform numbers, which a CPU draws four times faster than Bernoulli ones."""
 
@@ -197,6 +205,66 @@ class SequenceClassifier(nn.Module):
             if self.skip is not None:
                 scores = scores + self.skip(average())
         return scores / self.temperature
+
+    def initial_state(self, num_rows: int = 1) -> dict[str, Tensor]:
+        """The state of sequences that have not begun, for ``step``: zeros ``[num_rows, ...]`` by name.
+
+        A row of zeros is a sequence that has not begun, so a sequence ends and another begins by setting its row to 0.
+        """
+        zeros = self.feature_mean.new_zeros
+        widths = {"num_steps": 1}
+        if self.skip is not None or not self.layers:
+            widths["frame_sum"] = len(self.feature_mean)
+        if self.reads_changes:
+            widths["frame"] = len(self.feature_mean)
+        for number, layer in enumerate(self.layers):
+            widths[f"hidden_{number}"] = self.config.hidden_size
+            if isinstance(layer, nn.LSTM):
+                widths[f"cell_{number}"] = self.config.hidden_size
+        if self.layers and self.config.readout != "last":
+            widths["hidden_sum"] = self.config.hidden_size
+        return {name: zeros(num_rows, width) for name, width in widths.items()}
+
+    def step(self, features: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Class scores after one more frame of each sequence, and the next state; see ``initial_state``.
+
+        In evaluation mode, chained steps give ``scores_over_time``. The size of the state is constant.
+
+        Args:
+            features: ``[B, D]``, one frame of each of B sequences.
+            state: the state before it. It is not changed.
+
+        Returns:
+            scores ``[B, num_classes]``, and the state after it.
+        """
+        frames = self._power_normalize(features)
+        after = {"num_steps": state["num_steps"] + 1}
+        terms = []
+        if (linear := self.skip if self.layers else self.classifier) is not None:
+            after["frame_sum"] = state["frame_sum"] + frames
+            terms.append(linear(self._standardize(after["frame_sum"] / after["num_steps"])))
+        if self.layers:
+            if self.reads_changes:
+                after["frame"] = frames
+                has_begun = state["num_steps"].clamp(max=1)
+                hidden = (frames - state["frame"]) * has_begun * self.change_scale
+            else:
+                hidden = self._standardize(frames)
+            for number, layer in enumerate(self.layers):
+                assert isinstance(layer, nn.RNNBase)
+                before = state[f"hidden_{number}"]
+                if isinstance(layer, nn.LSTM):
+                    hidden, cell = torch.lstm_cell(hidden, (before, state[f"cell_{number}"]), *layer.all_weights[0])
+                    after[f"cell_{number}"] = cell
+                else:
+                    hidden = _CELLS[layer.mode](hidden, before, *layer.all_weights[0])
+                after[f"hidden_{number}"] = hidden
+            if self.config.readout != "last":
+                after["hidden_sum"] = state["hidden_sum"] + hidden
+            read = self._select(hidden, lambda: after["hidden_sum"] / after["num_steps"])
+            terms.append(self.classifier(read))
+        scores: Tensor = sum(terms)
+        return scores / self.temperature, after
 
     @property
     def can_share_frames(self) -> bool:

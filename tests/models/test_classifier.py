@@ -333,3 +333,33 @@ def test_invalid_settings_raise(settings: dict[str, object]) -> None:
     """An invalid setting is an error that names it, before anything is computed."""
     with pytest.raises(ModelConfigError, match=next(iter(settings))):
         ModelConfig(**settings)  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("config", every_classifier)
+def test_chained_steps_give_the_scores_over_time(config: ModelConfig) -> None:
+    """A stream that is read frame by frame gets the scores of the same frames read at once."""
+    model, features = make_classifier(config), padded_batch(0.0)
+    model.temperature.fill_(1.7)
+    state = model.initial_state(len(LENGTHS))
+    shapes = {name: value.shape for name, value in state.items()}
+    for frames, expected in zip(features, model.scores_over_time(features), strict=True):
+        scores, state = model.step(frames, state)
+        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+        assert {name: value.shape for name, value in state.items()} == shapes
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("config", every_classifier)
+def test_a_row_of_zeros_is_a_new_sequence(config: ModelConfig) -> None:
+    """A sequence whose row of the state is set to zero begins anew, and the other rows go on."""
+    model, features = make_classifier(config), padded_batch(0.0)
+    state = model.initial_state(len(LENGTHS))
+    for frames in features[:3]:
+        _, state = model.step(frames, state)
+    for value in state.values():
+        value[1] = 0
+    scores, _ = model.step(features[3], state)
+    expected = model.scores_over_time(features[:4])[-1]
+    expected[1] = model.scores_over_time(features[3:4, 1:2])[0, 0]
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,1 @@
+"""A trained classifier, ready to run on new videos and on streams."""

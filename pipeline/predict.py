@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     encoder = make_encoder(backbone, device, config.features.runtime, FeatureConfig().cache / NETWORKS, views)
     results = extract(
         options.videos,
-        backbone,
+        backbone.preprocessing,
         sampling,
         encoder,
         views=views,

@@ -250,7 +250,7 @@ class FeatureCache:
         encoder = make_encoder(self.backbone, device, self.config.runtime, self._networks, self.views)
         results = extract(
             paths(),
-            self.backbone,
+            self.backbone.preprocessing,
             self.sampling,
             encoder,
             views=self.views,

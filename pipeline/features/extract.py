@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.backbones import Backbone
-from models.preprocessing import VIEWS
+from models.preprocessing import VIEWS, Preprocessing
 from pipeline.features.encoders import Encoder, Pixels
 from pipeline.features.readers import Event, Failed, Finished, Frames, read_videos
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
@@ -54,7 +54,7 @@ def make_recipe(backbone: Backbone, sampling: FrameSampling) -> FeatureRecipe:
 
 def extract(
     paths: Iterable[Path],
-    backbone: Backbone,
+    preprocessing: Preprocessing,
     sampling: FrameSampling,
     encoder: Encoder,
     *,
@@ -67,6 +67,7 @@ def extract(
 
     Args:
         paths: the videos; read lazily, in another thread, a few videos ahead.
+        preprocessing: that of the backbone.
         encoder: the backbone, made ready to run for the same views.
         views: the views to extract, of ``models.preprocessing.VIEWS``.
         workers: number of processes that decode.
@@ -82,7 +83,7 @@ def extract(
     read = read_videos(
         paths,
         sampling,
-        None if encoder.takes_whole_frames else backbone.preprocessing,
+        None if encoder.takes_whole_frames else preprocessing,
         views=views,
         workers=workers,
         timeout=timeout,

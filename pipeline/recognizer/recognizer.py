@@ -54,8 +54,8 @@ class Recognizer:
         if config.features.backbone.startswith(IMPORTED):
             raise ConfigError(
                 f"{run.folder} was trained on {config.features.backbone}, features from another tool, which this "
-                "project can't compute for a new video. Import the features of the new videos too, and evaluate the run "
-                "on them."
+                "project can't compute for a new video. Import the features of the new videos too, and evaluate the "
+                "run on them."
             )
         views, sampling = VIEWS[: config.features.views], FrameSampling.parse(config.features.sampling)
         backbone = load_backbone(config.features.backbone, config.features.weights)

@@ -12,8 +12,8 @@ class RollingProbabilities:
     day would not react to anything. So two states read the sequence, each from another beginning, and the older one
     answers. When it has read ``horizon`` steps, it begins anew, and the other, which has read half of them, answers.
 
-    Up to the ``horizon``, the answers are those of the classifier that reads the sequence from its beginning. Later ones
-    depend on the last ``horizon / 2`` to ``horizon`` steps.
+    Up to the ``horizon``, the answers are those of the classifier that reads the sequence from its beginning. Later
+    ones depend on the last ``horizon / 2`` to ``horizon`` steps.
     """
 
     def __init__(self, head: Head, horizon: int) -> None:

@@ -44,7 +44,7 @@ Result = VideoFeatures | ExtractionFailure
 def extract_all(paths: Sequence[Path], sampling: FrameSampling = EVERY_FRAME, **settings: Any) -> list[Result]:
     """The results of all videos, in the order of ``paths``: exactly one each, with one view."""
     arguments: dict[str, Any] = {"encoder": ENCODER, "workers": 2, "timeout": 60} | settings
-    results = list(extract(paths, BOARD, sampling, **arguments))
+    results = list(extract(paths, BOARD.preprocessing, sampling, **arguments))
     assert sorted(position for position, _ in results) == list(range(len(paths)))
     return [
         result if isinstance(result, ExtractionFailure) else only(result)
@@ -95,9 +95,9 @@ def test_videos_extracted_together_and_alone_agree(tmp_path: Path, tiny_backbone
     encoder = dataclasses.replace(make_encoder(backbone, choose_device("cpu"), "torch", tmp_path), batch_frames=5)
     paths = [make_clip(tmp_path / f"{number}.avi", 3 + 4 * number, number) for number in range(4)]
     sampling = FrameSampling.parse("uniform:6")
-    together = dict(extract(paths, backbone, sampling, encoder, workers=2, timeout=60))
+    together = dict(extract(paths, backbone.preprocessing, sampling, encoder, workers=2, timeout=60))
     for number, path in enumerate(paths):
-        ((_, alone),) = extract([path], backbone, sampling, encoder, workers=1, timeout=60)
+        ((_, alone),) = extract([path], backbone.preprocessing, sampling, encoder, workers=1, timeout=60)
         result = together[number]
         assert not isinstance(alone, ExtractionFailure) and not isinstance(result, ExtractionFailure)
         alone, result = only(alone), only(result)
@@ -111,7 +111,9 @@ def test_views_have_separate_features(tmp_path: Path) -> None:
     lengths = [40, 3, 11]
     paths = [make_clip(tmp_path / f"{number}.avi", length, number) for number, length in enumerate(lengths)]
     views = VIEWS[:2]
-    for position, result in extract(paths, BOARD, EVERY_FRAME, ENCODER, views=views, workers=2, timeout=60):
+    for position, result in extract(
+        paths, BOARD.preprocessing, EVERY_FRAME, ENCODER, views=views, workers=2, timeout=60
+    ):
         assert not isinstance(result, ExtractionFailure)
         plain, flipped = result
         assert_features_of(plain, position, range(lengths[position]))
@@ -129,7 +131,7 @@ def test_whole_frames_give_the_same_features(tmp_path: Path, tiny_backbone: tupl
     theirs = whole_frames_encoder(backbone, choose_device("cpu"), views)
     assert theirs.takes_whole_frames and not ours.takes_whole_frames
     first, second = (
-        dict(extract(paths, backbone, EVERY_FRAME, encoder, views=views, workers=2, timeout=60))
+        dict(extract(paths, backbone.preprocessing, EVERY_FRAME, encoder, views=views, workers=2, timeout=60))
         for encoder in (ours, theirs)
     )
     for position in range(3):
@@ -261,7 +263,9 @@ def test_readers_do_not_run_far_ahead_of_the_network(tmp_path: Path) -> None:
 
     ahead = []
     encoder = Encoder(encode, FRAMES_PER_BLOCK, "slow")
-    for num_done, _ in enumerate(extract(Paths([clip] * 60), BOARD, EVERY_FRAME, encoder, workers=2, timeout=60)):
+    for num_done, _ in enumerate(
+        extract(Paths([clip] * 60), BOARD.preprocessing, EVERY_FRAME, encoder, workers=2, timeout=60)
+    ):
         ahead.append(num_started - num_done)
     assert len(ahead) == 60
     assert max(ahead) < 20
@@ -270,7 +274,7 @@ def test_readers_do_not_run_far_ahead_of_the_network(tmp_path: Path) -> None:
 def test_results_are_available_while_others_are_read(tmp_path: Path, hanging_video: Path) -> None:
     """A complete video is yielded at once, to be stored, not after the last one."""
     paths = [make_clip(tmp_path / "clip.avi", 2 * BATCH_FRAMES), hanging_video]
-    results = extract(paths, BOARD, EVERY_FRAME, ENCODER, workers=2, timeout=60)
+    results = extract(paths, BOARD.preprocessing, EVERY_FRAME, ENCODER, workers=2, timeout=60)
     with closing(results):
         position, result = next(results)
         assert position == 0 and not isinstance(result, ExtractionFailure)

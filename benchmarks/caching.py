@@ -193,7 +193,8 @@ class PlainLoop:
         started = time.perf_counter()
         for path in paths:
             capture = cv2.VideoCapture(str(path))
-            wanted = set(sampling.indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT))).tolist())
+            num_frames, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+            wanted = set(sampling.indices(num_frames, fps).tolist())
             images = []
             for index in itertools.count():
                 ok, frame = capture.read()

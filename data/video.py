@@ -40,7 +40,7 @@ if "format_whitelist" not in _options:
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(filter(None, [_FORMATS, _options]))
 
 Frame = NDArray[np.uint8]
-Wanted = Collection[int] | Callable[[int], Iterable[int]] | None
+Wanted = Collection[int] | Callable[[int, float], Iterable[int]] | None
 
 # AVI headers of real datasets count one frame (HMDB51) or two (UT-Interaction) that are not in the file.
 USUAL_OVERCOUNT = 2
@@ -117,8 +117,9 @@ class FrameStream:
             if len(self._reader) > self.header.num_frames + USUAL_OVERCOUNT:
                 # The header counts too few: uniform sampling would see only the beginning.
                 self.header = replace(self.header, num_frames=len(self._reader))
-        indices: Iterable[int] | None = wanted(self.header.num_frames) if callable(wanted) else wanted
-        self._wanted = None if indices is None else frozenset(map(int, indices))
+        if callable(wanted):
+            wanted = frozenset(wanted(self.header.num_frames, self.header.fps))
+        self._wanted = None if wanted is None else frozenset(map(int, wanted))
         self._on_frame = on_frame
         self._count: FrameCount | None = None
 
@@ -166,9 +167,9 @@ def read_frames(path: Path, wanted: Wanted = None, on_frame: Callable[[], object
 
     Args:
         path: the video file.
-        wanted: indices of the frames to return, in any order, or a function from the header's number of frames to
-            these indices; ``None``: all. The other frames are decoded (later frames depend on them) but not copied.
-            Indices past the end of the file are ignored.
+        wanted: indices of the frames to return, in any order, or a function from the header's number of frames and
+            frame rate to these indices; ``None``: all. The other frames are decoded (later frames depend on them) but
+            not copied. Indices past the end of the file are ignored.
         on_frame: called after every decoded frame, wanted or not; lets the caller detect a decoder that hangs.
 
     Returns:

@@ -28,7 +28,7 @@ from data.identity import FileIdentity, identify
 from data.processes import end_with_parent
 from data.video import FrameCount, VideoError, read_frames
 from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
-from pipeline.features.sampling import FrameSampling
+from pipeline.features.sampling import FrameSampling, SamplingError
 
 FRAMES_PER_BLOCK = 32
 BYTES_PER_BLOCK = 8 * 2**20  # for whole frames, which can be large; a block has at least one frame
@@ -273,6 +273,8 @@ def _read(job: int, path: Path, task: _Task, on_frame: Callable[[], None]) -> It
         yield Finished(job, path, frames.count, frames.header.fps, source)
     except VideoError as error:
         yield Failed(job, str(error))
+    except SamplingError as error:
+        yield Failed(job, f"{path} can't be sampled: {error}")
     except Exception as error:  # a damaged file can raise anything in the decoders, and must cost this video only
         yield Failed(job, f"{path} could not be read: {type(error).__name__}: {error}")
 

@@ -50,7 +50,8 @@ class FeatureConfig:
     weights: Path | None = None
     """local file with the backbone's weights"""
     sampling: str = "uniform:25"
-    """frames taken from a video: uniform:K (K frames spread over the video) or every:N (every N-th frame)"""
+    """frames taken from a video: uniform:K (K frames spread over the video), every:N (every N-th frame) or fps:F (F
+    frames per second)"""
     views: int = 1
     """crops of each frame: 1 (centre), 2 (also mirrored), up to 10 (also the corners); training draws one at random,
     evaluation averages all"""

@@ -214,7 +214,7 @@ def test_header_that_counts_too_few_is_corrected(tmp_path: Path, codec: str) -> 
         assert data[offset : offset + 4] == (40).to_bytes(4, "little")
         data[offset : offset + 4] = (20).to_bytes(4, "little")
     path.write_bytes(data)
-    frames = read_frames(path, wanted=lambda num_frames: [0, num_frames - 1])
+    frames = read_frames(path, wanted=lambda num_frames, fps: [0, num_frames - 1])
     assert positions(list(frames)) == [0, 39]
     assert frames.count == FrameCount(header_frames=40, decoded_frames=40, decoder="decord")
 
@@ -301,7 +301,7 @@ def test_wanted_past_the_end_and_none_wanted(tmp_path: Path) -> None:
     assert [index for index, _ in frames] == [2, 8]
     assert frames.count.decoded_frames == 9
     assert list(read_frames(path, wanted=[])) == []
-    assert [index for index, _ in read_frames(path, wanted=lambda num_frames: [0, num_frames - 1])] == [0, 8]
+    assert [index for index, _ in read_frames(path, wanted=lambda num_frames, fps: [0, num_frames - 1])] == [0, 8]
     assert count_frames(path) == FrameCount(9, 9, "decord")
 
 

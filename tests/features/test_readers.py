@@ -1,5 +1,6 @@
 """Reader processes: correct frames in order, and no video or reader can block or outlive the job."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
+from data.video import read_header
 from models.preprocessing import VIEWS, Preprocessing
+from pipeline.features import readers
 from pipeline.features.readers import FRAMES_PER_BLOCK, Event, Failed, Finished, Frames, read_videos
 from pipeline.features.sampling import FrameSampling
 from tests.helpers import REPOSITORY
@@ -110,6 +113,22 @@ def has_ended(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def test_video_without_a_frame_rate_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames per second of a file that does not say its rate: this video fails, with its path and what to do."""
+    path = make_clip(tmp_path / "clip.avi")
+    header = dataclasses.replace(read_header(path), fps=0.0)  # FFmpeg makes up a rate where it can
+    monkeypatch.setattr("data.video.read_header", lambda *_: header)
+    [event] = readers._read(3, path, readers._Task(FrameSampling.parse("fps:5"), SMALL, VIEWS[:1]), lambda: None)
+    assert isinstance(event, Failed) and event.job == 3
+    assert str(path) in event.reason and "fps:5 needs" in event.reason and "every:N" in event.reason
+
+
+def test_frames_per_second_follow_the_files_own_rate(tmp_path: Path) -> None:
+    """A reader knows each file's frame rate: 5 per second are every fifth frame at 25."""
+    events = read([make_clip(tmp_path / "clip.avi", 21)], FrameSampling.parse("fps:5"))[0]
+    assert [index for event in events if isinstance(event, Frames) for index in event.indices] == [0, 5, 10, 15, 20]
 
 
 def test_frames_are_in_order_however_videos_interleave(tmp_path: Path) -> None:

@@ -52,11 +52,17 @@ def test_worked_examples_are_correct() -> None:
         ("every:9", 5, [0]),
         ("every:2", 0, []),
         ("every:99999999999", 5, [0]),
+        ("fps:25", 3, [0, 1, 2]),
+        ("fps:100", 3, [0, 1, 2]),
+        ("fps:5", 11, [0, 5, 10]),
+        ("fps:2.5", 25, [0, 10, 20]),
+        ("fps:10", 9, [0, 3, 5, 8]),
+        ("fps:5", 0, []),
     ],
 )
 def test_frame_sampling_by_example(text: str, num_frames: int, expected: list[int]) -> None:
-    """Videos shorter than k, of exactly k, one or no frames: no index is repeated or out of range."""
-    indices = FrameSampling.parse(text).indices(num_frames)
+    """Videos (of 25 frames per second) shorter than k, of exactly k, one or no frames: no index is repeated."""
+    indices = FrameSampling.parse(text).indices(num_frames, fps=25.0)
     assert indices.dtype == np.int32
     assert indices.tolist() == expected
 
@@ -82,18 +88,71 @@ def test_every_nth_reaches_the_end(num_frames: int, value: int) -> None:
     assert indices.tolist() == [i for i in range(num_frames) if i % value == 0]
 
 
-@given(kind=st.sampled_from(["uniform", "every"]), value=st.integers(1, 10**6))
+@given(lengths, st.floats(1, 240), st.integers(1, 60_000))
+def test_frames_per_second_are_the_first_frames_of_their_beats(num_frames: int, fps: float, thousandths: int) -> None:
+    """Frame k is the first at or after k / F seconds; where the video has fewer frames than that, each comes once."""
+    rate = thousandths / 1000
+    indices = FrameSampling("fps", rate).indices(num_frames, fps)
+    beats = (np.arange(int(num_frames / fps * rate) + 1) / rate * fps - 1e-6 * fps / rate).clip(0)
+    expected = np.unique(np.ceil(beats).astype(int))
+    assert indices.tolist() == expected[expected < num_frames].tolist()
+
+
+@pytest.mark.parametrize("fps", [10, 23.976, 25, 30000 / 1001, 30, 50, 60])
+def test_the_tempo_does_not_depend_on_the_frame_rate(fps: float) -> None:
+    """Ten seconds at 5 frames per second are 50 frames, none more than a frame late, at any usual frame rate."""
+    indices = FrameSampling.parse("fps:5").indices(int(10 * fps), fps)
+    assert len(indices) == 50
+    lateness = indices / fps - np.arange(50) / 5
+    assert lateness.min() > -1e-6 and lateness.max() < 1 / fps
+
+
+@given(
+    lengths,
+    st.sampled_from([5, 23.976, 25.0, 30000 / 1001, 30.0, 60.0]),
+    st.sampled_from(["every:1", "every:3", "fps:5", "fps:7.5", "fps:30", "fps:100"]),
+)
+def test_a_stream_of_a_file_reads_its_sampled_frames(num_frames: int, fps: float, text: str) -> None:
+    """Frames that begin a new beat, decided one by one, are those that the sampling takes of the whole file."""
+    sampling, beat, read = FrameSampling.parse(text), -1, []
+    for index in range(num_frames):
+        if sampling.beat(index, index / fps) > beat:
+            beat = sampling.beat(index, index / fps)
+            read.append(index)
+    assert read == sampling.indices(num_frames, fps).tolist()
+
+
+def test_only_fixed_distances_have_a_tempo() -> None:
+    """The frames of uniform:K depend on the video's length, which a stream does not have."""
+    assert [FrameSampling.parse(text).has_tempo for text in ("uniform:25", "every:2", "fps:5")] == [False, True, True]
+
+
+def test_an_unknown_frame_rate_is_refused_only_where_it_is_needed() -> None:
+    """Frames per second can't be counted without a frame rate; every N-th frame can."""
+    with pytest.raises(SamplingError, match="frame rate.*fps:5 needs.*every:N"):
+        FrameSampling.parse("fps:5").indices(100)
+    assert FrameSampling.parse("every:50").indices(100).tolist() == [0, 50]
+
+
+@given(kind=st.sampled_from(["uniform", "every", "fps"]), value=st.integers(1, 10**6))
 def test_sampling_is_written_as_it_is_parsed(kind: str, value: int) -> None:
     """A sampling is unchanged after a round trip through a config file."""
     assert str(FrameSampling.parse(f"{kind}:{value}")) == f"{kind}:{value}"
 
 
+def test_equal_rates_are_written_alike() -> None:
+    """Two spellings of a rate share their features: the text is part of the fingerprint."""
+    assert [str(FrameSampling.parse(text)) for text in ("fps:5.0", "fps:2.50")] == ["fps:5", "fps:2.5"]
+
+
 @pytest.mark.parametrize(
-    "text", ["", "uniform", "uniform:", "uniform:0", "uniform:-3", "every:1.5", "evry:2", "25", "every:2:3"]
+    "text",
+    ["", "uniform", "uniform:", "uniform:0", "uniform:-3", "every:1.5", "evry:2", "25", "every:2:3"]
+    + ["fps:0", "fps:-5", "fps:nan", "fps:1e3", f"every:{10**30}"],
 )
 def test_unknown_sampling_is_rejected(text: str) -> None:
-    """A typo in the sampling is an error that quotes it and shows both valid forms."""
-    with pytest.raises(SamplingError, match=f"no frame sampling '{text}'.*uniform:K.*every:N"):
+    """A typo in the sampling is an error that quotes it and shows the valid forms."""
+    with pytest.raises(SamplingError, match=f"no frame sampling '{text}'.*uniform:K.*every:N.*fps:F"):
         FrameSampling.parse(text)
 
 

@@ -9,6 +9,7 @@ every video is a group of its own.
 """
 
 import csv
+import glob
 import hashlib
 import io
 import os
@@ -126,7 +127,7 @@ def load_unlabelled(config: "DataConfig") -> VideoDataset:
         raise DatasetError(f"looked for videos in {root}, which is not a folder. Name one with --root.")
     paths = _videos_below(root)
     if not paths:
-        raise DatasetError(f"no video in {root}. Looked for the endings {' '.join(sorted(VIDEO_EXTENSIONS))}.")
+        raise _no_video(root)
     videos = tuple(VideoRecord(path.relative_to(root).as_posix(), path, label=0, group="") for path in paths)
     name = config.dataset_name or root.resolve().name or "unlabelled"
     return VideoDataset(
@@ -137,6 +138,35 @@ def load_unlabelled(config: "DataConfig") -> VideoDataset:
         {},
         former_store_name="" if config.dataset_name else name_by_path(root),
     )
+
+
+def find_videos(names: Iterable[str]) -> list[Path]:
+    """The videos that a user names, each once, in the order in which they are named.
+
+    Args:
+        names: files, whatever their ending and whether they exist; folders, which stand for all videos below them
+            (hidden ones are left out); and patterns such as ``clips/*.mp4`` or ``clips/**/*.mp4``.
+
+    Raises:
+        DatasetError: a folder contains no video, or a pattern matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        matches = [name]
+        if glob.has_magic(name) and not os.path.lexists(name):
+            matches = sorted(glob.glob(name, recursive=True))
+            if not matches:
+                raise DatasetError(f"the pattern {name!r} matches no file. Check it, or name files or a folder.")
+        for path in map(Path, matches):
+            videos = _videos_below(path) if path.is_dir() else [path]
+            if not videos:
+                raise _no_video(path)
+            found.update(dict.fromkeys(videos))
+    return list(found)
+
+
+def _no_video(root: Path) -> DatasetError:
+    return DatasetError(f"no video in {root}. Looked for the endings {' '.join(sorted(VIDEO_EXTENSIONS))}.")
 
 
 def name_by_path(folder: Path) -> str:

@@ -1,93 +1,238 @@
-"""Classify new videos with a trained run: python -m pipeline.predict clip.mp4 --run runs/demo/np_rnn-split_1-seed_0"""
+"""Classify new videos with a trained run: python -m pipeline.predict clip.mp4 --run runs/demo/np_rnn-split_1-seed_0
 
+In Python:
+
+    from pipeline.predict import Recognizer
+    recognizer = Recognizer.load("runs/demo/np_rnn-split_1-seed_0")
+    recognizer.predict("clip.mp4")
+"""
+
+import json
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import tyro
 
 from data.command import parse_arguments, run_command
-from data.records import VideoRecord
-from pipeline.features.sampling import FrameSampling
+from data.folder import find_videos
+from data.identity import identify
+from data.processes import available_cores
+from data.progress import Progress
+
+if TYPE_CHECKING:
+    from pipeline.cache.store import FeatureStore
+    from pipeline.features.extract import ExtractionFailure
+    from pipeline.features.recipe import VideoFeatures
+    from pipeline.recognizer.recognizer import Recognizer as Recognizer
+
+    Extracted = tuple[VideoFeatures, ...] | ExtractionFailure
+
+_DATASET = "predict"  # its folder in a feature store; the videos are named by their content
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Classify videos with a trained run."""
+    """Classify videos with a trained run. The results come in the order of the videos, as they become complete."""
 
-    videos: tyro.conf.Positional[tuple[Path, ...]]
-    """video files"""
-    run: Path
+    videos: tyro.conf.Positional[tuple[str, ...]]
+    """video files, folders of videos at any depth, and patterns in quotes ('clips/*.mp4')"""
+    run: Path | None = None
     """folder of a run, made by train.py"""
+    bundle: Path | None = None
+    """model exported by pipeline.export, instead of a run"""
     top: int = 3
     """number of classes to print per video"""
+    json: Path | None = None
+    """write one JSON object per video and line to this file, with the probabilities of all classes; - is stdout"""
+    csv: Path | None = None
+    """write a table with one row per video to this file, with the probabilities of all classes; - is stdout"""
+    cache: Path | None = None
+    """folder of a feature store to keep the features in, so that the next prediction decodes nothing"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto uses a GPU if there is one"""
+    workers: int = available_cores()
+    """number of decoding processes"""
+    video_timeout: float = 60.0
+    """seconds without a new frame after which a video fails"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is written about one video: its classes, the most probable first, or the reason why it has none."""
+
+    video: Path
+    probabilities: Mapping[str, float]
+    error: str | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
     """Return 0 on success, 1 if some videos failed; each is named."""
     options = parse_arguments(Arguments, arguments, prog="python -m pipeline.predict")
-    from models.backbones import load_backbone
-    from models.preprocessing import VIEWS
-    from pipeline.cache.packed import PackedFeatures
-    from pipeline.cache.store import NETWORKS
-    from pipeline.evaluation.scoring import predict
-    from pipeline.features.encoders import make_encoder
-    from pipeline.features.extract import ExtractionFailure, extract, make_recipe
-    from pipeline.features.recipe import IMPORTED
-    from pipeline.settings.config import ConfigError, FeatureConfig
-    from pipeline.settings.device import choose_device
-    from pipeline.training.batches import FeatureTable
-    from pipeline.training.clips import ClipSampling
-    from pipeline.training.loop import load_best
-    from pipeline.training.run import Run
+    from pipeline.features.extract import ExtractionFailure
+    from pipeline.recognizer.prediction import ranked
+    from pipeline.recognizer.recognizer import Recognizer
+    from pipeline.settings.config import ConfigError
 
+    source = options.run or options.bundle
     if not options.videos:
         raise ConfigError("name at least one video file: python -m pipeline.predict clip.mp4 --run RUN")
-    run, device = Run(options.run), choose_device(options.device)
-    config = run.config()
-    if not config.data.has_video:
-        raise ConfigError(f"{run.folder} was trained on {config.data.dataset}, not on video. Name another --run.")
-    if config.features.backbone.startswith(IMPORTED):
-        raise ConfigError(
-            f"{run.folder} was trained on {config.features.backbone}, features from another tool, which this project "
-            "can't compute for a new video. Import the features of the new videos too, and evaluate the run on them."
-        )
-    views, sampling = VIEWS[: config.features.views], FrameSampling.parse(config.features.sampling)
-    backbone = load_backbone(config.features.backbone, config.features.weights)
-    recipe = make_recipe(backbone, sampling)
-    run.check_recipe(recipe)
-    model, classes = load_best(run, config)
-    # Not to the run's own cache: the run may come from somebody else, and does not decide where this command writes.
-    encoder = make_encoder(backbone, device, config.features.runtime, FeatureConfig().cache / NETWORKS, views)
-    results = extract(
-        options.videos,
-        backbone.preprocessing,
-        sampling,
-        encoder,
-        views=views,
-        workers=min(config.features.workers, len(options.videos)),
-        timeout=config.features.video_timeout,
-    )
+    if source is None or (options.run and options.bundle):
+        raise ConfigError("name either a run (--run RUN) or an exported model (--bundle FILE)")
+    if options.workers < 1 or options.top < 1:
+        raise ConfigError(f"--workers ({options.workers}) and --top ({options.top}) must be at least 1")
+    if options.json == options.csv == Path("-"):
+        raise ConfigError("--json - and --csv - both write to stdout: name a file for one of them")
+    videos = find_videos(options.videos)
+    recognizer = Recognizer.load(source, options.device)
+    store = _open_store(options.cache, recognizer) if options.cache is not None else None
     num_failed = 0
-    with closing(results):
-        for position, result in results:
-            path = options.videos[position]
-            if isinstance(result, ExtractionFailure):
+    with ExitStack() as stack:
+        # The bar is closed last, so that lines that are written while it is shown are above it.
+        progress = stack.enter_context(closing(Progress(len(videos), "video", what="predicting")))
+        sinks = _open_sinks(options, recognizer.labels, stack)
+        workers = min(options.workers, len(videos))
+        extracted = stack.enter_context(closing(_extract(recognizer, videos, store, workers, options.video_timeout)))
+        results: dict[int, Result] = {}
+        num_written = 0
+        for position, views in extracted:
+            video = videos[position]
+            if isinstance(views, ExtractionFailure):
                 num_failed += 1
-                print(f"failed: {path}: {result.reason}", file=sys.stderr)
-                continue
-            record = VideoRecord(str(path), path, label=0, group="")
-            table = FeatureTable([record], PackedFeatures.in_memory({record.video_id: result}, views))
-            predictions = predict(model.to(device), table, ClipSampling.from_config(config.training), classes, device)
-            (probabilities,) = predictions.video_probabilities
-            best = probabilities.argsort()[::-1][: options.top]
-            print(f"{path}: " + ", ".join(f"{classes[label]} {probabilities[label]:.3f}" for label in best))
+                progress.note(f"failed: {video}: {views.reason}")
+                results[position] = Result(video, {}, views.reason)
+            else:
+                results[position] = Result(video, ranked(recognizer.labels, recognizer.probabilities(views)))
+            while (result := results.pop(num_written, None)) is not None:
+                num_written += 1
+                for write in sinks:
+                    write(result)
+            progress.advance(failed=num_failed)
     return 1 if num_failed else 0
+
+
+def _open_sinks(options: Arguments, labels: Sequence[str], stack: ExitStack) -> list[Callable[[Result], None]]:
+    """What to do with each result: print it, and write it to the files that were asked for."""
+    from tqdm import tqdm
+
+    from pipeline.reports.pages import csv_bytes
+
+    def open_file(path: Path) -> TextIO:
+        if path == Path("-"):
+            return sys.stdout
+        return stack.enter_context(path.open("w", encoding="utf-8", errors="surrogateescape", newline=""))
+
+    def write_text(result: Result) -> None:
+        if result.error is None:
+            best = list(result.probabilities.items())[: options.top]
+            line = f"{result.video}: " + ", ".join(f"{name} {probability:.3f}" for name, probability in best)
+            tqdm.write(line, file=sys.stdout)  # above the bar, where both are on a terminal
+
+    sinks: list[Callable[[Result], None]] = [] if Path("-") in (options.json, options.csv) else [write_text]
+    if options.json is not None:
+        json_file = open_file(options.json)
+
+        def write_json(result: Result) -> None:
+            values: dict[str, Any] = {"video": str(result.video)}
+            if result.error is None:
+                values |= {"label": next(iter(result.probabilities)), "probabilities": result.probabilities}
+            else:
+                values["error"] = result.error
+            print(json.dumps(values), file=json_file, flush=True)
+
+        sinks.append(write_json)
+    if options.csv is not None:
+        csv_file = open_file(options.csv)
+
+        def write_row(row: Sequence[object]) -> None:
+            csv_file.write(csv_bytes([row]).decode(errors="surrogateescape"))
+            csv_file.flush()
+
+        def write_csv(result: Result) -> None:
+            # Nine digits identify a float32 exactly.
+            cells = {name: f"{probability:.9g}" for name, probability in result.probabilities.items()}
+            label = next(iter(cells), "")
+            write_row([str(result.video), label, cells.get(label), result.error, *(cells.get(name) for name in labels)])
+
+        write_row(["video", "predicted", "confidence", "error", *(f"p:{name}" for name in labels)])
+        sinks.append(write_csv)
+    return sinks
+
+
+def _open_store(cache: Path, recognizer: "Recognizer") -> "FeatureStore":
+    from data.atomic import remove_abandoned
+    from pipeline.cache.store import FeatureStore
+
+    store = FeatureStore(cache, recognizer.recipe)
+    remove_abandoned(store.folder)
+    return store
+
+
+def _extract(
+    recognizer: "Recognizer", videos: Sequence[Path], store: "FeatureStore | None", workers: int, timeout: float
+) -> "Generator[tuple[int, Extracted], None, None]":
+    """The features of each video with its position, in no order: those in the store are read, the others stored."""
+    if store is None:
+        yield from recognizer.extract(videos, workers, timeout)
+        return
+    from pipeline.features.extract import ExtractionFailure
+
+    stored: deque[tuple[int, str]] = deque()
+    positions: list[int] = []
+
+    def missing() -> Iterator[Path]:
+        for position, video in enumerate(videos):
+            video_id = _content(video)
+            if video_id is not None and _read(store, video_id, recognizer.views) is not None:
+                stored.append((position, video_id))
+            else:
+                positions.append(position)
+                yield video
+
+    def read_stored() -> Iterator[tuple[int, Extracted]]:
+        while stored:
+            position, video_id = stored.popleft()
+            views = _read(store, video_id, recognizer.views)
+            yield position, views or ExtractionFailure(f"its features were removed from {store.folder} meanwhile")
+
+    with closing(recognizer.extract(missing(), workers, timeout)) as results:
+        for number, views in results:
+            yield from read_stored()
+            if not isinstance(views, ExtractionFailure):
+                for name, features in zip(recognizer.views, views, strict=True):
+                    store.write(_DATASET, features.origin.source_digest, features, name)
+            yield positions[number], views
+    yield from read_stored()
+
+
+def _content(video: Path) -> str | None:
+    """What names a video's features in the store: a digest of the file, so that they are found wherever it lies."""
+    with suppress(OSError):
+        return identify(video).digest
+    return None
+
+
+def _read(store: "FeatureStore", video_id: str, views: Sequence[str]) -> "tuple[VideoFeatures, ...] | None":
+    """The features of a video in all views; ``None`` if some are missing or damaged."""
+    from pipeline.cache.store import DamagedEntry
+
+    with suppress(DamagedEntry):
+        found = [store.read(_DATASET, video_id, view) for view in views]
+        return tuple(view for view in found if view is not None) if None not in found else None
+    return None
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``Recognizer`` when it is asked for, because it takes seconds and ``--help`` does not need it."""
+    if name != "Recognizer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipeline.recognizer.recognizer import Recognizer
+
+    return Recognizer
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def extract(
         preprocessing: that of the backbone.
         encoder: the backbone, made ready to run for the same views.
         views: the views to extract, of ``models.preprocessing.VIEWS``.
-        workers: number of processes that decode.
+        workers: number of processes that decode; see ``read_videos`` for 0.
         timeout: seconds without a new frame after which a video is given up.
         on_short: keep or fail a video with fewer frames than its header says.
 

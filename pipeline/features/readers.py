@@ -99,7 +99,7 @@ def read_videos(
         paths: read lazily, one when a process becomes free; the n-th path is job n.
         preprocessing: ``None`` yields whole frames, as decoded.
         views: the views to cut from each frame, of ``models.preprocessing.VIEWS``.
-        workers: number of processes.
+        workers: number of processes. 0: decode in this process, which then hangs or crashes with its decoder.
         timeout: seconds without a newly decoded frame after which a reader is killed and its video has ``Failed``.
         stop: another thread may set it to end the generator, even while no reader sends anything.
 
@@ -107,8 +107,15 @@ def read_videos(
         for each video any number of ``Frames`` in order, then one ``Finished`` or ``Failed``. Events of different
         videos interleave. Closing the generator ends the processes.
     """
-    jobs = enumerate(paths)
-    readers = [_Reader(_Task(sampling, preprocessing, tuple(views))) for _ in range(workers)]
+    jobs, task = enumerate(paths), _Task(sampling, preprocessing, tuple(views))
+    if workers == 0:
+        for job, path in jobs:
+            for decoded in _read(job, path, task, lambda: None):
+                if stop is not None and stop.is_set():
+                    return
+                yield decoded
+        return
+    readers = [_Reader(task) for _ in range(workers)]
     try:
         for reader in readers:
             reader.start(next(jobs, None))

@@ -1,22 +1,30 @@
 """A trained run, ready to recognise actions in new videos and streams."""
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
-from data.video import Frame
-from models.backbones import load_backbone
+from data.video import Frame, VideoError
+from models.backbones import Backbone, load_backbone
 from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
 from pipeline.cache.store import NETWORKS
-from pipeline.features.encoders import Encoder, make_encoder
-from pipeline.features.extract import make_recipe
-from pipeline.features.recipe import IMPORTED
+from pipeline.features.encoders import Encoder, Runtime, make_encoder
+from pipeline.features.extract import ExtractionFailure, extract, make_recipe
+from pipeline.features.recipe import IMPORTED, FeatureRecipe, VideoFeatures
 from pipeline.features.sampling import FrameSampling
 from pipeline.recognizer.head import Array, ClassifierHead, Head
-from pipeline.settings.config import ConfigError, FeatureConfig
+from pipeline.recognizer.prediction import Prediction, probabilities_over_time, ranked, video_probabilities
+from pipeline.recognizer.rolling import RollingProbabilities
+from pipeline.recognizer.stream import Stream, StreamError, Tempo
+from pipeline.settings.config import ConfigError
 from pipeline.settings.device import choose_device
 from pipeline.training.clips import ClipSampling
 from pipeline.training.loop import load_best
@@ -27,15 +35,22 @@ from pipeline.training.run import Run
 class Recognizer:
     """A backbone and a classifier that was trained on its features.
 
+        recognizer = Recognizer.load("runs/demo/np_rnn-split_1-seed_0")
+        prediction = recognizer.predict("clip.mp4")
+        print(prediction.label, prediction.probabilities)
+
     Attributes:
+        source: the run that it was loaded from.
         labels: class names, in the order of the probabilities.
         sampling: the frames that it reads of a video.
         clips: the clips that it scores a video by.
         views: the views of a frame that a video's score is averaged over; a stream reads only the first.
         head: the classifier of features.
         preprocessing, encoder: turn frames into features.
+        recipe: names these features in a feature store.
     """
 
+    source: Path
     labels: tuple[str, ...]
     sampling: FrameSampling
     clips: ClipSampling
@@ -43,6 +58,7 @@ class Recognizer:
     head: Head
     preprocessing: Preprocessing
     encoder: Encoder
+    recipe: FeatureRecipe
 
     @classmethod
     def load(cls, source: Path | str, device: Literal["auto", "cpu", "cuda"] = "auto") -> Self:
@@ -59,13 +75,73 @@ class Recognizer:
             )
         views, sampling = VIEWS[: config.features.views], FrameSampling.parse(config.features.sampling)
         backbone = load_backbone(config.features.backbone, config.features.weights)
-        run.check_recipe(make_recipe(backbone, sampling))
+        recipe = make_recipe(backbone, sampling)
+        run.check_recipe(recipe)
         model, labels = load_best(run, config)
-        # Not in the run's own cache: a run from somebody else does not decide where this machine writes.
-        networks = FeatureConfig().cache / NETWORKS
-        encoder = make_encoder(backbone, chosen, config.features.runtime, networks, views)
-        clips = ClipSampling.from_config(config.training)
-        return cls(labels, sampling, clips, views, ClassifierHead(model), backbone.preprocessing, encoder)
+        encoder = _user_encoder(backbone, chosen, config.features.runtime, views)
+        clips, head = ClipSampling.from_config(config.training), ClassifierHead(model)
+        return cls(run.folder, labels, sampling, clips, views, head, backbone.preprocessing, encoder, recipe)
+
+    def predict(self, video: Path | str) -> Prediction:
+        """Classify one video file, decoded in this process.
+
+        Raises ``VideoError`` if it can't be read.
+        """
+        with closing(self.extract([Path(video)], workers=0)) as results:
+            ((_, views),) = results
+        if isinstance(views, ExtractionFailure):
+            raise VideoError(views.reason)
+        probabilities = ranked(self.labels, self.probabilities(views))
+        times, over_time = probabilities_over_time(self.head, self.clips, views[0])
+        return Prediction(next(iter(probabilities)), probabilities, times, over_time)
+
+    def probabilities(self, views: Sequence[VideoFeatures]) -> npt.NDArray[np.float64]:
+        """The class probabilities of a video, ``[num_classes]``, from its features in each of ``self.views``."""
+        return video_probabilities(self.head, self.clips, views)
+
+    def extract(
+        self, videos: Iterable[Path], workers: int, timeout: float = 60.0
+    ) -> Generator[tuple[int, tuple[VideoFeatures, ...] | ExtractionFailure], None, None]:
+        """The features of many videos, as they become complete; see ``pipeline.features.extract.extract``."""
+        return extract(
+            videos,
+            self.preprocessing,
+            self.sampling,
+            self.encoder,
+            views=self.views,
+            workers=workers,
+            timeout=timeout,
+        )
+
+    def stream(self, fps: float | None = None, horizon: int | None = None) -> Stream:
+        """Begin to read frames that arrive one by one: ``stream.push(frame)`` returns the class probabilities.
+
+        Args:
+            fps: frames per second of the stream, so that frames that are lost on the way count. It is not needed if
+                all frames are pushed (``every:N``), or if all are pushed with their times (``fps:F``).
+            horizon: the most frames that an answer depends on, counting those that are read. ``None``: as many as the
+                clips have that the classifier was trained on.
+
+        Raises:
+            StreamError: the classifier reads frames that are spread over a whole video, which a stream does not have;
+                or ``horizon`` is needed, because it was trained on whole videos, of any length.
+        """
+        if not self.sampling.has_tempo:
+            raise StreamError(
+                f"{self.source} can't read a stream: its {self.sampling} spreads frames over a whole video, and a "
+                "stream has no end. Train a run that reads frames at a tempo, for example: python train.py --config "
+                f"{self.source / 'config.yaml'} --sampling every:2 --clip-frames 16 --name stream"
+            )
+        horizon = horizon if horizon is not None else self.clips.frames
+        if horizon is None:
+            raise StreamError(
+                f"{self.source} was trained on whole videos, so the number of frames that an answer may depend on is "
+                "not known. Name it, about as many as were read of a training video: stream(horizon=50)."
+            )
+        if horizon < 2:
+            raise StreamError(f"the horizon of a stream is at least 2 frames, not {horizon}.")
+        tempo = Tempo(self.sampling, self.clips.stride, fps)
+        return Stream(self.encode, tempo, RollingProbabilities(self.head, horizon))
 
     def encode(self, frames: Sequence[Frame]) -> Array:
         """The features of frames: RGB uint8 ``[height, width, 3]`` each -> float32 ``[num_frames, feature_dim]``.
@@ -77,3 +153,19 @@ class Recognizer:
         else:
             features = [self.encoder.encode(resize_and_crop(frame, self.preprocessing)) for frame in frames]
         return np.concatenate(features).astype(np.float32)
+
+
+def _user_encoder(backbone: Backbone, device: torch.device, runtime: Runtime, views: tuple[str, ...]) -> Encoder:
+    """The backbone, ready to run. The exported network is kept in the user's cache folder.
+
+    Not in the run's own cache: a run from somebody else does not decide where this machine writes.
+    """
+    # XDG Base Directory Specification: a relative path is invalid.
+    parent = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not parent.is_absolute():
+        parent = Path("~/.cache").expanduser()
+    try:
+        return make_encoder(backbone, device, runtime, parent / "np-rnn-action-recognition" / NETWORKS, views)
+    except OSError:  # no home, or a read-only one
+        with tempfile.TemporaryDirectory() as folder:
+            return make_encoder(backbone, device, runtime, Path(folder), views)

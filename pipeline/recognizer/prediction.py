@@ -62,6 +62,6 @@ def probabilities_over_time(
 ) -> tuple[npt.NDArray[np.float64], Array]:
     """``times`` and ``over_time`` of a ``Prediction``, from the features in one view."""
     features, indices = video.features[:: clips.stride], video.frame_indices[:: clips.stride]
-    rolling = RollingProbabilities(head, clips.frames or len(features))
+    rolling = RollingProbabilities(head, max(2, clips.frames or len(features) + 1))
     fps = video.origin.fps or np.nan
     return indices / fps, np.stack([rolling.push(frame.astype(np.float32)) for frame in features])

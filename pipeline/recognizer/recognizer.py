@@ -22,8 +22,8 @@ from pipeline.features.recipe import IMPORTED, FeatureRecipe, VideoFeatures
 from pipeline.features.sampling import FrameSampling
 from pipeline.recognizer.head import Array, ClassifierHead, Head
 from pipeline.recognizer.prediction import Prediction, probabilities_over_time, ranked, video_probabilities
-from pipeline.recognizer.rolling import RollingProbabilities
-from pipeline.recognizer.stream import Stream, StreamError, Tempo
+from pipeline.recognizer.stream import Stream
+from pipeline.recognizer.tempo import StreamError, Tempo
 from pipeline.settings.config import ConfigError
 from pipeline.settings.device import choose_device
 from pipeline.training.clips import ClipSampling
@@ -113,35 +113,26 @@ class Recognizer:
             timeout=timeout,
         )
 
-    def stream(self, fps: float | None = None, horizon: int | None = None) -> Stream:
+    def stream(self, fps: float | None = None, horizon: float | None = None) -> Stream:
         """Begin to read frames that arrive one by one: ``stream.push(frame)`` returns the class probabilities.
 
         Args:
-            fps: frames per second of the stream, so that frames that are lost on the way count. It is not needed if
-                all frames are pushed (``every:N``), or if all are pushed with their times (``fps:F``).
-            horizon: the most frames that an answer depends on, counting those that are read. ``None``: as many as the
-                clips have that the classifier was trained on.
+            fps: frames per second of the stream, if it is known. It is needed for a ``horizon``, for frames that are
+                pushed without times if the tempo is one of time (``fps:F``), and to count lost frames if it is one of
+                frames (``every:N``).
+            horizon: the most seconds that an answer depends on. ``None``: the length of the training clips.
 
-        Raises:
-            StreamError: the classifier reads frames that are spread over a whole video, which a stream does not have;
-                or ``horizon`` is needed, because it was trained on whole videos, of any length.
+        Raises ``StreamError`` if the network reads frames that are spread over a whole video, which a stream does not
+        have, or as ``Tempo.horizon`` does.
         """
         if not self.sampling.has_tempo:
             raise StreamError(
-                f"{self.source} can't read a stream: its {self.sampling} spreads frames over a whole video, and a "
-                "stream has no end. Train a run that reads frames at a tempo, for example: python train.py --config "
-                f"{self.source / 'config.yaml'} --sampling every:2 --clip-frames 16 --name stream"
+                f"{self.source} can't read a stream: its sampling {self.sampling} spreads frames over a whole video, "
+                "and a stream has no end. Train a run that reads frames at a tempo, for example: python train.py "
+                f"--config {self.source / 'config.yaml'} --sampling every:2 --clip-frames 16 --name stream"
             )
-        horizon = horizon if horizon is not None else self.clips.frames
-        if horizon is None:
-            raise StreamError(
-                f"{self.source} was trained on whole videos, so the number of frames that an answer may depend on is "
-                "not known. Name it, about as many as were read of a training video: stream(horizon=50)."
-            )
-        if horizon < 2:
-            raise StreamError(f"the horizon of a stream is at least 2 frames, not {horizon}.")
-        tempo = Tempo(self.sampling, self.clips.stride, fps)
-        return Stream(self.encode, tempo, RollingProbabilities(self.head, horizon))
+        tempo = Tempo(self.sampling, self.clips.stride)
+        return Stream(self.encode, self.head, tempo, tempo.horizon(horizon, fps, self.clips.frames), fps)
 
     def encode(self, frames: Sequence[Frame]) -> Array:
         """The features of frames: RGB uint8 ``[height, width, 3]`` each -> float32 ``[num_frames, feature_dim]``.

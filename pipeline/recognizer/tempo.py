@@ -1,0 +1,96 @@
+"""The tempo at which a network reads the frames of a stream: the one that it was trained at."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.errors import UserError
+from pipeline.features.sampling import FrameSampling
+from pipeline.recognizer.head import Array
+
+
+class StreamError(UserError):
+    """A stream can't be read. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Tempo:
+    """How often a network reads a frame.
+
+    Attributes:
+        sampling: the frames whose features were stored for the training.
+        stride: distance between two frames of a training clip, in stored frames.
+    """
+
+    sampling: FrameSampling
+    stride: int = 1
+
+    def step(self, index: int, seconds: float) -> int:
+        """The step that a frame belongs to; the first frame of each step is read.
+
+        Args:
+            index: position of the frame in its stream, from 0.
+            seconds: its time in its stream.
+        """
+        return self.sampling.beat(index, seconds) // self.stride
+
+    def steps_per_second(self, fps: float) -> float:
+        """Steps per second of a stream with this frame rate."""
+        frames = fps / self.sampling.value if self.sampling.kind == "every" else min(fps, self.sampling.value)
+        return frames / self.stride
+
+    def horizon(self, seconds: float | None, fps: float | None, most: int | None) -> int:
+        """How many steps an answer may depend on: at most those of a training clip.
+
+        Args:
+            seconds: the horizon; ``None``: the length of a training clip.
+            fps: frame rate of the stream, if it is known.
+            most: steps of a training clip; ``None``: it was trained on whole videos, of any length.
+
+        Raises ``StreamError`` if it is too long, too short, or unknown.
+        """
+        if seconds is None:
+            if most is None:
+                raise StreamError(
+                    "the run was trained on whole videos, so it does not say how many frames it can read in a row. "
+                    "Give a horizon in seconds, about the length of its training videos."
+                )
+            return max(2, most)
+        if fps is None:
+            raise StreamError(
+                f"a horizon of {seconds:g} s is a number of frames only if the frame rate is known: give fps"
+            )
+        rate = self.steps_per_second(fps)
+        steps = round(seconds * rate)
+        if most is not None and steps > max(2, most):
+            raise StreamError(
+                f"a horizon of {seconds:g} s is {steps} frames at {rate:g} per second, but the run was trained on "
+                f"clips of {most}. The longest horizon is {most / rate:.2f} s; for a longer one, train on longer clips "
+                "(--clip-frames)."
+            )
+        if steps < 2:
+            raise StreamError(f"a horizon of {seconds:g} s is less than two frames, which are {1 / rate:g} s apart.")
+        return steps
+
+
+class Filled:
+    """Fills in the features of lost frames, on a straight line between their neighbours.
+
+    The network learned one tempo. Without the lost frames, it would see everything happen faster.
+    """
+
+    def __init__(self, most: int) -> None:
+        """``most``: the most lost frames to fill in; more would be forgotten by the network anyway."""
+        self._most = most
+        self.reset()
+
+    def reset(self) -> None:
+        self._last: Array | None = None
+
+    def rows(self, features: Array, num_missing: int) -> Array:
+        """The features of the missing frames, then those given: ``[feature_dim]`` -> ``[1 to most, feature_dim]``."""
+        last, self._last = self._last, features
+        if last is None or not num_missing:
+            return features[None]
+        shares = np.arange(1, num_missing + 2, dtype=np.float32)[-self._most :, None] / (num_missing + 1)
+        return last + shares * (features - last)

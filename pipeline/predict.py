@@ -9,9 +9,8 @@ In Python:
 
 import json
 import sys
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -20,19 +19,11 @@ import tyro
 
 from data.command import parse_arguments, run_command
 from data.folder import find_videos
-from data.identity import identify
 from data.processes import available_cores
 from data.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.cache.store import FeatureStore
-    from pipeline.features.extract import ExtractionFailure
-    from pipeline.features.recipe import VideoFeatures
     from pipeline.recognizer.recognizer import Recognizer as Recognizer
-
-    Extracted = tuple[VideoFeatures, ...] | ExtractionFailure
-
-_DATASET = "predict"  # its folder in a feature store; the videos are named by their content
 
 
 @dataclass(frozen=True)
@@ -74,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     """Return 0 on success, 1 if some videos failed; each is named."""
     options = parse_arguments(Arguments, arguments, prog="python -m pipeline.predict")
     from pipeline.features.extract import ExtractionFailure
+    from pipeline.recognizer.kept import extract_and_keep
     from pipeline.recognizer.prediction import ranked
     from pipeline.recognizer.recognizer import Recognizer
     from pipeline.settings.config import ConfigError
@@ -89,14 +81,17 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("--json - and --csv - both write to stdout: name a file for one of them")
     videos = find_videos(options.videos)
     recognizer = Recognizer.load(source, options.device)
-    store = _open_store(options.cache, recognizer) if options.cache is not None else None
+    workers = min(options.workers, len(videos))
+    if options.cache is None:
+        extracted = recognizer.extract(videos, workers, options.video_timeout)
+    else:
+        extracted = extract_and_keep(recognizer, videos, options.cache, workers, options.video_timeout)
     num_failed = 0
     with ExitStack() as stack:
         # The bar is closed last, so that lines that are written while it is shown are above it.
         progress = stack.enter_context(closing(Progress(len(videos), "video", what="predicting")))
         sinks = _open_sinks(options, recognizer.labels, stack)
-        workers = min(options.workers, len(videos))
-        extracted = stack.enter_context(closing(_extract(recognizer, videos, store, workers, options.video_timeout)))
+        stack.enter_context(closing(extracted))
         results: dict[int, Result] = {}
         num_written = 0
         for position, views in extracted:
@@ -161,69 +156,6 @@ def _open_sinks(options: Arguments, labels: Sequence[str], stack: ExitStack) -> 
         write_row(["video", "predicted", "confidence", "error", *(f"p:{name}" for name in labels)])
         sinks.append(write_csv)
     return sinks
-
-
-def _open_store(cache: Path, recognizer: "Recognizer") -> "FeatureStore":
-    from data.atomic import remove_abandoned
-    from pipeline.cache.store import FeatureStore
-
-    store = FeatureStore(cache, recognizer.recipe)
-    remove_abandoned(store.folder)
-    return store
-
-
-def _extract(
-    recognizer: "Recognizer", videos: Sequence[Path], store: "FeatureStore | None", workers: int, timeout: float
-) -> "Generator[tuple[int, Extracted], None, None]":
-    """The features of each video with its position, in no order: those in the store are read, the others stored."""
-    if store is None:
-        yield from recognizer.extract(videos, workers, timeout)
-        return
-    from pipeline.features.extract import ExtractionFailure
-
-    stored: deque[tuple[int, str]] = deque()
-    positions: list[int] = []
-
-    def missing() -> Iterator[Path]:
-        for position, video in enumerate(videos):
-            video_id = _content(video)
-            if video_id is not None and _read(store, video_id, recognizer.views) is not None:
-                stored.append((position, video_id))
-            else:
-                positions.append(position)
-                yield video
-
-    def read_stored() -> Iterator[tuple[int, Extracted]]:
-        while stored:
-            position, video_id = stored.popleft()
-            views = _read(store, video_id, recognizer.views)
-            yield position, views or ExtractionFailure(f"its features were removed from {store.folder} meanwhile")
-
-    with closing(recognizer.extract(missing(), workers, timeout)) as results:
-        for number, views in results:
-            yield from read_stored()
-            if not isinstance(views, ExtractionFailure):
-                for name, features in zip(recognizer.views, views, strict=True):
-                    store.write(_DATASET, features.origin.source_digest, features, name)
-            yield positions[number], views
-    yield from read_stored()
-
-
-def _content(video: Path) -> str | None:
-    """What names a video's features in the store: a digest of the file, so that they are found wherever it lies."""
-    with suppress(OSError):
-        return identify(video).digest
-    return None
-
-
-def _read(store: "FeatureStore", video_id: str, views: Sequence[str]) -> "tuple[VideoFeatures, ...] | None":
-    """The features of a video in all views; ``None`` if some are missing or damaged."""
-    from pipeline.cache.store import DamagedEntry
-
-    with suppress(DamagedEntry):
-        found = [store.read(_DATASET, video_id, view) for view in views]
-        return tuple(view for view in found if view is not None) if None not in found else None
-    return None
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.catalog import DataConfig, load_dataset
+from data.folder import find_videos
 from data.records import DatasetError, Split, VideoDataset, require_files
 from tests.helpers.clips import make_clip
 from tests.helpers.commands import message as message_of
@@ -379,3 +380,17 @@ def test_unlabelled_videos_are_cached_but_not_trained_on(tmp_path: Path, tiny_ba
     assert done.returncode == 0 and json.loads(done.stdout)["num_extracted"] == 1, done.stderr
     refused = run("train.py", *flags)
     assert refused.returncode == 2 and "nothing to train on" in message_of(refused)
+
+
+def test_a_user_names_videos_by_file_folder_and_pattern(tmp_path: Path) -> None:
+    """Files stay as they are, folders and patterns are expanded in their place, and every video comes once."""
+    for name in ("b/1.mp4", "b/2.AVI", "b/.hidden.mp4", "b/notes.txt", "a/3.mkv", "c[1].mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    named = ["b/notes.txt", "missing.mp4", "b/2.AVI", "b", "*/*.mkv", "c[1].mp4", "**/*.mp4"]
+    found = [path.relative_to(tmp_path).as_posix() for path in find_videos(f"{tmp_path}/{name}" for name in named)]
+    assert found == ["b/notes.txt", "missing.mp4", "b/2.AVI", "b/1.mp4", "a/3.mkv", "c[1].mp4"]
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "no video in"), ("*.webm", "matches no file")):
+        with pytest.raises(DatasetError, match=message):
+            find_videos([f"{tmp_path}/{name}"])

@@ -131,8 +131,8 @@ class Recognizer:
                 "and a stream has no end. Train a run that reads frames at a tempo, for example: python train.py "
                 f"--config {self.source / 'config.yaml'} --sampling every:2 --clip-frames 16 --name stream"
             )
-        tempo = Tempo(self.sampling, self.clips.stride)
-        return Stream(self.encode, self.head, tempo, tempo.horizon(horizon, fps, self.clips.frames), fps)
+        tempo = Tempo(self.sampling, self.clips.stride, fps)
+        return Stream(self.encode, self.head, tempo, tempo.horizon(horizon, self.clips.frames))
 
     def encode(self, frames: Sequence[Frame]) -> Array:
         """The features of frames: RGB uint8 ``[height, width, 3]`` each -> float32 ``[num_frames, feature_dim]``.

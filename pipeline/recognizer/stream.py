@@ -11,11 +11,9 @@ from pipeline.recognizer.tempo import Filled, StreamError, Tempo
 class Stream:
     """Reads frames one by one, with constant memory and constant work. ``Recognizer.stream`` makes one."""
 
-    def __init__(
-        self, encode: Callable[[Sequence[Frame]], Array], head: Head, tempo: Tempo, horizon: int, fps: float | None
-    ) -> None:
-        """``horizon`` is that of ``RollingProbabilities``; ``fps``: see ``Recognizer.stream``."""
-        self._encode, self._tempo, self._fps = encode, tempo, fps
+    def __init__(self, encode: Callable[[Sequence[Frame]], Array], head: Head, tempo: Tempo, horizon: int) -> None:
+        """``horizon`` is that of ``RollingProbabilities``."""
+        self._encode, self._tempo = encode, tempo
         self._rolling, self._filled = RollingProbabilities(head, horizon), Filled(horizon)
         self.reset()
 
@@ -54,20 +52,20 @@ class Stream:
 
     def _step_of(self, time: float | None) -> int:
         """The step of the next frame."""
-        index = self._num_pushed
+        index, fps = self._num_pushed, self._tempo.fps
         if time is None:
-            if self._fps is None and self._tempo.sampling.kind != "every":
+            if fps is None and self._tempo.sampling.kind == "fps":
                 raise StreamError(
                     f"the sampling {self._tempo.sampling} needs the time of each frame: push(frame, time=SECONDS). Or "
                     "say how many frames per second you push: stream(fps=25)."
                 )
-            seconds = index / (self._fps or 1.0)
+            seconds = index / (fps or 1.0)
         else:
             if index == 0:
                 self._begin = time
             seconds = time - self._begin
-            if self._fps is not None:
-                index = round(seconds * self._fps)  # lost frames count
+            if fps is not None:
+                index = round(seconds * fps)  # lost frames count
         if seconds < self._last:
             raise StreamError(
                 f"a frame at {seconds:.3f} s follows one at {self._last:.3f} s, counted from the first. Push frames in "

@@ -20,10 +20,12 @@ class Tempo:
     Attributes:
         sampling: the frames whose features were stored for the training.
         stride: distance between two frames of a training clip, in stored frames.
+        fps: frame rate of the stream; ``None`` if it is not known.
     """
 
     sampling: FrameSampling
     stride: int = 1
+    fps: float | None = None
 
     def step(self, index: int, seconds: float) -> int:
         """The step that a frame belongs to; the first frame of each step is read.
@@ -32,19 +34,15 @@ class Tempo:
             index: position of the frame in its stream, from 0.
             seconds: its time in its stream.
         """
-        return self.sampling.beat(index, seconds) // self.stride
+        # Of a file with a lower frame rate than the sampling's, every frame is read, and no beat counts as lost.
+        is_slow = self.fps is not None and self.sampling.kind == "fps" and self.fps < self.sampling.value
+        return (index if is_slow else self.sampling.beat(index, seconds)) // self.stride
 
-    def steps_per_second(self, fps: float) -> float:
-        """Steps per second of a stream with this frame rate."""
-        frames = fps / self.sampling.value if self.sampling.kind == "every" else min(fps, self.sampling.value)
-        return frames / self.stride
-
-    def horizon(self, seconds: float | None, fps: float | None, most: int | None) -> int:
+    def horizon(self, seconds: float | None, most: int | None) -> int:
         """How many steps an answer may depend on: at most those of a training clip.
 
         Args:
             seconds: the horizon; ``None``: the length of a training clip.
-            fps: frame rate of the stream, if it is known.
             most: steps of a training clip; ``None``: it was trained on whole videos, of any length.
 
         Raises ``StreamError`` if it is too long, too short, or unknown.
@@ -56,11 +54,12 @@ class Tempo:
                     "Give a horizon in seconds, about the length of its training videos."
                 )
             return max(2, most)
-        if fps is None:
+        if self.fps is None:
             raise StreamError(
-                f"a horizon of {seconds:g} s is a number of frames only if the frame rate is known: give fps"
+                f"how many frames {seconds:g} s are depends on the frame rate. Give fps with the horizon."
             )
-        rate = self.steps_per_second(fps)
+        value = self.sampling.value
+        rate = (self.fps / value if self.sampling.kind == "every" else min(self.fps, value)) / self.stride
         steps = round(seconds * rate)
         if most is not None and steps > max(2, most):
             raise StreamError(

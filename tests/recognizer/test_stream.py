@@ -1,5 +1,6 @@
 """A stream of frames gives the same answers as the file that they are from, and keeps the tempo if frames are lost."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,20 +55,30 @@ def frames_of(path: Path) -> list[Frame]:
     return [frame for _, frame in read_frames(path)]
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("sampling", "stride", "read"),
+    [
+        ("every:2", 1, range(0, 40, 2)),
+        ("every:2", 2, range(0, 40, 4)),
+        ("fps:10", 1, [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30, 33, 35, 38]),
+        ("fps:30", 1, range(40)),  # more than the file has
+    ],
+)
 @pytest.mark.parametrize("with_times", [False, True])
 def test_pushed_frames_give_the_answers_of_the_file(
-    recognizer: Recognizer, clip: Path, stride: int, with_times: bool
+    recognizer: Recognizer, clip: Path, sampling: str, stride: int, read: Sequence[int], with_times: bool
 ) -> None:
     """Far beyond the horizon too, the answer after each frame that is read is the prediction's over time."""
-    recognizer = replace(recognizer, clips=ClipSampling(frames=8, stride=stride))
+    recognizer = replace(
+        recognizer, sampling=FrameSampling.parse(sampling), clips=ClipSampling(frames=8, stride=stride)
+    )
     prediction, stream = recognizer.predict(clip), recognizer.stream(FPS)
     times = [100 + index / FPS if with_times else None for index in range(40)]
     answers = [stream.push(frame, time) for frame, time in zip(frames_of(clip), times, strict=True)]
-    apart = 2 * stride
-    assert prediction.times.tolist() == pytest.approx([index / FPS for index in range(0, 40, apart)])
-    np.testing.assert_allclose(answers[::apart], prediction.over_time, atol=1e-5)
-    np.testing.assert_array_equal(answers[1::apart], answers[::apart])
+    assert prediction.times.tolist() == pytest.approx([index / FPS for index in read])
+    np.testing.assert_allclose([answers[index] for index in read], prediction.over_time, atol=1e-5)
+    for index in set(range(40)) - set(read):
+        np.testing.assert_array_equal(answers[index], answers[index - 1])
     assert np.abs(np.diff(prediction.over_time, axis=0)).max() > 0.01
 
 
@@ -135,6 +146,16 @@ def test_the_horizon_is_bounded_by_the_training(recognizer: Recognizer) -> None:
     with pytest.raises(StreamError, match="whole videos.*horizon"):
         on_whole_videos.stream(FPS)
     on_whole_videos.stream(FPS, horizon=2)
+
+
+def test_a_tempo_of_time_needs_the_time(recognizer: Recognizer, clip: Path) -> None:
+    """Without times and a frame rate nobody knows which frames to read; times alone are enough."""
+    frames, by_time = frames_of(clip), replace(recognizer, sampling=FrameSampling.parse("fps:10"))
+    with pytest.raises(StreamError, match=r"push\(frame, time=SECONDS\)"):
+        by_time.stream().push(frames[0])
+    known, unknown = by_time.stream(FPS), by_time.stream()
+    for index, frame in enumerate(frames):
+        np.testing.assert_array_equal(unknown.push(frame, index / FPS), known.push(frame))
 
 
 def test_times_must_not_go_back(recognizer: Recognizer, clip: Path) -> None:

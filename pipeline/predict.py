@@ -75,8 +75,9 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("name at least one video file: python -m pipeline.predict clip.mp4 --run RUN")
     if source is None or (options.run and options.bundle):
         raise ConfigError("name either a run (--run RUN) or an exported model (--bundle FILE)")
-    if options.workers < 1 or options.top < 1:
-        raise ConfigError(f"--workers ({options.workers}) and --top ({options.top}) must be at least 1")
+    for name in ("top", "workers", "video_timeout"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, not {getattr(options, name):g}")
     if options.json == options.csv == Path("-"):
         raise ConfigError("--json - and --csv - both write to stdout: name a file for one of them")
     videos = find_videos(options.videos)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -44,6 +45,12 @@ def test_evaluation_counts_every_clip_in_every_view(trained: Path) -> None:
     """Two test videos have two clips each in three views, which makes twelve clips."""
     written = json.loads((trained / "evaluation" / "metrics.json").read_text())
     assert (written["num_videos"], written["num_clips"]) == (2, 2 * 2 * VIEWS)
+
+
+@pytest.fixture(autouse=True)
+def _own_user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests' networks out of the developer's home."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "user-cache"))
 
 
 @pytest.fixture
@@ -150,6 +157,26 @@ def test_files_folders_and_patterns_keep_their_order(
     assert [path.suffix for path in caches.rglob("*") if path.is_file()] == [".onnx"]
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_decoder_that_hangs_costs_one_video(
+    trained: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: bool
+) -> None:
+    """A pipe that nobody writes to blocks whoever opens it; its reader is killed, and the next video is predicted."""
+    os.mkfifo(tmp_path / "hangs.avi")
+    options = [
+        "--run",
+        trained,
+        "--video-timeout",
+        1,
+        "--workers",
+        1,
+        *(["--cache", tmp_path / "kept"] if keep else []),
+    ]
+    code, results = predict_to_json(capsys, tmp_path / "hangs.avi", videos / "b.avi", *options)
+    assert code == 1 and list(results) == ["hangs.avi", "b.avi"]
+    assert "error" in results["hangs.avi"] and "label" in results["b.avi"]
+
+
 def test_kept_features_are_not_decoded_again(
     trained: Path,
     videos: Path,
@@ -202,6 +229,7 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(
         (["--bundle", "model.zip"], "either a run"),
         (["--json", "-", "--csv", "-"], "both write to stdout"),
         (["--top", "0"], "at least 1"),
+        (["--video-timeout", "0.1"], "at least 1"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(trained: Path, options: list[str], message: str) -> None:

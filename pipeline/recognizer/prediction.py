@@ -9,9 +9,8 @@ import numpy.typing as npt
 from pipeline.features.recipe import VideoFeatures
 from pipeline.recognizer.head import Array, Head
 from pipeline.recognizer.rolling import RollingProbabilities
+from pipeline.recognizer.scoring import clip_probabilities
 from pipeline.training.clips import ClipSampling
-
-_CLIPS_AT_A_TIME = 256  # their states fit into a CPU's second-level cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +43,8 @@ def video_probabilities(head: Head, clips: ClipSampling, views: Sequence[VideoFe
 
     ``views`` are the features of one video, one item per view.
     """
-    chosen = clips.all(len(views[0].features))
-    rows = [(view.features, clip) for view in views for clip in chosen]
-    total: npt.NDArray[np.float64] | float = 0.0
-    for start in range(0, len(rows), _CLIPS_AT_A_TIME):
-        part = rows[start : start + _CLIPS_AT_A_TIME]
-        state = head.initial_state(len(part))
-        for step in range(len(chosen[0])):  # a video's clips all have the same length
-            frames = np.stack([features[clip[step]] for features, clip in part]).astype(np.float32)
-            probabilities, state = head.step(frames, state)
-        total = total + probabilities.astype(np.float64).sum(axis=0)
-    return np.asarray(total / len(rows))
+    scored = [clip_probabilities(head, view.features, clips) for view in views]
+    return np.mean(scored, axis=(0, 1), dtype=np.float64)
 
 
 def probabilities_over_time(

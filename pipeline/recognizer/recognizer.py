@@ -40,7 +40,7 @@ class Recognizer:
         print(prediction.label, prediction.probabilities)
 
     Attributes:
-        source: the run that it was loaded from.
+        source: the run or the bundle that it was loaded from.
         labels: class names, in the order of the probabilities.
         sampling: the frames that it reads of a video.
         clips: the clips that it scores a video by.
@@ -126,10 +126,12 @@ class Recognizer:
         have, or as ``Tempo.horizon`` does.
         """
         if not self.sampling.has_tempo:
+            config = self.source / "config.yaml"
+            like = f"--config {config}" if config.is_file() else "--dataset DATASET"
             raise StreamError(
                 f"{self.source} can't read a stream: its sampling {self.sampling} spreads frames over a whole video, "
                 "and a stream has no end. Train a run that reads frames at a tempo, for example: python train.py "
-                f"--config {self.source / 'config.yaml'} --sampling every:2 --clip-frames 16 --name stream"
+                f"{like} --sampling every:2 --clip-frames 16 --name stream"
             )
         tempo = Tempo(self.sampling, self.clips.stride, fps)
         return Stream(self.encode, self.head, tempo, tempo.horizon(horizon, self.clips.frames))
@@ -140,7 +142,7 @@ class Recognizer:
         They have the precision of stored features, float16.
         """
         if self.encoder.takes_whole_frames:
-            features = [self.encoder.encode(self.encoder.stage(frame[None])) for frame in frames]
+            features = [self.encoder.encode(self.encoder.stage(frame[None]))[:1] for frame in frames]
         else:
             features = [self.encoder.encode(resize_and_crop(frame, self.preprocessing)) for frame in frames]
         return np.concatenate(features).astype(np.float32)

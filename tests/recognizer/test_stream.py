@@ -128,10 +128,15 @@ def test_a_reset_begins_a_new_stream(recognizer: Recognizer, clip: Path) -> None
     np.testing.assert_array_equal(again, first)
 
 
-def test_what_has_no_tempo_is_refused(recognizer: Recognizer) -> None:
-    """Frames that are spread over a whole video can't be found in a stream; the error names a run that can."""
-    with pytest.raises(StreamError, match=r"uniform:25.*train.py --config run/config.yaml --sampling every:2"):
-        replace(recognizer, sampling=FrameSampling.parse("uniform:25")).stream()
+def test_what_has_no_tempo_is_refused(recognizer: Recognizer, tmp_path: Path) -> None:
+    """Frames that are spread over a whole video can't be found in a stream; the error says how to train a run that can.
+
+    A run's own settings are the beginning; an exported model has none.
+    """
+    (tmp_path / "config.yaml").touch()
+    for source, like in ((tmp_path, f"--config {tmp_path}/config.yaml"), (Path("model.zip"), "--dataset DATASET")):
+        with pytest.raises(StreamError, match=rf"uniform:25.*train.py {like} --sampling every:2"):
+            replace(recognizer, source=source, sampling=FrameSampling.parse("uniform:25")).stream()
 
 
 def test_the_horizon_is_bounded_by_the_training(recognizer: Recognizer) -> None:

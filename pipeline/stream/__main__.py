@@ -121,7 +121,8 @@ def main(arguments: Sequence[str]) -> int:
             outputs.finish(reason, ended_at)
     except BrokenPipeError:  # whoever read the events has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        outputs.finish("closed", None)
+        reason = "closed"
+        outputs.finish(reason, None)
     except BaseException:
         outputs.close()
         raise

@@ -10,6 +10,9 @@ from pipeline.settings.config import ConfigError
 
 Probabilities = npt.NDArray[np.floating]
 
+# Times are sums of frames' durations, which are not exact.
+_ROUNDING = 1e-6  # seconds
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -108,7 +111,7 @@ class Segmenter:
             else:
                 action.left = time
         elif action is not None and action.left is not None:
-            in_time = time - action.left <= self._thresholds.merge_gap
+            in_time = time - action.left <= self._thresholds.merge_gap + _ROUNDING
             if in_time and best == action.label:
                 action.left, self._candidate = None, None
                 action.add(float(probabilities[best]))
@@ -143,8 +146,7 @@ class Segmenter:
             return
         score = float(probabilities[candidate.label])
         candidate.add(score)
-        # Times are sums of frames' durations, which are not exact.
-        if time - candidate.start >= self._thresholds.min_duration - 1e-6:
+        if time - candidate.start >= self._thresholds.min_duration - _ROUNDING:
             if self._action is not None:
                 yield self._action.ended(time)
             self._action, self._candidate = candidate, None

@@ -34,10 +34,11 @@ decord.logging.set_level(decord.logging.QUIET)
 
 # FFmpeg also draws text, shows pictures, and follows playlists to other files and addresses. It reads this variable at
 # every file that OpenCV opens, and refuses other formats than these, its names for the containers of video.
-_FORMATS = "format_whitelist;avi,matroska,mov,asf,flv,mpeg,mpegts,mpegvideo,mxf,ogg,yuv4mpegpipe"
-_options = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")
+FILE_FORMATS = "format_whitelist;avi,matroska,mov,asf,flv,mpeg,mpegts,mpegvideo,mxf,ogg,yuv4mpegpipe"
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_options = os.environ.get(OPTIONS, "")
 if "format_whitelist" not in _options:
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(filter(None, [_FORMATS, _options]))
+    os.environ[OPTIONS] = "|".join(filter(None, [FILE_FORMATS, _options]))
 
 Frame = NDArray[np.uint8]
 Wanted = Collection[int] | Callable[[int, float], Iterable[int]] | None

@@ -1,6 +1,7 @@
 """A trained run, ready to recognise actions in new videos and streams."""
 
 import os
+import shlex
 import tempfile
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
@@ -122,19 +123,25 @@ class Recognizer:
                 frames (``every:N``).
             horizon: the most seconds that an answer depends on. ``None``: the length of the training clips.
 
-        Raises ``StreamError`` if the network reads frames that are spread over a whole video, which a stream does not
-        have, or as ``Tempo.horizon`` does.
+        Raises ``StreamError`` as ``tempo`` and ``Tempo.horizon`` do.
+        """
+        tempo = self.tempo(fps)
+        return Stream(self.encode, self.head, tempo, tempo.horizon(horizon, self.clips.frames))
+
+    def tempo(self, fps: float | None = None) -> Tempo:
+        """How often the network reads a frame of a stream with this frame rate.
+
+        Raises ``StreamError`` if it reads frames that are spread over a whole video, which a stream does not have.
         """
         if not self.sampling.has_tempo:
             config = self.source / "config.yaml"
-            like = f"--config {config}" if config.is_file() else "--dataset DATASET"
+            like = f"--config {shlex.quote(str(config))}" if config.is_file() else "--dataset DATASET"
             raise StreamError(
                 f"{self.source} can't read a stream: its sampling {self.sampling} spreads frames over a whole video, "
                 "and a stream has no end. Train a run that reads frames at a tempo, for example: python train.py "
                 f"{like} --sampling every:2 --clip-frames 16 --name stream"
             )
-        tempo = Tempo(self.sampling, self.clips.stride, fps)
-        return Stream(self.encode, self.head, tempo, tempo.horizon(horizon, self.clips.frames))
+        return Tempo(self.sampling, self.clips.stride, fps)
 
     def encode(self, frames: Sequence[Frame]) -> Array:
         """The features of frames: RGB uint8 ``[height, width, 3]`` each -> float32 ``[num_frames, feature_dim]``.

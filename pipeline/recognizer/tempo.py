@@ -38,6 +38,14 @@ class Tempo:
         is_slow = self.fps is not None and self.sampling.kind == "fps" and self.fps < self.sampling.value
         return (index if is_slow else self.sampling.beat(index, seconds)) // self.stride
 
+    @property
+    def steps_per_second(self) -> float | None:
+        """Steps per second; ``None`` if the stream's frame rate is not known."""
+        if self.fps is None:
+            return None
+        value = self.sampling.value
+        return (self.fps / value if self.sampling.kind == "every" else min(self.fps, value)) / self.stride
+
     def horizon(self, seconds: float | None, most: int | None) -> int:
         """How many steps an answer may depend on: at most those of a training clip.
 
@@ -54,12 +62,11 @@ class Tempo:
                     "Give a horizon in seconds, about the length of its training videos."
                 )
             return max(2, most)
-        if self.fps is None:
+        rate = self.steps_per_second
+        if rate is None:
             raise StreamError(
                 f"how many frames {seconds:g} s are depends on the frame rate. Give fps with the horizon."
             )
-        value = self.sampling.value
-        rate = (self.fps / value if self.sampling.kind == "every" else min(self.fps, value)) / self.stride
         steps = round(seconds * rate)
         if most is not None and steps > max(2, most):
             raise StreamError(

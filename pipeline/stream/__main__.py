@@ -1,7 +1,6 @@
 """Recognise actions while a video runs: python -m pipeline.stream 0 --run runs/demo/np_rnn-split_1-seed_0"""
 
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -35,7 +34,7 @@ class Arguments:
     source: tyro.conf.Positional[str]
     """a video file, a camera's number (0), an address (rtsp://, http://, tcp://, udp://), or - for standard input"""
     run: Path | None = None
-    """folder of a run, made by train.py, whose frames have a tempo (--sampling every:N)"""
+    """folder of a run, made by train.py, whose frames have a tempo (--sampling every:N or fps:F)"""
     bundle: Path | None = None
     """an exported run, instead of --run"""
     horizon: float | None = None
@@ -89,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(Arguments, arguments, prog="python -m pipeline.stream")
     from pipeline.recognizer.recognizer import Recognizer
     from pipeline.stream.segments import require_format
-    from pipeline.stream.session import answers, horizon_steps, tempo_of
+    from pipeline.stream.session import answers
     from pipeline.stream.sources import Finished, Source, open_source
 
     if options.segments is not None:
@@ -98,16 +97,15 @@ def main(arguments: Sequence[str]) -> int:
     trained = options.run or options.bundle
     assert trained is not None
     recognizer = Recognizer.load(trained, options.device)
-    _require_tempo(recognizer, options.run)
     background = _background(options.background, recognizer.labels)
     opened = open_source(
         source,
-        tempo_of(recognizer),
+        recognizer.tempo(),
         live={"auto": None, "yes": True, "no": False}[options.live],
         timeout=options.timeout,
         reconnect=float("inf") if options.reconnect is None else options.reconnect,
     )
-    steps = horizon_steps(recognizer, options.horizon, opened.fps)
+    steps = opened.tempo.horizon(options.horizon, recognizer.clips.frames)
     outputs = _Outputs(options, source, opened, recognizer, background)
     stop, reason = threading.Event(), "interrupted"
     ended_at = None
@@ -145,7 +143,6 @@ class _Outputs:
     ) -> None:
         from pipeline.stream.lines import EventLines
         from pipeline.stream.overlay import Overlay
-        from pipeline.stream.session import tempo_of
         from pipeline.stream.timeline import Timeline
 
         self._options, self._source, self._labels = options, source, recognizer.labels
@@ -153,7 +150,8 @@ class _Outputs:
         self._lines = EventLines(_print, recognizer.labels, self._segmenter, options.update, options.stats)
         self._segments: list[Segment] = []
         self._num_written, self._last_write = -1, time.monotonic()
-        rate = tempo_of(recognizer).steps_per_second(opened.fps)
+        rate = opened.tempo.steps_per_second
+        assert rate is not None
         self._overlay = None if options.overlay is None else Overlay(options.overlay, rate, recognizer.labels)
         self._timeline = None if options.timeline is None else Timeline(recognizer.labels)
 
@@ -203,18 +201,6 @@ class _Outputs:
 def _print(line: str) -> None:
     sys.stdout.write(line)
     sys.stdout.flush()
-
-
-def _require_tempo(recognizer: "Recognizer", run: Path | None) -> None:
-    if recognizer.sampling.kind != "uniform":
-        return
-    command = ["python", "train.py"]
-    command += ["--dataset", "DATASET"] if run is None else ["--config", str(run / "config.yaml")]
-    command += ["--sampling", "every:2", "--clip-frames", "16", "--name", f"{run.name if run else 'RUN'}-stream"]
-    raise ConfigError(
-        f"{run or 'the bundle'} reads {recognizer.sampling}: frames spread over a whole video, and a stream has no end "
-        f"to spread them over. Train a run that reads at a tempo, on clips: {shlex.join(command)}"
-    )
 
 
 def _background(name: str | None, labels: Sequence[str]) -> int | None:

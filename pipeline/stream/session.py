@@ -13,8 +13,8 @@ import numpy as np
 from pipeline.recognizer.head import Array
 from pipeline.recognizer.recognizer import Recognizer
 from pipeline.recognizer.rolling import RollingProbabilities
-from pipeline.settings.config import ConfigError
-from pipeline.stream.sources import Finished, Item, Lost, OpenSource, StreamFrame, Tempo
+from pipeline.recognizer.tempo import Filled
+from pipeline.stream.sources import Finished, Item, Lost, OpenSource, StreamFrame
 
 T = TypeVar("T")
 
@@ -36,40 +36,6 @@ class Answer:
     dropped: int
 
 
-def horizon_steps(recognizer: Recognizer, seconds: float | None, fps: float) -> int:
-    """How many steps an answer may depend on: at most those of a training clip.
-
-    Args:
-        seconds: the horizon; ``None``: the length of a training clip.
-        fps: frame rate of the stream.
-
-    Raises ``ConfigError`` if it is too long, too short, or unknown.
-    """
-    most, rate = recognizer.clips.frames, tempo_of(recognizer).steps_per_second(fps)
-    if seconds is None:
-        if most is None:
-            raise ConfigError(
-                "the run was trained on whole videos, so it does not say how many frames it can read in a row. Give "
-                "--horizon SECONDS, about the length of its training videos."
-            )
-        return max(2, most)
-    steps = round(seconds * rate)
-    if most is not None and steps > max(2, most):
-        raise ConfigError(
-            f"--horizon {seconds:g} is {steps} frames at {rate:g} frames per second, but the run was trained on clips "
-            f"of {most}. The longest horizon is {most / rate:.2f} seconds; for a longer one, train on longer clips "
-            "(--clip-frames)."
-        )
-    if steps < 2:
-        raise ConfigError(f"--horizon {seconds:g} is too short: two frames, the least, are {2 / rate:g} seconds")
-    return steps
-
-
-def tempo_of(recognizer: Recognizer) -> Tempo:
-    """How often a recognizer reads a frame."""
-    return Tempo(recognizer.sampling, recognizer.clips.stride)
-
-
 def answers(
     opened: OpenSource, recognizer: Recognizer, steps: int, max_lag: float = 1.0, stop: threading.Event | None = None
 ) -> Generator[Answer | Lost | Finished, None, None]:
@@ -77,7 +43,7 @@ def answers(
 
     Args:
         opened: the source. Of a live one, the oldest frames are dropped if they come faster than they are read.
-        steps: most steps that an answer depends on; see ``horizon_steps``.
+        steps: most steps that an answer depends on; see ``Tempo.horizon``.
         max_lag: seconds that a frame of a live source may wait; a frame that has waited longer is dropped.
         stop: ends the stream when it is set, by a signal or by another thread. It is set when this generator ends.
 
@@ -88,7 +54,7 @@ def answers(
     stop = stop or threading.Event()
     longest = max_lag if opened.is_live else float("inf")
     frames = _ahead(opened.read(stop), stop, (lambda item: isinstance(item, StreamFrame)) if opened.is_live else None)
-    rolling, filled = RollingProbabilities(recognizer.head, steps), _Filled(steps)
+    rolling, filled = RollingProbabilities(recognizer.head, steps), Filled(steps)
     last_step, dropped = -1, 0
     try:
         for item, features, seconds in _ahead(_encode(frames, recognizer, longest), stop):
@@ -107,28 +73,6 @@ def answers(
             yield Answer(item, probabilities, time.monotonic() - item.arrived, dropped)
     finally:
         stop.set()
-
-
-class _Filled:
-    """Fills in the features of dropped frames, on a straight line between their neighbours.
-
-    The network learned one tempo. Without the dropped frames, it would see everything happen faster.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.reset()
-
-    def reset(self) -> None:
-        self._last: Array | None = None
-
-    def rows(self, features: Array, num_missing: int) -> Array:
-        """The features of the missing frames, then those given: ``[feature_dim]`` -> ``[1 to most, feature_dim]``."""
-        last, self._last = self._last, features
-        if last is None or not num_missing:
-            return features[None]
-        shares = np.arange(1, num_missing + 2, dtype=np.float32)[-self._most :, None] / (num_missing + 1)
-        return last + shares * (features - last)
 
 
 def _encode(items: Iterable[Item], recognizer: Recognizer, longest: float) -> Iterator[tuple[Item, Array, float]]:

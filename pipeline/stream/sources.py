@@ -1,18 +1,17 @@
 """Where a stream comes from: the frames of a file, a camera, an address or a pipe that a network should read."""
 
-import itertools
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
 from data.live import LiveCapture
 from data.video import Frame, FrameStream, VideoError, read_frames
-from pipeline.features.sampling import FrameSampling
+from pipeline.recognizer.tempo import Tempo
 
 # Where a file or a stream does not say.
 USUAL_FPS = 25.0
@@ -63,37 +62,6 @@ class Source:
         return Path(self.text).stem if self.kind == "file" else self.shown
 
 
-@dataclass(frozen=True)
-class Tempo:
-    """How often a network reads a frame.
-
-    Attributes:
-        sampling: the frames whose features were stored for the training.
-        stride: distance between two frames of a training clip, in stored frames.
-    """
-
-    sampling: FrameSampling
-    stride: int = 1
-
-    def step(self, index: int, seconds: float) -> int:
-        """The step that a frame belongs to; the first frame of each step is read.
-
-        Args:
-            index: position of the frame in its stream, from 0.
-            seconds: its time in its stream.
-        """
-        if self.sampling.kind == "every":
-            beat = index // int(self.sampling.value)
-        else:
-            beat = int(seconds * self.sampling.value + 1e-6)
-        return beat // self.stride
-
-    def steps_per_second(self, fps: float) -> float:
-        """Steps per second of a stream with this frame rate."""
-        frames = fps / self.sampling.value if self.sampling.kind == "every" else min(fps, self.sampling.value)
-        return frames / self.stride
-
-
 @dataclass(frozen=True, eq=False)
 class StreamFrame:
     """A frame that is due.
@@ -135,12 +103,12 @@ class OpenSource:
     """A source that has been opened.
 
     Attributes:
-        fps: frames per second, ``USUAL_FPS`` if unknown.
+        tempo: which frames are due, with the source's frame rate (``USUAL_FPS`` if unknown).
         is_live: whether frames are lost that nobody takes. A file waits.
         read: the frames that are due, in order, until the event is set. Call it once.
     """
 
-    fps: float
+    tempo: Tempo
     is_live: bool
     read: Callable[[threading.Event], Iterator[Item]] = field(repr=False)
 
@@ -156,7 +124,7 @@ def open_source(
     """Open a source.
 
     Args:
-        tempo: which frames are due.
+        tempo: which frames are due; its frame rate is not used.
         live: whether the source goes on while nobody reads. ``None``: cameras do, and addresses unless a recording of
             known length is behind them.
         timeout: seconds that an address may take to answer, or to send the next frame.
@@ -167,7 +135,7 @@ def open_source(
     if source.kind == "file":
         frames = read_frames(Path(source.text), lambda *header: tempo.sampling.indices(*header)[:: tempo.stride])
         fps = frames.header.fps or USUAL_FPS
-        return OpenSource(fps, bool(live), lambda stop: _read_file(frames, fps, stop))
+        return OpenSource(replace(tempo, fps=fps), bool(live), lambda stop: _read_file(frames, fps, stop))
 
     def open_capture() -> LiveCapture:
         if source.kind == "camera":
@@ -181,10 +149,12 @@ def open_source(
     comes_back = source.kind in ("camera", "address") and live is not False and not capture.num_frames
     is_live = comes_back if live is None else live
 
+    tempo = replace(tempo, fps=capture.fps or USUAL_FPS)
+
     def read(stop: threading.Event) -> Iterator[Item]:
         return _read_live(capture, open_capture, tempo, reconnect if comes_back else None, source.shown, stop)
 
-    return OpenSource(capture.fps or USUAL_FPS, is_live, read)
+    return OpenSource(tempo, is_live, read)
 
 
 def _advice(source: Source) -> str:
@@ -220,8 +190,7 @@ def _read_live(
     stop: threading.Event,
 ) -> Iterator[Item]:
     """``reconnect``: seconds after which a lost source is given up; ``None``: the source ends when nothing comes."""
-    steps = itertools.count()
-    now = 0.0
+    now, first_step = 0.0, 0
     while True:
         # After a loss, media time goes on as the clock does.
         base = now
@@ -233,10 +202,11 @@ def _read_live(
             step = tempo.step(index, seconds)
             if step > last_step:
                 last_step = step
-                yield StreamFrame(next(steps), now, time.monotonic(), pixels())
+                yield StreamFrame(first_step + step, now, time.monotonic(), pixels())
         if reconnect is None:
             yield Finished(now, "end")
             return
+        first_step += last_step + 1
         yield Lost(now, f"no more frames from {shown}")
         lost = time.monotonic()
         found = _reconnect(open_again, lost + reconnect, stop)

@@ -14,7 +14,7 @@ from pipeline.features.encoders import Encoder
 from pipeline.recognizer.recognizer import Recognizer
 from pipeline.stream.events import Segmenter, Thresholds
 from pipeline.stream.lines import EventLines
-from pipeline.stream.session import Answer, answers, tempo_of
+from pipeline.stream.session import Answer, answers
 from pipeline.stream.sources import Source, open_source
 from pipeline.stream.timeline import Timeline
 
@@ -36,7 +36,7 @@ def test_memory_and_work_are_constant_over_an_hour(stream_run: Path, ffmpeg: str
     lines = EventLines(lambda line: None, recognizer.labels, Segmenter(Thresholds()))
     timeline = Timeline(recognizer.labels)
     memory, seconds = [], [time.perf_counter()]
-    for item in answers(open_source(Source.parse(str(path)), tempo_of(recognizer)), recognizer, 40):
+    for item in answers(open_source(Source.parse(str(path)), recognizer.tempo()), recognizer, 40):
         if isinstance(item, Answer):
             lines.answer(item)
             timeline.add(item)

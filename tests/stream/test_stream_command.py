@@ -22,7 +22,7 @@ from data.video import read_frames
 from pipeline.recognizer.recognizer import Recognizer
 from pipeline.settings.config import ConfigError
 from pipeline.stream.__main__ import main
-from pipeline.stream.session import Answer, answers, horizon_steps, tempo_of
+from pipeline.stream.session import Answer, answers
 from pipeline.stream.sources import Finished, Lost, OpenSource, Source, open_source
 from pipeline.training.loop import load_best
 from pipeline.training.run import Run
@@ -91,7 +91,7 @@ def open_when_ready(recognizer: Recognizer, address: str, **options: Any) -> Ope
     """Open an address as soon as its server listens."""
     for _ in range(100):
         try:
-            return open_source(Source.parse(address), tempo_of(recognizer), **options)
+            return open_source(Source.parse(address), recognizer.tempo(), **options)
         except ValueError:
             time.sleep(0.1)
     raise AssertionError(f"{address} does not answer")
@@ -140,8 +140,8 @@ def test_a_file_gets_the_classifiers_scores_over_time(
     path = action_data / "clips" / clip
     if not path.exists():
         pytest.skip(f"no {path}")
-    opened = open_source(Source.parse(str(path)), tempo_of(recognizer))
-    steps = horizon_steps(recognizer, None, opened.fps)
+    opened = open_source(Source.parse(str(path)), recognizer.tempo())
+    steps = opened.tempo.horizon(None, recognizer.clips.frames)
     items = list(answers(opened, recognizer, steps))
     frames = [frame for _, frame in read_frames(path)]
     streamed = np.array([item.probabilities for item in items if isinstance(item, Answer)])
@@ -181,12 +181,12 @@ def test_a_file_is_read_to_its_end(
 def test_a_pipe_gives_what_the_file_gives(recognizer: Recognizer, long_video: Path) -> None:
     """Video from standard input is read whole, without a frame dropped, with the file's answers."""
     path = Source.parse(str(long_video))
-    from_file = list(answers(open_source(path, tempo_of(recognizer)), recognizer, CLIP_FRAMES))
+    from_file = list(answers(open_source(path, recognizer.tempo()), recognizer, CLIP_FRAMES))
     stdin = os.dup(0)
     with long_video.open("rb") as file:
         os.dup2(file.fileno(), 0)
         try:
-            opened = open_source(Source.parse("-"), tempo_of(recognizer))
+            opened = open_source(Source.parse("-"), recognizer.tempo())
             from_pipe = list(answers(opened, recognizer, CLIP_FRAMES))
         finally:
             os.dup2(stdin, 0)

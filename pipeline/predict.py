@@ -83,7 +83,8 @@ def main(arguments: Sequence[str]) -> int:
                 continue
             record = VideoRecord(str(path), path, label=0, group="")
             table = FeatureTable([record], PackedFeatures.in_memory({record.video_id: result}, views))
-            predictions = predict(model.to(device), table, ClipSampling.from_config(config.training), classes, device)
+            clips = ClipSampling.from_config(config.training)
+            predictions = predict(model.to(device), table, clips, classes, device)["forward"]
             (probabilities,) = predictions.video_probabilities
             best = probabilities.argsort()[::-1][: options.top]
             print(f"{path}: " + ", ".join(f"{classes[label]} {probabilities[label]:.3f}" for label in best))

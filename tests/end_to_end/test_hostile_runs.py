@@ -254,7 +254,7 @@ def test_no_mutation_of_a_run_ends_in_a_traceback(
     monkeypatch.setattr(report, "_page", lambda *_, **__: "")
     monkeypatch.setattr(
         figures,
-        "_static_figure",
+        "static_figure",
         lambda figure, name, *_, rows: figures.StaticFigure(name, "", "", "", b"", b"", tuple(rows)),
     )
     source = moves if kind == "videos" else good

@@ -93,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     def record(ending: str, code: int, text: str) -> None:
         exit_codes[ending], stderr[ending] = code, text
 
-    done = run(*train_arguments(folder, "uninterrupted"))
+    done = call(*train_arguments(folder, "uninterrupted"))
     assert done.returncode == 0, done.stderr
     record("uninterrupted", done.returncode, done.stderr)
     begin, resume = train_arguments(folder, "resumed"), ["--config", resumed / "config.yaml", "--resume"]

@@ -37,7 +37,7 @@ from PIL import Image
 
 from data.catalog import DataConfig, load_dataset
 from data.command import parse_arguments, run_command
-from data.folder import VIDEO_EXTENSIONS
+from data.listing import VIDEO_EXTENSIONS
 from data.records import DatasetError, VideoRecord
 from data.video import read_frames
 from models.backbones import Backbone, load_backbone

@@ -39,7 +39,7 @@ from pipeline.cache.packed import PackedFeatures, PackedVideo
 from pipeline.evaluation.comparison import order_drops
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.scoring import CPU_CLIPS, predict, predict_orders
+from pipeline.evaluation.scoring import CPU_CLIPS, ORDERS, predict
 from pipeline.features.recipe import Origin
 from pipeline.training.batches import FeatureTable, evaluation_blocks
 from pipeline.training.clips import ClipSampling
@@ -121,11 +121,11 @@ def main(size: tyro.conf.OmitArgPrefixes[Size], rounds: int = 3, threads: int | 
 
 
 def score_run(model: SequenceClassifier, table: FeatureTable, size: Size, classes: tuple[str, ...]) -> None:
-    metrics(predict(model, table, size.sampling, classes, CPU))
+    metrics(predict(model, table, size.sampling, classes, CPU)["forward"])
 
 
 def score_orders(model: SequenceClassifier, table: FeatureTable, size: Size, classes: tuple[str, ...]) -> None:
-    orders = predict_orders(model, table, size.sampling, classes, CPU)
+    orders = predict(model, table, size.sampling, classes, CPU, orders=ORDERS)
     forward = orders.pop("forward")
     metrics(forward)
     order_drops(forward, orders)
@@ -204,7 +204,7 @@ def plain_scores(model: SequenceClassifier, table: FeatureTable, size: Size) -> 
 def largest_difference(model: SequenceClassifier, table: FeatureTable, size: Size) -> float:
     """The largest absolute difference between the video probabilities of ``job`` and ``plain``."""
     plain = plain_scores(model, table, size)
-    shared = predict(model, table, size.sampling, plain.classes, CPU)
+    shared = predict(model, table, size.sampling, plain.classes, CPU)["forward"]
     return float(np.abs(shared.video_probabilities - plain.video_probabilities).max())
 
 

@@ -1,10 +1,9 @@
-"""Show that one learning rate suits all widths: train np_rnn with 64 to 1,024 units, and plot the loss over the rate.
+"""Does one learning rate suit all widths? Train np_rnn with 64 to 1,024 units, and plot the loss over the rate.
 
     python -m benchmarks.widths docs/widths.png --config configs/ut_interaction.yaml --root UT --half first
 
 All arguments after the picture are those of pipeline.tune, which does the trainings; a killed command resumes. The left
-panel has the default rates, which fall with the fan-in of a recurrent layer, the right one the same rate for all
-weights.
+panel has rates that fall with the fan-in of a recurrent layer, the right one the same rate for all weights.
 """
 
 import json
@@ -18,12 +17,11 @@ import yaml
 from data.atomic import write_atomically, write_text_atomically
 from data.command import run_command
 from data.errors import UserError
-from pipeline.settings.config import TrainingConfig
 from pipeline.tune.__main__ import main as tune
 
 WIDTHS = (64, 128, 256, 512, 1024)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-RULES = {"rates fall with the fan-in": TrainingConfig().base_fan_in, "one rate for all weights": 10**6}
+RULES = {"rates fall with the fan-in above 512": 512, "one rate for all weights": 10**6}
 RESULTS = Path("runs/widths")
 
 

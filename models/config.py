@@ -42,7 +42,7 @@ class ModelConfig:
     """dropout probability for the features and for the input of the linear layer"""
     input_scale: InputScale = "hidden"
     """np_rnn, nrnn: divisor of the input weights' standard deviation (see models/initializers.py)"""
-    identity_weight: float = 3.0
+    identity_weight: float = 100.0
     """np_rnn: c in W = (A + c I) / lambda_max; 1 in the paper. The untrained network remembers for about c + 4 steps"""
     identity_scale: float = 0.99
     """scaled_irnn: factor of the identity in the recurrent matrix"""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import tyro
 
 from data.command import parse_arguments, run_command
-from data.folder import find_videos
+from data.listing import find_videos
 from data.processes import available_cores
 from data.progress import Progress
 

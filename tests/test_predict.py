@@ -19,7 +19,7 @@ from pipeline.recognizer.tempo import StreamError
 from pipeline.settings.config import ConfigError
 from pipeline.training.run import RunError
 from tests.helpers.clips import render_moving_squares
-from tests.helpers.commands import run
+from tests.helpers.commands import call, run
 
 VIEWS = 3
 
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: tuple[str, 
     folder = tmp_path_factory.mktemp("predict")
     render_moving_squares(folder / "videos")
     name, weights = tiny_backbone
-    done = run(
+    done = call(
         *("train.py", "--dataset", "folder", "--root", folder / "videos", "--group-pattern", r"_(g\d+)_"),
         *("--holdout-group", "g8", "--backbone", name, "--weights", weights, "--sampling", "uniform:4"),
         *("--views", VIEWS, "--clip-frames", 3, "--cache", folder / "cache", "--runs", folder, "--name", "run"),

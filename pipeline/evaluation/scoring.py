@@ -20,8 +20,10 @@ CPU_CLIPS, GPU_CLIPS = 256, 4096
 _VIDEOS_PER_BLOCK = 64
 
 Order = Literal["forward", "reversed", "shuffled"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
+@torch.inference_mode()
 def predict(
     model: SequenceClassifier,
     table: FeatureTable,
@@ -30,34 +32,20 @@ def predict(
     device: torch.device,
     missing: Sequence[VideoRecord] = (),
     batch_size: int | None = None,
-) -> Predictions:
-    """Score the evenly spread clips of every video, in all its views.
+    orders: Sequence[Order] = ("forward",),
+) -> dict[str, Predictions]:
+    """Score the evenly spread clips of every video, in all its views, once for each order of the frames of a clip.
+
+    The projection of a frame is computed once for all clips and orders. ``"shuffled"`` draws one random order per video
+    from its id, so it is the same in every evaluation. The frame average ignores the order: no order changes a mean,
+    and another order of summation must not break a tie.
 
     Args:
         missing: videos of the list that have no features; they count as wrong answers.
         batch_size: clips per block.
 
     Returns:
-        Predictions for the table's videos followed by ``missing``; the order of the clips is not defined.
-    """
-    return predict_orders(model, table, clips, classes, device, missing, batch_size, ("forward",))["forward"]
-
-
-@torch.inference_mode()
-def predict_orders(
-    model: SequenceClassifier,
-    table: FeatureTable,
-    clips: ClipSampling,
-    classes: tuple[str, ...],
-    device: torch.device,
-    missing: Sequence[VideoRecord] = (),
-    batch_size: int | None = None,
-    orders: Sequence[Order] = get_args(Order),
-) -> dict[str, Predictions]:
-    """``predict`` for several orders of the frames of each clip. The projection of a frame is computed once for all.
-
-    ``"shuffled"`` draws one random order per video from its id, so it is the same in every evaluation. The frame
-    average ignores the order: no order changes a mean, and another order of summation must not break a tie.
+        By order, predictions for the table's videos followed by ``missing``; the order of the clips is not defined.
     """
     model.eval()
     probabilities: dict[Order, list[npt.NDArray[np.float64]]] = {order: [] for order in orders}

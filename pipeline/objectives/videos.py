@@ -19,7 +19,7 @@ from pipeline.cache.packed import PackedFeatures
 from pipeline.cache.relink import locate
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import digest, read_metrics, read_provenance
-from pipeline.evaluation.scoring import predict, predict_orders, probabilities_over_time
+from pipeline.evaluation.scoring import ORDERS, predict, probabilities_over_time
 from pipeline.evaluation.spectra import spectra
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.objectives.classification import class_validation, cross_entropy
@@ -203,7 +203,7 @@ class VideoClassification:
     def validate(self, model: SequenceClassifier) -> Validation | None:
         if self._validation is None:
             return None
-        predictions = predict(model, self._validation, self._clips, self.outputs, self._task.device)
+        predictions = predict(model, self._validation, self._clips, self.outputs, self._task.device)["forward"]
         return class_validation(predictions, self.config.training.best_by)
 
     def can_stop(self, history: Sequence[Mapping[str, float]]) -> bool:
@@ -263,7 +263,7 @@ class VideoClassification:
                 f"split {self._split.name} of {task.name} has no {evaluated_on or 'test videos'} with features."
             )
         missing = [record for record in videos if record.video_id not in task.features.videos]
-        orders = predict_orders(model, table, self._clips, self.outputs, task.device, missing)
+        orders = predict(model, table, self._clips, self.outputs, task.device, missing, orders=ORDERS)
         predictions = orders.pop("forward")
         strips = None
         if config.run.strips:

@@ -20,16 +20,14 @@ from pipeline.evaluation.comparison import (
 )
 from pipeline.evaluation.metrics import COUNTS, METRICS
 from pipeline.evaluation.predictions import NOT_PREDICTED, EvaluationError, IntArray, Predictions
-from pipeline.reports.compare_runs import LEVEL, TEST_LIST, Evaluation, Pair, all_pairs, by_test_list, read_evaluations
-from pipeline.reports.figures import (
-    MISSING,
-    StaticFigure,
+from pipeline.reports.compare_figures import (
     changed_classes,
     confusion_difference_figure,
     difference_figure,
     recall_difference_figure,
-    shortened,
 )
+from pipeline.reports.compare_runs import LEVEL, TEST_LIST, Evaluation, Pair, all_pairs, by_test_list, read_evaluations
+from pipeline.reports.figures import MISSING, StaticFigure, shortened
 from pipeline.reports.leaderboard import EXPERIMENT, REPEAT, deviation, experiments, mean
 from pipeline.reports.pages import (
     VIDEO_TITLES,

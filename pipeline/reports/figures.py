@@ -1,4 +1,4 @@
-"""The figures of reports and comparisons: each is a picture (PNG and SVG) with its numbers (CSV).
+"""The figures of an evaluation: each is a picture (PNG and SVG) with its numbers (CSV).
 
 They are drawn on white; the dark theme of the pages inverts them.
 """
@@ -17,7 +17,6 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from pipeline.evaluation.analysis import TENTHS, Accuracy, LengthBin
-from pipeline.evaluation.comparison import ConfusionDifference, PairedDifference, RecallDifference
 from pipeline.evaluation.metrics import CalibrationBin
 from pipeline.evaluation.predictions import IntArray
 from pipeline.reports.pages import csv_bytes, percent
@@ -29,7 +28,6 @@ BLUE, RED, GREY = "#1f62b0", "#c42030", "#8a929b"
 _SIZE = (5.4, 3.7)  # inches: two such figures fit side by side on the page
 _NAMED_CELL = 0.2  # inches: fits one line of 9-point text
 _LARGEST_MATRIX = 22.0  # inches
-_MAX_ROWS = 100  # of a figure with a name per row; a picture has at most 2^16 pixels per side
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def confusion_figure(counts: IntArray, classes: Sequence[str], unit: str = "vide
     correct = np.eye(num_classes, len(columns), dtype=bool) & (support > 0)
     wrong = ~correct & (counts > 0)
 
-    cell = _cell_size(num_classes)
+    cell = cell_size(num_classes)
     width, height = cell * len(columns), cell * num_classes
     # The cells fill the figure. Names and colour bars are outside of it; the tight bounding box includes them.
     figure = Figure(figsize=(width, height), dpi=110)
@@ -90,7 +88,7 @@ def confusion_figure(counts: IntArray, classes: Sequence[str], unit: str = "vide
         bar = figure.colorbar(image, cax=bar_axes)
         bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"], size=8)
         bar_axes.set_title(title, size=9, loc="left")
-    _name_classes(axes, classes, columns, cell, size=9 if num_classes > 20 else 10)
+    name_classes(axes, classes, columns, cell, size=9 if num_classes > 20 else 10)
     if cell >= _NAMED_CELL:
         axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
@@ -102,7 +100,7 @@ def confusion_figure(counts: IntArray, classes: Sequence[str], unit: str = "vide
                 text = f"{count}\n{share[row, column]:.0%}" if num_classes < 8 else str(count)
                 colour = "white" if share[row, column] > 0.4 else "black"
                 axes.text(column, row, text, ha="center", va="center", color=colour, size=9)
-    return _static_figure(
+    return static_figure(
         figure,
         "confusion",
         "Confusion matrix",
@@ -137,7 +135,7 @@ def calibration_figure(
     rescaling = f"The scores were divided by a temperature of {temperature:.3g}, fitted on the validation {unit}s."
     if temperature == 1:  # there were no validation videos, or the checkpoint is from an earlier version
         rescaling = "The scores were not rescaled (temperature 1)."
-    return _static_figure(
+    return static_figure(
         figure,
         "calibration",
         "Calibration",
@@ -163,7 +161,7 @@ def length_figure(bins: Sequence[LengthBin], quantity: str, unit: str = "video")
     axes.set_xticks(range(len(bins)), names, rotation=30, ha="right", size=9)
     axes.set(xlabel=f"length, {quantity}", ylabel="accuracy", ylim=(0, 1.03), xlim=(-0.5, len(bins) - 0.5))
     fewest = min(part.accuracy.num_videos for part in bins)
-    return _static_figure(
+    return static_figure(
         figure,
         "length",
         "Accuracy against length",
@@ -182,7 +180,7 @@ def frames_seen_figure(accuracies: Sequence[Accuracy], unit: str = "video") -> S
     seen = [10 * tenths for tenths in TENTHS]
     _with_intervals(axes, seen, accuracies, "o-")
     axes.set(xlabel=f"% of the {unit}'s frames seen", ylabel="accuracy", ylim=(0, 1.03), xticks=seen)
-    return _static_figure(
+    return static_figure(
         figure,
         "frames_seen",
         "Accuracy against frames seen",
@@ -229,7 +227,7 @@ def learning_curves(history: Sequence[Mapping[str, object]]) -> StaticFigure | N
         if axes.lines:
             axes.legend(frameon=False)
     panels["accuracy"].set(xlabel="epoch", ylim=(0, 1.02))
-    return _static_figure(
+    return static_figure(
         figure,
         "learning_curves",
         "Learning curves",
@@ -252,7 +250,7 @@ def spectrum_figure(spectra: Mapping[str, NDArray[np.complexfloating]]) -> Stati
     figure.legend(frameon=False, loc="outside upper right", ncols=len(spectra))
     radii = {name: float(np.abs(values).max()) for name, values in spectra.items()}
     largest = ", ".join(f"{radius:.3f} {name}" for name, radius in radii.items())
-    return _static_figure(
+    return static_figure(
         figure,
         "spectrum",
         "Spectrum of the recurrent matrix",
@@ -266,99 +264,13 @@ def spectrum_figure(spectra: Mapping[str, NDArray[np.complexfloating]]) -> Stati
     )
 
 
-def difference_figure(pairs: Sequence[tuple[str, str]], differences: Sequence[PairedDifference]) -> StaticFigure:
-    """A forest plot of the difference in top-1 for pairs of models (names of A and B), with its interval.
-
-    It shows the first ``_MAX_ROWS`` pairs; the CSV contains all.
-    """
-    figure, axes = _named_rows([f"{shortened(b)} − {shortened(a)}" for a, b in pairs[:_MAX_ROWS]])
-    rows = range(len(pairs[:_MAX_ROWS]))
-    low, middle, high = (
-        [100 * getattr(difference, name) for difference in differences[:_MAX_ROWS]]
-        for name in ("low", "difference", "high")
-    )
-    axes.hlines(rows, low, high, color=BLUE)
-    axes.plot(middle, rows, "o", color=BLUE, markersize=5)
-    axes.set_xlabel("difference in top-1, percentage points")
-    return _static_figure(
-        figure,
-        "differences",
-        rows=[
-            ("a", "b", "difference", "low", "high", "num_videos"),
-            *((a, b, d.difference, d.low, d.high, d.num_videos) for (a, b), d in zip(pairs, differences, strict=True)),
-        ],
-    )
-
-
-def confusion_difference_figure(
-    name: str, a: str, b: str, difference: ConfusionDifference, classes: Sequence[str]
-) -> StaticFigure:
-    """B's confusion matrix minus A's, as shares of the videos of each row, for the classes in which anything changed.
-
-    Blue: B is better (more videos on the diagonal, fewer off it); red: A is better. The CSV contains all classes, in
-    videos.
-    """
-    rows, columns = changed_classes(difference)
-    names = [*classes, MISSING]
-    shown = difference.shares[np.ix_(rows, columns)]
-    gain = np.where(np.equal.outer(rows, columns), shown, -shown)
-    largest = float(np.abs(gain).max(initial=0.01))
-    cell = _cell_size(max(len(columns), 1))
-    width, height = cell * max(len(columns), 3), cell * max(len(rows), 3)
-    figure = Figure(figsize=(width, height), dpi=110)
-    # As in confusion_figure, names and the colour bar are outside of the figure.
-    axes = figure.add_axes((0, 0, 1, 1))
-    image = axes.imshow(gain, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
-    _name_classes(axes, [names[row] for row in rows], [names[column] for column in columns], cell, size=9)
-    bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.2 / width, 0, 0.12 / width, 1)))
-    bar.set_ticks([-largest, 0, largest], labels=[f"{largest:.0%} worse", "0", f"{largest:.0%} better"], size=8)
-    axes.set_title(f"{shortened(b)} − {shortened(a)}", size=10, parse_math=False)
-    return _static_figure(
-        figure,
-        name,
-        rows=[
-            ("true \\ predicted", *names),
-            *((name, *row) for name, row in zip(classes, difference.counts.tolist(), strict=True)),
-        ],
-    )
-
-
-def changed_classes(difference: ConfusionDifference) -> tuple[list[int], list[int]]:
-    """The rows and columns of the classes whose row or column is not all 0.
-
-    The last column, missing videos, is included only if it is not all 0.
-    """
-    changed = difference.counts != 0
-    num_classes = len(changed)
-    rows = np.flatnonzero(changed.any(axis=1) | changed[:, :num_classes].any(axis=0)).tolist()
-    columns = [*rows, num_classes] if changed[:, num_classes].any() else rows
-    return rows, columns
-
-
-def recall_difference_figure(name: str, a: str, b: str, rows: Sequence[RecallDifference]) -> StaticFigure:
-    """Bars for the ``_MAX_ROWS`` classes whose recall changed most: ``rows`` start with them. The CSV contains all."""
-    changed = [row for row in rows if row.difference][:_MAX_ROWS]
-    figure, axes = _named_rows([shortened(row.name) for row in changed])
-    colours = [BLUE if row.difference > 0 else RED for row in changed]
-    axes.barh(range(len(changed)), [100 * row.difference for row in changed], color=colours)
-    axes.set_xlabel("difference in recall, percentage points")
-    axes.set_title(f"{shortened(b)} − {shortened(a)}", size=10, parse_math=False)
-    return _static_figure(
-        figure,
-        name,
-        rows=[
-            ("class", "recall_a", "recall_b", "difference", "num_videos"),
-            *((row.name, row.a, row.b, row.difference, row.support) for row in rows),
-        ],
-    )
-
-
-def _cell_size(num_columns: int) -> float:
+def cell_size(num_columns: int) -> float:
     """Side of a confusion matrix's cell in inches, so that the names fit as long as the matrix does."""
     return float(min(np.clip(6 / num_columns, _NAMED_CELL, 0.8), _LARGEST_MATRIX / num_columns))
 
 
-def _name_classes(axes: Axes, rows: Sequence[str], columns: Sequence[str], cell: float, size: int) -> None:
+def name_classes(axes: Axes, rows: Sequence[str], columns: Sequence[str], cell: float, size: int) -> None:
+    """Name the rows and columns of a confusion matrix, or every second, third, ... if its cells are small."""
     step = math.ceil(_NAMED_CELL / cell)
     # Without parse_math, a class called "$5" is not a formula.
     for names, set_ticks, rotation in ((columns, axes.set_xticks, 90), (rows, axes.set_yticks, 0)):
@@ -366,20 +278,6 @@ def _name_classes(axes: Axes, rows: Sequence[str], columns: Sequence[str], cell:
         set_ticks(range(0, len(names), step), shown, rotation=rotation, size=size, parse_math=False)
     axes.set_xlabel("predicted class", size=12)
     axes.set_ylabel("true class", size=12)
-
-
-def _named_rows(names: Sequence[str]) -> tuple[Figure, Axes]:
-    """Axes with a row for each name, the first at the top, and a vertical line at 0."""
-    figure = Figure(figsize=(6, 0.8 + 0.28 * len(names)), dpi=110)
-    axes = figure.add_subplot()
-    axes.axvline(0, color="0.4", linewidth=1)
-    axes.set_yticks(range(len(names)), names, size=9, parse_math=False)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    return figure, axes
 
 
 def _single() -> tuple[Figure, Axes]:
@@ -406,7 +304,7 @@ def _with_intervals(axes: Axes, positions: Sequence[int], accuracies: Sequence[A
     axes.errorbar(positions, share, yerr=around, fmt=style, color=BLUE, capsize=3, markersize=5)
 
 
-def _static_figure(
+def static_figure(
     figure: Figure,
     name: str,
     title: str = "",

@@ -96,7 +96,7 @@ class TrainingConfig:
     """clips or sequences per step"""
     learning_rate: float = 1e-3
     """peak learning rate of AdamW"""
-    base_fan_in: int = 512
+    base_fan_in: int = 2048
     """recurrent layers with more inputs than this (features and states together) learn at --learning-rate *
     BASE_FAN_IN / inputs, because the steps of all inputs' weights add up"""
     recurrent_learning_rate: float | None = None

@@ -221,7 +221,7 @@ def _train_and_score(training: Training) -> dict[str, Any]:
             model, classes = load_best(run, config)
             table = FeatureTable.from_available(split.test, task.features)
             if table is not None:
-                predictions = predict(model, table, ClipSampling.from_config(config.training), classes, CPU)
+                predictions = predict(model, table, ClipSampling.from_config(config.training), classes, CPU)["forward"]
                 correct |= zip(table.records, predictions.correct.tolist(), strict=True)
                 probability |= zip(table.records, predictions.true_probability.tolist(), strict=True)
         except (TrainingError, EvaluationError):  # the loss or a probability is not finite

@@ -30,7 +30,7 @@ from pipeline.cache.store import FeatureStore, StoreError
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures, imported_recipe
 from pipeline.settings.config import ConfigError, FeatureConfig
 from tests.helpers.clips import make_clip
-from tests.helpers.commands import message, run
+from tests.helpers.commands import call, message
 from tests.helpers.synthetic import RECIPE, make_features, make_record
 
 VIDEOS = ("run/a.avi", "run/größe 1.avi", "walk/a.avi", "walk/b.c.avi")
@@ -482,7 +482,7 @@ def test_training_on_imported_features_equals_training_on_ours(tmp_path: Path, t
     ours = ["--backbone", name, "--weights", weights, "--runtime", "torch", "--workers", 1, "--sampling", "every:1"]
 
     def train(*flags: object, runs: str, code: int = 0) -> str:
-        done = run("train.py", *training, *flags, "--runs", tmp_path / runs)
+        done = call("train.py", *training, *flags, "--runs", tmp_path / runs)
         assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
         return message(done)
 
@@ -491,17 +491,17 @@ def test_training_on_imported_features_equals_training_on_ours(tmp_path: Path, t
         return path.read_text()
 
     train(*ours, runs="ours")
-    done = run("-m", "pipeline.cache", "export", *data, "--to", out)
+    done = call("-m", "pipeline.cache", "export", *data, "--to", out)
     assert done.returncode == 0 and json.loads(done.stdout)["num_exported"] == 12, done.stderr
     (out / "walk" / "1.avi.npy").rename(tmp_path / "1.avi.npy")
-    done = run("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
+    done = call("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
     assert done.returncode == 1 and "1 videos (walk/1.avi): no file" in done.stderr
     output = train("--backbone", "imported:dino", runs="imported", code=2)
     assert "1 of 12 videos have no features (walk/1.avi)" in output and "pipeline.cache import" in output
     (tmp_path / "1.avi.npy").rename(out / "walk" / "1.avi.npy")
-    done = run("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
+    done = call("-m", "pipeline.cache", "import", *data, "--from", out, "--name", "dino")
     assert done.returncode == 0, done.stderr
     train("--backbone", "imported:dino", runs="imported")
     assert predictions("imported") == predictions("ours")
-    done = run("evaluate.py", tmp_path / "imported")
+    done = call("evaluate.py", tmp_path / "imported")
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ from pipeline.features.recipe import FeatureRecipe, imported_recipe
 from tests.data.test_atomic import dead_pid, temporary_of
 from tests.helpers import REPOSITORY
 from tests.helpers.clips import make_clip
-from tests.helpers.commands import message, run
+from tests.helpers.commands import call, message
 from tests.helpers.synthetic import RECIPE, make_features
 
 SET = "set"
@@ -503,10 +503,10 @@ def test_real_commands(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
     name, weights = tiny_backbone
     job = ["-m", "pipeline.cache", *data, "--backbone", name, "--weights", weights, "--cache", cache]
     job += ["--runtime", "torch", "--workers", 1]
-    assert run(*job).returncode == 1
+    assert call(*job).returncode == 1
 
     def manager(command: str, *flags: object, code: int) -> str:
-        done = run("-m", "pipeline.cache", command, "--cache", cache, *flags)
+        done = call("-m", "pipeline.cache", command, "--cache", cache, *flags)
         assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
         return message(done)
 
@@ -516,7 +516,7 @@ def test_real_commands(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
     assert "0.avi.safetensors" in manager("verify", code=1)
     assert "1 damaged and removed" in manager("verify", "--remove", code=0)
     (root / "walk" / "bad.avi").unlink()
-    done = run(*job)
+    done = call(*job)
     assert done.returncode == 0 and json.loads(done.stdout)["num_extracted"] == 1
     assert "4 entries in 1 stores, 0 damaged" in manager("verify", code=0)
     (tmp_path / "runs").mkdir()

@@ -19,7 +19,7 @@ from pipeline.cache.relink import locate, relink, relink_command
 from pipeline.cache.store import FeatureStore, StoreError
 from pipeline.features.recipe import imported_recipe
 from tests.helpers.clips import make_clip
-from tests.helpers.commands import run
+from tests.helpers.commands import call
 from tests.helpers.synthetic import RECIPE, make_features
 
 FLIPPED = VIEWS[1]
@@ -202,7 +202,7 @@ def test_a_real_dataset_that_moved(tmp_path: Path, tiny_backbone: tuple[str, Pat
 
     def num_extracted(folder: Path) -> int:
         job = ["-m", "pipeline.cache", "--dataset", "folder", "--root", folder, "--backbone", name]
-        done = run(*job, "--weights", weights, "--cache", tmp_path / "cache", "--runtime", "torch", "--workers", 1)
+        done = call(*job, "--weights", weights, "--cache", tmp_path / "cache", "--runtime", "torch", "--workers", 1)
         assert done.returncode == 0, done.stderr
         return int(json.loads(done.stdout)["num_extracted"])
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from data.catalog import DataConfig, load_dataset
-from data.folder import find_videos
+from data.listing import find_videos
 from data.records import DatasetError, Split, VideoDataset, require_files
 from tests.helpers.clips import make_clip
+from tests.helpers.commands import call
 from tests.helpers.commands import message as message_of
-from tests.helpers.commands import run
 
 
 def load(root: Path, **options: object) -> VideoDataset:
@@ -376,9 +376,9 @@ def test_unlabelled_videos_are_cached_but_not_trained_on(tmp_path: Path, tiny_ba
     name, weights = tiny_backbone
     flags = ["--dataset", "unlabelled", "--root", tmp_path / "videos", "--cache", tmp_path / "cache"]
     flags += ["--backbone", name, "--weights", weights]
-    done = run("-m", "pipeline.cache", *flags)
+    done = call("-m", "pipeline.cache", *flags)
     assert done.returncode == 0 and json.loads(done.stdout)["num_extracted"] == 1, done.stderr
-    refused = run("train.py", *flags)
+    refused = call("train.py", *flags)
     assert refused.returncode == 2 and "nothing to train on" in message_of(refused)
 
 

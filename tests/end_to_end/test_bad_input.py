@@ -12,16 +12,7 @@ import pytest
 
 from tests.helpers import REPOSITORY
 from tests.helpers.clips import make_clip
-from tests.helpers.commands import message, run
-
-
-@pytest.fixture(scope="module")
-def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of three good videos each."""
-    root = tmp_path_factory.mktemp("videos")
-    for number in range(6):
-        make_clip(root / ("run", "walk")[number % 2] / f"clip{number}.avi", num_frames=6, number=number)
-    return root
+from tests.helpers.commands import call, message, run
 
 
 @pytest.fixture
@@ -38,14 +29,6 @@ def ucf101_root(tmp_path: Path) -> Path:
     for part, lines in lists.items():
         (root / part).write_text("\n".join(lines) + "\n")
     return root
-
-
-@pytest.fixture
-def features(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> list[object]:
-    """Flags for a tiny CNN and a feature store in the test's folder."""
-    name, weights = tiny_backbone
-    backbone = ["--backbone", name, "--weights", weights, "--runtime", "torch", "--sampling", "uniform:3"]
-    return [*backbone, "--cache", tmp_path / "cache", "--workers", 1]
 
 
 def check_end(done: "subprocess.CompletedProcess[str]", exit_code: int) -> str:
@@ -114,19 +97,19 @@ def test_impossible_values(flags: list[object], expected: str) -> None:
     assert expected in check_end(run("train.py", *flags), 2)
 
 
-def test_unknown_backbone(class_folders: Path, tmp_path: Path) -> None:
+def test_unknown_backbone(two_classes: Path, tmp_path: Path) -> None:
     """A misspelled backbone is refused with the nearest name, before a run folder is made."""
-    folders = ["--root", class_folders, "--cache", tmp_path / "cache", "--runs", tmp_path / "runs"]
-    output = check_end(run("train.py", "--dataset", "folder", *folders, "--backbone", "resnet5O"), 2)
+    folders = ["--root", two_classes, "--cache", tmp_path / "cache", "--runs", tmp_path / "runs"]
+    output = check_end(call("train.py", "--dataset", "folder", *folders, "--backbone", "resnet5O"), 2)
     assert "resnet5O" in output and "resnet50" in output
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture
-def damaged_folders(class_folders: Path, tmp_path: Path) -> Path:
+def damaged_folders(two_classes: Path, tmp_path: Path) -> Path:
     """The good videos, and four that can't be read completely."""
     root = tmp_path / "damaged"
-    shutil.copytree(class_folders, root)
+    shutil.copytree(two_classes, root)
     whole = (root / "run" / "clip0.avi").read_bytes()
     (root / "run" / "zero.avi").write_bytes(b"")
     (root / "run" / "text.avi").write_text("This is not a video.\n" * 50)
@@ -136,11 +119,11 @@ def damaged_folders(class_folders: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_damaged_videos(damaged_folders: Path, features: list[object], tmp_path: Path) -> None:
+def test_damaged_videos(damaged_folders: Path, features: list[object], tmp_path: Path, without_pictures: None) -> None:
     """The caching job names each damaged video with the reason, caches the others and exits with 1; training stops, or
     with --allow-missing counts damaged test videos as wrong answers and exits with 1."""
     dataset = ["--dataset", "folder", "--root", damaged_folders, "--on-short", "fail"]
-    done = run("-m", "pipeline.cache", *dataset, *features)
+    done = call("-m", "pipeline.cache", *dataset, *features)
     output = check_end(done, 1)
     reasons = {
         "run/zero.avi": "empty",
@@ -159,7 +142,7 @@ def test_damaged_videos(damaged_folders: Path, features: list[object], tmp_path:
     assert all(reasons[line["video_id"]] in line["reason"] for line in lines)
 
     train = ["train.py", *dataset, *features, "--runs", tmp_path / "runs", "--epochs", 1]
-    output = check_end(run(*train), 2)
+    output = check_end(call(*train), 2)
     assert "4 of 10 videos have no features" in output and "run/text.avi, run/zero.avi, walk/cut.avi" in output
     assert str(log) in output and "--allow-missing" in output
     assert not list((tmp_path / "runs").rglob("checkpoints"))
@@ -167,14 +150,14 @@ def test_damaged_videos(damaged_folders: Path, features: list[object], tmp_path:
     # Each video is its own group here, so some split seed puts damaged videos into the test list.
     split_seed = next(seed for seed in range(20) if num_damaged_test_videos(damaged_folders, seed))
     name = ["--split-seed", split_seed, "--name", "incomplete"]
-    check_end(run(*train, *name, "--allow-missing"), 1)
+    check_end(call(*train, *name, "--allow-missing"), 1)
     folder = tmp_path / "runs" / "damaged" / "incomplete"
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
     assert metrics["num_missing"] == num_damaged_test_videos(damaged_folders, split_seed)
     assert metrics["num_clips"] == metrics["num_videos"] - metrics["num_missing"]
     rows = (folder / "evaluation" / "predictions.csv").read_text().splitlines()
     assert len(rows) == 1 + metrics["num_videos"]
-    check_end(run("evaluate.py", folder), 1)
+    check_end(call("evaluate.py", folder), 1)
 
 
 def num_damaged_test_videos(root: Path, split_seed: int) -> int:
@@ -186,9 +169,9 @@ def num_damaged_test_videos(root: Path, split_seed: int) -> int:
     return len(split.test) - good if good else 0
 
 
-def test_full_disk(class_folders: Path, features: list[object], tmp_path: Path) -> None:
+def test_full_disk(two_classes: Path, features: list[object], tmp_path: Path) -> None:
     """If the store can't be written, the job stops, says where and what to do, and leaves no partial file."""
-    command = [sys.executable, "-m", "pipeline.cache", "--dataset", "folder", "--root", class_folders, *features]
+    command = [sys.executable, "-m", "pipeline.cache", "--dataset", "folder", "--root", two_classes, *features]
 
     def no_file_above_one_kib() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.helpers.clips import render_moving_squares
-from tests.helpers.commands import finish, run, start
+from tests.helpers.commands import call, finish, run, start
 
 # Training and test groups of each split; training groups from 22 on are for validation. Split 1 trains on the test
 # videos of split 2, but not on those of split 3.
@@ -55,14 +55,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: tuple[str, 
         *("--runs", folder / "runs", "--epochs", 3, "--hidden-size", 8, "--strips", 2),
     ]
     for more in (("--splits", 1, 2), ("--model", "mean")):
-        done = run("train.py", *settings, *more)
+        done = call("train.py", *settings, *more)
         assert done.returncode == 0, done.stderr
     return folder / "runs" / "ucf101"
 
 
 @pytest.fixture
-def runs(trained: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
+def runs(trained: Path, tmp_path: Path, without_pictures: None) -> Path:
+    """A copy that a test may change. What is evaluated again gets reports without pictures."""
     return Path(shutil.copytree(trained, tmp_path / "runs"))
 
 
@@ -79,7 +79,7 @@ def test_a_broken_run_is_named_and_the_others_are_evaluated(runs: Path) -> None:
     """The exit code is 1 and the reason is printed; the leaderboard has the other runs and links to their reports."""
     broken = runs / "np_rnn-split_2-seed_0"
     (broken / "checkpoints" / "best.pt").write_bytes(b"no checkpoint")
-    done = run("evaluate.py", runs)
+    done = call("evaluate.py", runs)
     assert done.returncode == 1
     assert f"failed: {broken}: {broken / 'checkpoints' / 'best.pt'}" in done.stderr
     assert {row["run"] for row in leaderboard_of(runs)} == {"np_rnn-split_1-seed_0", "mean-split_1-seed_0"}
@@ -91,20 +91,20 @@ def test_a_broken_run_is_named_and_the_others_are_evaluated(runs: Path) -> None:
 
 def test_finished_evaluations_are_skipped(runs: Path) -> None:
     """A second call changes no file and says so; a changed run is evaluated again, and so is any run with --again."""
-    assert run("evaluate.py", runs).returncode == 0
+    assert call("evaluate.py", runs).returncode == 0
     files = [path for path in runs.glob("*/evaluation/**/*") if path.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files}
-    done = run("evaluate.py", runs)
+    done = call("evaluate.py", runs)
     assert done.returncode == 0
     assert done.stdout.count("already finished") == 3
     assert {path: path.stat().st_mtime_ns for path in files} == before
     changed = runs / "np_rnn-split_2-seed_0"
     shutil.copy(runs / "np_rnn-split_1-seed_0" / "checkpoints" / "best.pt", changed / "checkpoints" / "best.pt")
-    done = run("evaluate.py", runs)
+    done = call("evaluate.py", runs)
     assert done.stdout.count("already finished") == 2
     rewritten = {path.relative_to(runs).parts[0] for path in files if path.stat().st_mtime_ns != before[path]}
     assert rewritten == {changed.name}
-    done = run("evaluate.py", runs / "mean-split_1-seed_0", "--again")
+    done = call("evaluate.py", runs / "mean-split_1-seed_0", "--again")
     assert "already finished" not in done.stdout
 
 
@@ -117,7 +117,7 @@ def test_an_interrupted_evaluation_continues(runs: Path) -> None:
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert finish(process).returncode == 130
-    done = run("evaluate.py", runs)
+    done = call("evaluate.py", runs)
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith(first.rstrip()))
     assert "already finished" in line
@@ -127,7 +127,7 @@ def test_an_interrupted_evaluation_continues(runs: Path) -> None:
 
 def test_the_baseline_is_evaluated_first(runs: Path) -> None:
     """The np-RNN's report compares it with the frame average of the same split, but not of another split."""
-    assert run("evaluate.py", runs).returncode == 0
+    assert call("evaluate.py", runs).returncode == 0
     with_baseline = (runs / "np_rnn-split_1-seed_0" / "evaluation" / "report.html").read_text()
     assert "mean-split_1-seed_0" in with_baseline
     assert "mean-split_1-seed_0" not in (runs / "np_rnn-split_2-seed_0" / "evaluation" / "report.html").read_text()
@@ -137,7 +137,7 @@ def test_overrides_go_to_a_separate_folder(runs: Path) -> None:
     """--clips and --clip-frames leave the run's main evaluation alone; the recorded command repeats the evaluation."""
     chosen = runs / "np_rnn-split_1-seed_0"
     main_metrics = metrics_of(chosen / "evaluation")
-    done = run("evaluate.py", chosen, "--clips", 2, "--clip-frames", 4, "--strips", 0)
+    done = call("evaluate.py", chosen, "--clips", 2, "--clip-frames", 4, "--strips", 0)
     assert done.returncode == 0, done.stderr
     other = metrics_of(chosen / "evaluation-clips_2-clip_frames_4")
     assert (other["num_videos"], other["num_clips"]) == (4, 8)
@@ -150,7 +150,7 @@ def test_overrides_go_to_a_separate_folder(runs: Path) -> None:
 
 def test_validation_videos_are_scored_and_labelled(runs: Path) -> None:
     """--split validation scores each run's validation list; the printed line, leaderboard and report say so."""
-    done = run("evaluate.py", runs, "--split", "validation")
+    done = call("evaluate.py", runs, "--split", "validation")
     assert done.returncode == 0, done.stderr
     assert "np_rnn-split_1-seed_0 (validation videos" in done.stdout
     evaluation = runs / "np_rnn-split_1-seed_0" / "evaluation-split_validation"
@@ -163,18 +163,18 @@ def test_validation_videos_are_scored_and_labelled(runs: Path) -> None:
 def test_videos_that_a_run_was_trained_on_are_refused(runs: Path) -> None:
     """A run on split 1 was trained on the test videos of split 2: the error counts them, and nothing is written."""
     chosen = runs / "np_rnn-split_1-seed_0"
-    done = run("evaluate.py", chosen, "--split", 2)
+    done = call("evaluate.py", chosen, "--split", 2)
     assert done.returncode == 1
     assert "4 of the 4 test videos of split 2" in done.stderr
     assert not (chosen / "evaluation-split_2").exists()
-    done = run("evaluate.py", chosen, "--split", 3)
+    done = call("evaluate.py", chosen, "--split", 3)
     assert done.returncode == 0, done.stderr
     assert metrics_of(chosen / "evaluation-split_3")["evaluated_on"] == "test videos of split 3"
 
 
 def test_split_selects_the_runs_that_were_trained_on_it(runs: Path) -> None:
     """--split 1 evaluates a folder's runs on split 1, and names the runs that it leaves out."""
-    done = run("evaluate.py", runs, "--split", 1)
+    done = call("evaluate.py", runs, "--split", 1)
     assert done.returncode == 0, done.stderr
     assert f"left out: {runs / 'np_rnn-split_2-seed_0'}, trained on split 2" in done.stderr
     assert {row["split"] for row in leaderboard_of(runs)} == {"1"}
@@ -184,12 +184,12 @@ def test_split_selects_the_runs_that_were_trained_on_it(runs: Path) -> None:
 def test_runs_are_compared(runs: Path) -> None:
     """--compare writes the comparison page and prints its path; one run is not enough."""
     pair = (runs / "np_rnn-split_1-seed_0", runs / "mean-split_1-seed_0")
-    done = run("evaluate.py", *pair, "--compare")
+    done = call("evaluate.py", *pair, "--compare")
     assert done.returncode == 0, done.stderr
     page = runs / "comparison.html"
     assert str(page) in done.stdout.splitlines()
     assert all(each.name in page.read_text() for each in pair)
-    alone = run("evaluate.py", pair[0], "--compare")
+    alone = call("evaluate.py", pair[0], "--compare")
     assert alone.returncode == 2
     assert "--compare" in alone.stderr and str(pair[0]) in alone.stderr
 
@@ -214,7 +214,7 @@ def test_links_in_a_run_are_not_followed(runs: Path, tmp_path: Path, link: str) 
     (received / link).rename(outside)
     (received / link).symlink_to(outside)
     before = contents(outside)
-    done = run("evaluate.py", runs, "--again")
+    done = call("evaluate.py", runs, "--again")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"failed: {received}: {received / link} is a link to {outside}" in done.stderr
     assert len(leaderboard_of(runs)) == 2
@@ -233,15 +233,15 @@ def test_a_run_does_not_decide_where_an_evaluation_writes(runs: Path, tmp_path: 
     shutil.rmtree(next(store.glob("*/packed")))
     before = contents(store)
     (received / "config.yaml").write_text(yaml.safe_dump(settings | {"cache": str(store)}))
-    done = run("evaluate.py", received, "--again")
+    done = call("evaluate.py", received, "--again")
     assert done.returncode == 0, done.stderr
     assert contents(store) == before
     for entry in list(store.glob("*/ucf101/*"))[:2]:
         entry.unlink()
-    done = run("evaluate.py", received, "--again")
+    done = call("evaluate.py", received, "--again")
     assert done.returncode == 1 and f"--cache {store}" in done.stderr
-    assert run("evaluate.py", received, "--again", "--cache", store).returncode == 0
+    assert call("evaluate.py", received, "--again", "--cache", store).returncode == 0
     (received / "config.yaml").write_text(yaml.safe_dump(settings | {"cache": str(tmp_path / "theirs")}))
-    done = run("evaluate.py", received, "--again")
+    done = call("evaluate.py", received, "--again")
     assert done.returncode == 1 and f"--cache {tmp_path / 'theirs'}" in done.stderr
     assert not (tmp_path / "theirs").exists()

@@ -18,7 +18,7 @@ import yaml
 from data.sequences import ArithmeticTask
 from pipeline.evaluation.predictions import FILE_NAME
 from pipeline.experiment import Tasks, evaluate_runs, write_tables
-from pipeline.reports import figures, report
+from pipeline.reports import report
 from pipeline.settings.config import EvaluationOverrides
 from pipeline.settings.parsing import read_yaml
 from pipeline.training.run import Run
@@ -244,6 +244,7 @@ def test_no_mutation_of_a_run_ends_in_a_traceback(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    without_pictures: None,
 ) -> None:
     """A run with one damaged file is evaluated or named as failed, and the tables can be written."""
     task = make_moves()
@@ -252,11 +253,6 @@ def test_no_mutation_of_a_run_ends_in_a_traceback(
     # What is written is not the question here, and takes long.
     monkeypatch.setattr(ArithmeticTask, "test_batches", lambda task: islice(task.validation_batches(), 1))
     monkeypatch.setattr(report, "_page", lambda *_, **__: "")
-    monkeypatch.setattr(
-        figures,
-        "_static_figure",
-        lambda figure, name, *_, rows: figures.StaticFigure(name, "", "", "", b"", b"", tuple(rows)),
-    )
     source = moves if kind == "videos" else good
     evaluate_runs([Run(source)], CPU, EvaluationOverrides())
     names = ["config.yaml", "metrics.jsonl", "checkpoints/best.pt", "evaluation/metrics.json"]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from pipeline.cache.exchange import import_command
-from tests.helpers.commands import message, run
+from tests.helpers.commands import call, message, run
 
 NUM_VIDEOS = 24
+pytestmark = pytest.mark.usefixtures("without_pictures")  # of what is called in this process
 
 
 def write_features(folder: Path, names: list[str]) -> None:
@@ -54,13 +55,13 @@ def test_a_csv_of_missing_videos(csv: Path, tmp_path: Path) -> None:
     data = ["--dataset", "folder", "--root", csv, "--cache", tmp_path / "cache"]
     train = ["train.py", *data, "--backbone", "imported:mine", "--epochs", 2, "--hidden-size", 8]
     train += ["--runs", tmp_path / "runs"]
-    lines = check_end(run(*train), 2)
+    lines = check_end(call(*train), 2)
     (error,) = (line for line in lines if "imported:mine" in line or "no features" in line)
     assert f"{NUM_VIDEOS} of {NUM_VIDEOS} videos" in error and "pipeline.cache import --name mine" in error
     assert not list((tmp_path / "cache").rglob("errors.jsonl")) and not (tmp_path / "runs").exists()
 
     write_features(tmp_path / "made", [f"{('run', 'walk')[n % 2]}/{n}" for n in range(NUM_VIDEOS)])
-    check_end(run("-m", "pipeline.cache", "import", *data, "--from", tmp_path / "made", "--name", "mine"))
+    check_end(call("-m", "pipeline.cache", "import", *data, "--from", tmp_path / "made", "--name", "mine"))
     lines = check_end(run(*train))
     table = {line.split()[0]: line.split()[1:] for line in lines if line.split()[0] in ("train", "validation", "test")}
     assert sum(int(cells[0]) for cells in table.values()) == NUM_VIDEOS
@@ -69,7 +70,7 @@ def test_a_csv_of_missing_videos(csv: Path, tmp_path: Path) -> None:
     (warning,) = (line for line in lines if line.startswith("warning: ") and "no groups" in line)
     assert "--group-pattern" in warning and "group" in warning
 
-    lines = check_end(run("evaluate.py", tmp_path / "runs", "--again"))
+    lines = check_end(call("evaluate.py", tmp_path / "runs", "--again"))
     (note,) = (line for line in lines if "strips" in line)
     assert f"{table['test'][0]} videos" in note
 
@@ -88,14 +89,14 @@ def test_features_imported_again_are_not_taken_for_the_old_ones(csv: Path, tmp_p
 
     write_features(tmp_path / "made", names[:-1])
     assert import_files() == 1
-    check_end(run(*train), 1)
+    check_end(call(*train), 1)
     write_features(tmp_path / "made", names)
     assert import_files() == 0
     check_end(run(*again))
     np.save(tmp_path / "made" / f"{names[0]}.npy", np.zeros((4, 6)))
     assert import_files() == 0
     for command, exit_code in (again, 1), ([*train, "--resume"], 2):
-        done = run(*command)
+        done = call(*command)
         check_end(done, exit_code)
         assert "imported:mine: 1 videos were imported again, such as run/0.avi" in message(done)
 
@@ -105,9 +106,9 @@ def test_ucf101_without_videos(ucf101_lists: Path, tmp_path: Path) -> None:
     videos = [f"{name}/v_{name}_g{group:02d}_c01" for group in (1, 9, 22) for name in ("Biking", "Diving")]
     write_features(tmp_path / "made", videos)
     data = ["--dataset", "ucf101", "--root", ucf101_lists, "--cache", tmp_path / "cache"]
-    check_end(run("-m", "pipeline.cache", "import", *data, "--from", tmp_path / "made", "--name", "mine"))
+    check_end(call("-m", "pipeline.cache", "import", *data, "--from", tmp_path / "made", "--name", "mine"))
     train = ["train.py", *data, "--backbone", "imported:mine", "--epochs", 1, "--hidden-size", 8]
-    lines = check_end(run(*train, "--runs", tmp_path / "runs"))
+    lines = check_end(call(*train, "--runs", tmp_path / "runs"))
     assert any(line.split() == ["validation", "2", "2", "2"] for line in lines)
     assert not any("no groups" in line for line in lines)
     assert len(list((tmp_path / "runs").rglob("metrics.json"))) == 1
@@ -128,7 +129,7 @@ def test_what_decodes_needs_every_video(
     flags += ["--backbone", name, "--weights", weights]
     if command == ["train.py"]:
         flags += ["--allow-missing", "--runs", tmp_path / "runs"]
-    done = run(*command, *flags)
+    done = call(*command, *flags)
     check_end(done, 2)
     (error,) = (line for line in done.stderr.splitlines() if "do not exist" in line)
     assert "5 of 6 videos" in error and "v_Biking_g09_c01.avi" in error
@@ -143,8 +144,8 @@ def test_overfitting_is_reported_after_training(csv: Path, tmp_path: Path) -> No
         path.parent.mkdir(exist_ok=True)
         np.save(path, np.random.default_rng(number).normal(size=(4, 64)))
     data = ["--dataset", "folder", "--root", csv, "--cache", tmp_path / "cache"]
-    check_end(run("-m", "pipeline.cache", "import", *data, "--from", tmp_path / "made", "--name", "noise"))
+    check_end(call("-m", "pipeline.cache", "import", *data, "--from", tmp_path / "made", "--name", "noise"))
     settings = ["--hidden-size", 32, "--dropout", 0, "--epochs", 60, "--patience", 60, "--learning-rate", 0.01]
-    done = run("train.py", *data, "--backbone", "imported:noise", *settings, "--runs", tmp_path / "runs")
+    done = call("train.py", *data, "--backbone", "imported:noise", *settings, "--runs", tmp_path / "runs")
     (warning,) = (line for line in check_end(done) if line.startswith("warning: ") and "training accuracy" in line)
     assert "--weight-decay" in warning and "--epochs" in warning

@@ -8,44 +8,35 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.clips import make_clip
-from tests.helpers.commands import message, run
+from tests.helpers.commands import call, message, run
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 ODD = ["a\nb", "a\tb", "a\rb", "a\x1b[31mb", "a\"b'", "-a", "--help", "*", "%03d", "a:b", "concat:x|y", "a\\b", " a "]
 
 
-def class_folders(root: Path) -> Path:
-    """Two classes of three videos each."""
-    for number in range(6):
-        make_clip(root / ("run", "walk")[number % 2] / f"clip{number}.avi", num_frames=6, number=number)
-    return root
-
-
 @pytest.fixture
-def features(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> list[object]:
-    """Flags for a tiny CNN and a feature store in the test's folder."""
-    name, weights = tiny_backbone
-    backbone = ["--backbone", name, "--weights", weights, "--runtime", "torch", "--sampling", "uniform:3"]
-    return [*backbone, "--cache", tmp_path / "cache", "--workers", 1]
+def class_folders(two_classes: Path, tmp_path: Path) -> Path:
+    """Two classes of three videos each, which a test may rename."""
+    return Path(shutil.copytree(two_classes, tmp_path / "videos"))
 
 
-def test_a_file_whose_name_is_not_utf8(tmp_path: Path, features: list[object]) -> None:
+def test_a_file_whose_name_is_not_utf8(class_folders: Path, features: list[object]) -> None:
     """Training names it and says what to do; caching without labels fails this video only, and not the decoder."""
-    root = class_folders(tmp_path / "videos")
+    root = class_folders
     shutil.copy(root / "run" / "clip0.avi", root / "run" / f"{NOT_UTF8}.avi")
     refused = run("train.py", "--dataset", "folder", "--root", root, *features)
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
     assert r"run/caf\xe9.avi. Rename" in message(refused)
-    cached = run("-m", "pipeline.cache", "--dataset", "unlabelled", "--root", root, *features)
+    cached = call("-m", "pipeline.cache", "--dataset", "unlabelled", "--root", root, *features)
     assert cached.returncode == 1 and "crashed" not in cached.stderr
     assert r"run/caf\xe9.avi is not UTF-8" in message(cached)
     assert json.loads(cached.stdout)["num_extracted"] == 6
 
 
 @pytest.mark.parametrize("where", ["class", "root", "link"])
-def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, where: str) -> None:
+def test_a_folder_whose_name_is_not_utf8(class_folders: Path, tmp_path: Path, where: str) -> None:
     """A class folder or a root, direct or behind a link, is named in one message."""
-    root = class_folders(tmp_path / "videos")
+    root = class_folders
     if where == "class":
         (root / "run").rename(root / NOT_UTF8)
     else:
@@ -69,14 +60,14 @@ def test_frames_into_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
     assert len(list((target / "clip.avi").iterdir())) == 3
 
 
-def test_odd_names_are_cached_and_trained_on(tmp_path: Path, features: list[object]) -> None:
+def test_odd_names_are_cached_and_trained_on(tmp_path: Path, features: list[object], without_pictures: None) -> None:
     """Line breaks, control characters, quotes, dashes, patterns and long names in files and classes do no harm."""
     root = tmp_path / "videos"
     for number, class_name in enumerate(("-walk\n", 'r\tu"n')):
         for name in (*ODD, "é" * 115):
             make_clip(root / class_name / f"{name}.avi", num_frames=6, number=number)
     flags = ["--dataset", "folder", "--root", root, *features, "--epochs", 1]
-    done = run("train.py", *flags, "--runs", tmp_path / "runs", "--name", "odd")
+    done = call("train.py", *flags, "--runs", tmp_path / "runs", "--name", "odd")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "runs" / "videos" / "odd" / "evaluation" / "metrics.json").read_text())
     assert metrics["num_missing"] == 0 and metrics["num_classes"] == 2

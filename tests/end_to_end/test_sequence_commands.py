@@ -10,7 +10,7 @@ from data.catalog import DataConfig, load_dataset
 from pipeline.cache.store import FeatureStore
 from pipeline.features.recipe import imported_recipe
 from pipeline.training.run import Run
-from tests.helpers.commands import finish, run, start
+from tests.helpers.commands import call, finish, run, start
 from tests.helpers.idx import write_small_mnist
 from tests.helpers.runs import assert_same_run
 from tests.helpers.synthetic import make_features
@@ -27,13 +27,13 @@ def write_video_features(root: Path, cache: Path) -> None:
         store.write(dataset.store_name, video.video_id, make_features([[video.label, 1.0], [0.5, number / 12]]))
 
 
-def test_train_resume_and_evaluate(tmp_path: Path) -> None:
+def test_train_resume_and_evaluate(tmp_path: Path, without_pictures: None) -> None:
     """Several seeds make a table; a killed and resumed run equals an uninterrupted one; one call of evaluate.py
     reproduces the metrics of addition, digits and video."""
     runs, root, cache = tmp_path / "runs", tmp_path / "videos", tmp_path / "cache"
     small = ["--hidden-size", 12, "--epochs", 15, "--steps-per-epoch", 60, "--batch-size", 20, "--runs"]
     addition = ["train.py", "--dataset", "addition", "--length", 5, *small]
-    done = run(*addition, runs, "--seeds", 0, 1)
+    done = call(*addition, runs, "--seeds", 0, 1)
     assert done.returncode == 0, done.stderr
     assert (runs / "addition" / "sequences.csv").exists() and "| steps_to_solve" in done.stdout
 
@@ -50,16 +50,16 @@ def test_train_resume_and_evaluate(tmp_path: Path) -> None:
 
     mnist = write_small_mnist(tmp_path / "mnist")
     digits = ["--dataset", "pixel_mnist", "--root", mnist, "--hidden-size", 12, "--epochs", 2, "--runs", runs]
-    done = run("train.py", *digits)
+    done = call("train.py", *digits)
     assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
     write_video_features(root, cache)
     video = ["--dataset", "folder", "--root", root, "--cache", cache, "--backbone", "imported:made_up"]
-    done = run("train.py", *video, "--epochs", 2, "--hidden-size", 8, "--runs", runs)
+    done = call("train.py", *video, "--epochs", 2, "--hidden-size", 8, "--runs", runs)
     assert done.returncode == 0, done.stderr
 
     before = {path: json.loads(path.read_text()) for path in runs.rglob("metrics.json")}
     assert len(before) == 4
-    done = run("evaluate.py", runs)
+    done = call("evaluate.py", runs)
     assert done.returncode == 0, done.stderr
     assert {path: json.loads(path.read_text()) for path in runs.rglob("metrics.json")} == before
     with (runs / "leaderboard.csv").open() as file:

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from tests.helpers.clips import render_moving_squares
-from tests.helpers.commands import finish, run, start
+from tests.helpers.commands import call, finish, run, start
 
 EPOCHS = 80
 TEST_GROUP = "g8"
@@ -93,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     def record(ending: str, code: int, text: str) -> None:
         exit_codes[ending], stderr[ending] = code, text
 
-    done = run(*train_arguments(folder, "uninterrupted"))
+    done = call(*train_arguments(folder, "uninterrupted"))
     assert done.returncode == 0, done.stderr
     record("uninterrupted", done.returncode, done.stderr)
     begin, resume = train_arguments(folder, "resumed"), ["--config", resumed / "config.yaml", "--resume"]
@@ -182,7 +182,7 @@ def test_the_run_folder_has_all_documented_files(trained: Trained) -> None:
 def test_an_existing_run_is_left_alone(trained: Trained) -> None:
     """The same command again changes no file, exits with 2 and suggests --resume."""
     before = {path: path.stat().st_mtime_ns for path in trained.uninterrupted.rglob("*")}
-    done = run(*train_arguments(trained.folder, "uninterrupted"))
+    done = call(*train_arguments(trained.folder, "uninterrupted"))
     assert done.returncode == 2
     assert f"error: {trained.uninterrupted} exists" in done.stderr and "--resume" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in trained.uninterrupted.rglob("*")} == before
@@ -193,14 +193,14 @@ def test_evaluate_reproduces_the_metrics_of_training(trained: Trained) -> None:
     names = ("metrics.json", "predictions.csv", "per_class.csv", "confusion.csv")
     before = {name: (trained.uninterrupted / "evaluation" / name).read_text() for name in names}
     shutil.rmtree(trained.uninterrupted / "evaluation")
-    done = run("evaluate.py", trained.uninterrupted)
+    done = call("evaluate.py", trained.uninterrupted)
     assert done.returncode == 0, done.stderr
     assert "uninterrupted: video top-1" in done.stdout
     assert {name: (trained.uninterrupted / "evaluation" / name).read_text() for name in names} == before
     assert not (trained.runs / "leaderboard.csv").exists()
 
 
-def test_evaluate_continues_after_damaged_runs(trained: Trained) -> None:
+def test_evaluate_continues_after_damaged_runs(trained: Trained, without_pictures: None) -> None:
     """Each damaged run is named with its reason and the exit code is 1; the others are on the leaderboard."""
     damaged = {name: trained.runs / name for name in ("half", "no-checkpoint", "no-recipe", "bad-config", "other-size")}
     for folder in damaged.values():
@@ -214,7 +214,7 @@ def test_evaluate_continues_after_damaged_runs(trained: Trained) -> None:
     *settings, _checksum = config.read_text().replace("hidden_size: 16", "hidden_size: 20").splitlines()
     config.write_text("\n".join(settings) + "\n")
     try:
-        done = run("evaluate.py", trained.runs)
+        done = call("evaluate.py", trained.runs)
     finally:
         for folder in damaged.values():
             shutil.rmtree(folder)
@@ -239,7 +239,7 @@ def test_a_run_predicts_new_videos(trained: Trained) -> None:
     broken = trained.folder / "broken.avi"
     broken.write_text("no video")
     video = trained.folder / "videos" / "left" / f"v_{TEST_GROUP}_left.avi"
-    done = run("-m", "pipeline.predict", video, broken, "--run", trained.uninterrupted, "--top", 2)
+    done = call("-m", "pipeline.predict", video, broken, "--run", trained.uninterrupted, "--top", 2)
     (line,) = done.stdout.splitlines()
     printed = {name: float(value) for name, value in map(str.split, line.partition(": ")[2].split(", "))}
     assert printed.keys() == {"left", "right"} and abs(sum(printed.values()) - 1) < 0.01
@@ -258,13 +258,17 @@ def test_a_run_predicts_new_videos(trained: Trained) -> None:
     ],
 )
 def test_a_launcher_starts_one_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], trains: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    trains: bool,
+    without_pictures: None,
 ) -> None:
     """RANK and WORLD_SIZE are ignored with one line of explanation; of torchrun's processes only the first trains."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     small = ("--length", 4, "--epochs", 1, "--steps-per-epoch", 2, "--batch-size", 4, "--hidden-size", 4)
-    done = run("train.py", "--dataset", "addition", *small, "--runs", tmp_path, time_limit=60)
+    done = call("train.py", "--dataset", "addition", *small, "--runs", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("one process on one device") == 1
     assert (tmp_path / "addition" / "np_rnn-length_4-seed_0" / "evaluation" / "metrics.json").exists() == trains

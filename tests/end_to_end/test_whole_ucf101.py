@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.helpers.commands import run
+from tests.helpers.commands import call
 
 LISTS = tuple(f"{part}list0{split}.txt" for part in ("train", "test") for split in (1, 2, 3))
 BANDS = ((1, 7), (8, 14), (15, 21), (22, 25))  # test groups of splits 1, 2, 3, and validation groups
@@ -105,7 +105,7 @@ def test_101_classes_and_three_splits(action_data: Path, tiny_backbone: tuple[st
     reproduces the mean without caching features."""
     num_videos = make_ucf101(tmp_path, action_data / "ucf101" / "ucfTrainTestlist", whole=False)
     assert num_videos == 101 * len(BANDS) * VIDEOS_PER_BAND
-    done = run(*train(tmp_path, tiny_backbone, "--splits", 1, 2, 3))
+    done = call(*train(tmp_path, tiny_backbone, "--splits", 1, 2, 3))
     assert done.returncode == 0, done.stderr
     runs = tmp_path / "runs" / "ucf101"
     for split in (1, 2, 3):
@@ -125,7 +125,7 @@ def test_101_classes_and_three_splits(action_data: Path, tiny_backbone: tuple[st
     assert float(mean["video_top1"]) > 0.95
     assert float(mean["video_top1_deviation"]) >= 0
     (runs / "leaderboard.csv").unlink()
-    done = run("evaluate.py", runs)
+    done = call("evaluate.py", runs)
     assert done.returncode == 0, done.stderr
     assert "caching features" not in done.stderr
     assert three_split_mean() == mean
@@ -136,7 +136,7 @@ def test_101_classes_and_three_splits(action_data: Path, tiny_backbone: tuple[st
 def test_all_13320_videos(action_data: Path, tiny_backbone: tuple[str, Path], tmp_path: Path) -> None:
     """All videos of the official lists are cached, and split 1 is scored on its 3,783 test videos."""
     assert make_ucf101(tmp_path, action_data / "ucf101" / "ucfTrainTestlist", whole=True) == 13_320
-    done = run(*train(tmp_path, tiny_backbone, "--splits", 1, "--epochs", 3), time_limit=1700)
+    done = call(*train(tmp_path, tiny_backbone, "--splits", 1, "--epochs", 3))
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 13_320
     check_answers(tmp_path / "runs" / "ucf101" / "np_rnn-split_1-seed_0" / "evaluation", 3783)

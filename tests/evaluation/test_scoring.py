@@ -12,7 +12,7 @@ from models.config import ModelConfig, ModelName, Readout
 from pipeline.evaluation.comparison import order_drops
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import EvaluationError
-from pipeline.evaluation.scoring import Order, predict, predict_orders, probabilities_over_time
+from pipeline.evaluation.scoring import ORDERS, Order, predict, probabilities_over_time
 from pipeline.training.clips import ClipSampling
 from tests.helpers.synthetic import make_record, make_table, make_table_of_views, rising_and_falling
 
@@ -31,7 +31,7 @@ def model() -> SequenceClassifier:
 
 def test_probabilities_are_the_softmax_of_each_separate_clip(model: SequenceClassifier) -> None:
     """Dropout is off, padding has no effect, and each clip belongs to its video: single clips give the same result."""
-    predictions = predict(model, TABLE, ClipSampling(), CLASSES, CPU, batch_size=4)
+    predictions = predict(model, TABLE, ClipSampling(), CLASSES, CPU, batch_size=4)["forward"]
     assert not model.training
     for row, video in enumerate(predictions.clip_videos):
         batch = TABLE.batch(np.array([video]), [np.arange(TABLE.num_frames[video])])
@@ -44,7 +44,7 @@ def test_probabilities_are_the_softmax_of_each_separate_clip(model: SequenceClas
 def test_clips_of_a_video_are_averaged(model: SequenceClassifier) -> None:
     """The clips of a video are averaged with equal weights, whatever the batch size."""
     clips = ClipSampling(frames=4, per_video=2)
-    predictions = predict(model, TABLE, clips, CLASSES, CPU)
+    predictions = predict(model, TABLE, clips, CLASSES, CPU)["forward"]
     assert (predictions.clip_counts == 2).all()
     expected = [
         np.mean(
@@ -53,7 +53,7 @@ def test_clips_of_a_video_are_averaged(model: SequenceClassifier) -> None:
         for video in range(len(TABLE))
     ]
     np.testing.assert_allclose(predictions.video_probabilities, expected)
-    by_one = predict(model, TABLE, clips, CLASSES, CPU, batch_size=1)
+    by_one = predict(model, TABLE, clips, CLASSES, CPU, batch_size=1)["forward"]
     np.testing.assert_allclose(by_one.video_probabilities, expected, atol=1e-5)
 
 
@@ -62,8 +62,8 @@ def test_views_of_a_video_are_averaged(model: SequenceClassifier) -> None:
     views = [[TABLE.video(number).numpy() * sign for sign in (1, -1)] for number in range(len(TABLE))]
     single = [make_table([video_views[view] for video_views in views], TABLE.labels.tolist()) for view in (0, 1)]
     clips = ClipSampling(frames=4, per_video=2)
-    first, second = (predict(model, table, clips, CLASSES, CPU) for table in single)
-    both = predict(model, make_table_of_views(views, TABLE.labels.tolist()), clips, CLASSES, CPU)
+    first, second = (predict(model, table, clips, CLASSES, CPU)["forward"] for table in single)
+    both = predict(model, make_table_of_views(views, TABLE.labels.tolist()), clips, CLASSES, CPU)["forward"]
     assert (both.clip_counts == 4).all()
     expected = (first.video_probabilities + second.video_probabilities) / 2
     np.testing.assert_allclose(both.video_probabilities, expected, atol=1e-6)
@@ -75,8 +75,8 @@ def test_views_of_a_video_are_averaged(model: SequenceClassifier) -> None:
 def test_a_video_without_features_is_counted_as_wrong(model: SequenceClassifier) -> None:
     """A missing test video stays in the list, so the same answers give a lower accuracy."""
     missing = [make_record("lost1", 0), make_record("lost2", 1)]
-    whole = metrics(predict(model, TABLE, ClipSampling(), CLASSES, CPU))
-    lacking = metrics(predict(model, TABLE, ClipSampling(), CLASSES, CPU, missing))
+    whole = metrics(predict(model, TABLE, ClipSampling(), CLASSES, CPU)["forward"])
+    lacking = metrics(predict(model, TABLE, ClipSampling(), CLASSES, CPU, missing)["forward"])
     assert (lacking["num_videos"], lacking["num_missing"]) == (15, 2)
     assert lacking["video_top1"] == pytest.approx(float(str(whole["video_top1"])) * 13 / 15)
     assert lacking["clip_top1"] == pytest.approx(float(str(whole["clip_top1"])) * 13 / 15)
@@ -126,7 +126,7 @@ def test_sharing_frames_changes_no_answer(
 ) -> None:
     """However frames are shared between clips, the probabilities are those of ``forward`` on each clip."""
     model = trained_on_table(name, readout, num_layers)
-    predictions = predict(model, TABLE, clips, CLASSES, CPU, batch_size=7)
+    predictions = predict(model, TABLE, clips, CLASSES, CPU, batch_size=7)["forward"]
     for video in range(len(TABLE)):
         frames = TABLE.video(video).float()
         alone = [model(frames[clip][:, None]).softmax(1)[0].tolist() for clip in clips.all(len(frames))]
@@ -142,7 +142,7 @@ def test_another_order_is_that_of_reordered_clips(
 ) -> None:
     """The probabilities are those of ``forward`` on each clip with its frames reordered by hand."""
     model = trained_on_table(name, readout, num_layers)
-    predictions = predict_orders(model, TABLE, clips, CLASSES, CPU, batch_size=7)[order]
+    predictions = predict(model, TABLE, clips, CLASSES, CPU, batch_size=7, orders=ORDERS)[order]
     for video, record in enumerate(TABLE.records):
         frames = TABLE.video(video).float()
         chosen = clips.all(len(frames))
@@ -160,18 +160,18 @@ def test_a_shuffled_video_is_the_same_in_every_evaluation() -> None:
     videos = [TABLE.video(number).numpy() for number in range(len(TABLE))]
     everything, beginning = make_table(videos), make_table(videos[:3])
     clips = ClipSampling(frames=4, per_video=2)
-    whole = predict_orders(model, everything, clips, CLASSES, CPU)["shuffled"]
+    whole = predict(model, everything, clips, CLASSES, CPU, orders=ORDERS)["shuffled"]
     for batch_size in (1, 256):
-        part = predict_orders(model, beginning, clips, CLASSES, CPU, batch_size=batch_size)["shuffled"]
+        part = predict(model, beginning, clips, CLASSES, CPU, batch_size=batch_size, orders=ORDERS)["shuffled"]
         np.testing.assert_allclose(part.video_probabilities, whole.video_probabilities[:3], atol=1e-6)
-    in_order = predict(model, everything, clips, CLASSES, CPU)
+    in_order = predict(model, everything, clips, CLASSES, CPU)["forward"]
     assert np.abs(whole.video_probabilities - in_order.video_probabilities).max() > 0.01
 
 
 def test_the_frame_average_gives_equal_answers_in_every_order() -> None:
     """Its probabilities are bit-equal, so not even a tie between classes is broken in another way."""
     model = trained_on_table("mean", "mean", 1)
-    orders = predict_orders(model, TABLE, ClipSampling(frames=4, per_video=5), CLASSES, CPU)
+    orders = predict(model, TABLE, ClipSampling(frames=4, per_video=5), CLASSES, CPU, orders=ORDERS)
     in_order = orders.pop("forward")
     assert orders.keys() == {"reversed", "shuffled"}
     for order, reordered in orders.items():
@@ -190,7 +190,7 @@ def test_a_shared_frame_is_projected_once(model: SequenceClassifier, monkeypatch
         return project(self, frames)
 
     monkeypatch.setattr(SequenceClassifier, "project", counting)
-    orders = predict_orders(model, TABLE, ClipSampling(frames=3, per_video=5), CLASSES, CPU)
+    orders = predict(model, TABLE, ClipSampling(frames=3, per_video=5), CLASSES, CPU, orders=ORDERS)
     assert all(len(predictions.clip_videos) > 3 * len(TABLE) for predictions in orders.values())
     assert sum(projected) == TABLE.num_frames.sum()
 

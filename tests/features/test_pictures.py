@@ -18,7 +18,7 @@ from pipeline.features.pictures import write_pictures
 from pipeline.features.readers import Event, Finished, read_videos
 from pipeline.settings.config import FeatureConfig
 from tests.helpers.clips import board_means, decode_board, make_clip
-from tests.helpers.commands import run
+from tests.helpers.commands import call, run
 
 
 def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
         assert decode_board(board_means(boards)) == [(number, index) for index in (2, 7, 12, 17)]
     assert not (tmp_path / "frames" / "walk" / "bad.avi").exists()
     assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "cache").exists()
-    again = run(*command)
+    again = call(*command)
     assert json.loads(again.stdout) == {"num_videos": 4, "num_written_before": 3, "num_written": 0, "num_failed": 1}
 
 

@@ -8,17 +8,14 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.analysis import LengthBin, accuracy
-from pipeline.evaluation.comparison import PairedDifference, RecallDifference
 from pipeline.evaluation.metrics import calibration, confusion_matrix
 from pipeline.reports.figures import (
     StaticFigure,
     calibration_figure,
     confusion_figure,
-    difference_figure,
     frames_seen_figure,
     learning_curves,
     length_figure,
-    recall_difference_figure,
     spectrum_figure,
 )
 from tests.evaluation.test_metrics import random_predictions
@@ -110,18 +107,6 @@ def test_the_memory_of_the_confusion_picture_is_flat(num_classes: int) -> None:
     gigabytes, seconds = map(float, done.stdout.split())
     print(f"{num_classes} classes: peak memory {gigabytes:.2f} GB, {seconds:.1f} s")
     assert gigabytes < 2 and seconds < 20
-
-
-def test_a_figure_with_a_row_per_name_has_a_limit() -> None:
-    """3,000 classes or pairs don't exceed the largest picture; the table still contains all of them."""
-    recalls = [RecallDifference(f"class {number}", 0.5, 1.0, 2) for number in range(3000)]
-    names = [("a", "b")] * 3000
-    for figure in (
-        recall_difference_figure("recalls", "a", "b", recalls),
-        difference_figure(names, [PairedDifference(0.1, 0.0, 0.2, 10)] * 3000),
-    ):
-        assert picture(figure.png).height < 5000
-        assert len(figure.rows) == 3001
 
 
 def test_the_confusion_picture_distinguishes_correct_wrong_and_untested() -> None:

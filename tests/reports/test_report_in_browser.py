@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.evaluation.metrics import class_scores, confusion_matrix
 from tests.helpers.clips import render_moving_squares
-from tests.helpers.commands import run
+from tests.helpers.commands import call
 from tests.helpers.made_evaluation import HOSTILE, MadeEvaluation, make_evaluation
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install -e .[dev]")
@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run that the command line trained on rendered videos."""
     folder = tmp_path_factory.mktemp("trained")
     render_moving_squares(folder / "videos")
-    done = run(
+    done = call(
         *("train.py", "--dataset", "folder", "--root", folder / "videos", "--group-pattern", r"_(g\d+)_"),
         *("--sampling", "uniform:6", "--workers", 1, "--cache", folder / "cache", "--runs", folder / "runs"),
         *("--name", "short", "--epochs", 3, "--batch-size", 4, "--hidden-size", 8),

@@ -128,9 +128,9 @@ def test_the_best_checkpoint_is_calibrated(uninterrupted: Run) -> None:
     assert best["model"]["temperature"] != 1
     assert last["model"]["temperature"] == 1
     model, _ = load_best(uninterrupted, Config(model=SMALL))
-    calibrated = predict(model, VALIDATION, ClipSampling(), CLASSES, torch.device("cpu"))
+    calibrated = predict(model, VALIDATION, ClipSampling(), CLASSES, torch.device("cpu"))["forward"]
     model.temperature.fill_(1.0)
-    uncalibrated = predict(model, VALIDATION, ClipSampling(), CLASSES, torch.device("cpu"))
+    uncalibrated = predict(model, VALIDATION, ClipSampling(), CLASSES, torch.device("cpu"))["forward"]
     before, after = negative_log_likelihood(uncalibrated), negative_log_likelihood(calibrated)
     assert before is not None and after is not None and after < before
     assert (calibrated.predicted == uncalibrated.predicted).all()

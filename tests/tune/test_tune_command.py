@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.helpers.commands import finish, message, run, start
+from tests.helpers.commands import call, finish, message, run, start
 
 NUM_GROUPS, VIDEOS_PER_GROUP = 8, 4
 SMALL = ["--epochs", 2, "--hidden-size", 8, "--folds", 3, "--seeds", 0, 1, "--workers", 2]
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
         np.save(folder / "made" / f"v{number}.npy", (noise + 2 * (number % 2)).astype(np.float16))
     (folder / "videos.csv").write_text("\n".join(rows) + "\n")
     flags = ["--dataset", "folder", "--root", folder, "--cache", folder / "cache"]
-    done = run("-m", "pipeline.cache", "import", *flags, "--from", folder / "made", "--name", "mine")
+    done = call("-m", "pipeline.cache", "import", *flags, "--from", folder / "made", "--name", "mine")
     assert done.returncode == 0, done.stderr
     return [*flags, "--backbone", "imported:mine"]
 
@@ -103,7 +103,7 @@ def check_best_settings(results: Path, folder: Path) -> None:
         assert settings.items() >= row["settings"].items()
         assert not settings.keys() & {"seeds", "workers", "batch_size"}
         assert "python -m pipeline.tune --dataset folder" in text and f"top-1 {row['top1']:.3f}" in text
-    check(run("train.py", "--config", results / "best.yaml", "--runs", folder / "runs"))
+    check(call("train.py", "--config", results / "best.yaml", "--runs", folder / "runs"))
     (saved,) = (folder / "runs").rglob("config.yaml")
     trained = yaml.safe_load(saved.read_text())
     assert trained.items() >= yaml.safe_load((results / "best.yaml").read_text()).items()
@@ -144,13 +144,13 @@ def test_variants_are_compared_as_they_are(data: list[object], tmp_path: Path) -
 )
 def test_wrong_usage_ends_with_code_2(data: list[object], flags: list[object], expected: str, tmp_path: Path) -> None:
     """A wrong option is reported before anything is trained or written."""
-    done = run("-m", "pipeline.tune", *data, *flags, "--results", tmp_path / "results")
+    done = call("-m", "pipeline.tune", *data, *flags, "--results", tmp_path / "results")
     check(done, exit_code=2)
     assert expected in message(done) and not (tmp_path / "results").exists()
 
 
 def test_videos_without_features_end_the_command(data: list[object], tmp_path: Path) -> None:
     """Missing features are reported before anything is trained."""
-    done = run("-m", "pipeline.tune", *data, *SMALL, "--backbone", "imported:other", "--results", tmp_path / "results")
+    done = call("-m", "pipeline.tune", *data, *SMALL, "--backbone", "imported:other", "--results", tmp_path / "results")
     check(done, exit_code=2)
     assert "32 of 32 videos have no features" in message(done)

@@ -189,22 +189,27 @@ class SequenceClassifier(nn.Module):
     def scores_over_time(self, features: Tensor) -> Tensor:
         """Class scores after each step, as if the sequence ended there: ``[T, B, D]`` -> ``[T, B, num_classes]``.
 
-        In evaluation mode, that is without dropout, the scores after step ``t`` are ``forward(features[: t + 1])``.
+        In evaluation mode, that is without dropout, the scores after step ``t`` are ``forward(features[: t + 1])``. All
+        steps of a sequence share the masks of dropout.
         """
         frames = self._power_normalize(features)
         num_steps = torch.arange(1, len(frames) + 1, device=frames.device)[:, None, None]
 
         def average() -> Tensor:
-            return self._standardize(frames.cumsum(0) / num_steps)
+            return self._drop(self._standardize(frames.cumsum(0) / num_steps))
 
         if not self.layers:
             scores: Tensor = self.classifier(average())
         else:
             states = self._states(frames)
-            scores = self.classifier(self._select(states, lambda: states.cumsum(0) / num_steps))
+            scores = self.classifier(self._drop(self._select(states, lambda: states.cumsum(0) / num_steps)))
             if self.skip is not None:
                 scores = scores + self.skip(average())
-        return scores / self.temperature
+        return scores if self.training else scores / self.temperature
+
+    def _drop(self, values: Tensor) -> Tensor:
+        """Drop the same values of a sequence at all of its steps: ``[T, B, width]`` -> ``[T, B, width]``."""
+        return values * self.dropout(torch.ones_like(values[0])) if self.training else values
 
     def initial_state(self, num_rows: int = 1) -> dict[str, Tensor]:
         """The state of sequences that have not begun, for ``step``: zeros ``[num_rows, ...]`` by name.

@@ -19,11 +19,15 @@ LENGTHS = torch.tensor([4, 1, 7, 3])
 every_classifier = [
     pytest.param(
         ModelConfig(model, 6, layers, readout, inputs=inputs, skip_connection=is_full, power_norm=is_full),
-        id=f"{model}-{readout}",
+        id=f"{model}-{readout}-{inputs}",
     )
     for model in MODELS
     for readout, layers, inputs, is_full in zip(
-        READOUTS, (1, 2, 1), ("frames", "changes", "changes"), (False, True, True), strict=True
+        (*READOUTS, "last"),
+        (1, 2, 1, 1),
+        ("frames", "changes", "changes", "both"),
+        (False, True, True, True),
+        strict=True,
     )
 ]
 

@@ -61,7 +61,8 @@ class SequenceClassifier(nn.Module):
 
     The scores are ``V [last state; mean state] + S mean_t(x_t)``, where ``x_t`` are the normalised features. The skip
     connection ``S`` starts at zero. It knows what a video shows, so the network reads what changes in it: ``x_t -
-    x_{t-1}``, and zero at the first step. (With ``inputs`` "frames" it reads ``x_t``.)
+    x_{t-1}``, and zero at the first step. (With ``inputs`` "frames" it reads ``x_t``, with "both" the two side by
+    side.)
 
     Dropout draws one mask per sequence, which all its frames share (Gal & Ghahramani, "A Theoretically Grounded
     Application of Dropout in Recurrent Neural Networks", 2016): masks of single frames would average out.
@@ -81,7 +82,7 @@ class SequenceClassifier(nn.Module):
         self.feature_scale: Tensor
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
-        self.reads_changes = config.model != "mean" and config.inputs == "changes"
+        self.reads_changes = config.model != "mean" and config.inputs != "frames"
         if self.reads_changes:
             self.change_scale: Tensor
             self.register_buffer("change_scale", torch.ones(feature_dim))
@@ -92,6 +93,7 @@ class SequenceClassifier(nn.Module):
         self.layers = nn.ModuleList()
         width = feature_dim
         if config.model != "mean":
+            width *= 2 if config.inputs == "both" else 1
             for _ in range(config.num_layers):
                 self.layers.append(STATE_NETWORKS[config.model](width, config))
                 width = config.hidden_size
@@ -132,13 +134,15 @@ class SequenceClassifier(nn.Module):
 
     def _states(self, frames: Tensor) -> Tensor:
         # The scale standardises and drops features at once.
+        inputs = []
+        if self.config.inputs != "changes":
+            scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
+            inputs.append(torch.addcmul(-self.feature_mean * scale, frames, scale))
         if self.reads_changes:
             scale = self.dropout(self.change_scale.expand(frames.shape[1:]))
             changes = torch.cat([torch.zeros_like(frames[:1]), frames[1:] - frames[:-1]])
-            states = changes.mul_(scale)
-        else:
-            scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
-            states = torch.addcmul(-self.feature_mean * scale, frames, scale)
+            inputs.append(changes.mul_(scale))
+        states = _side_by_side(inputs)
         for layer in self.layers:
             states, _ = layer(states)
         return states
@@ -189,22 +193,27 @@ class SequenceClassifier(nn.Module):
     def scores_over_time(self, features: Tensor) -> Tensor:
         """Class scores after each step, as if the sequence ended there: ``[T, B, D]`` -> ``[T, B, num_classes]``.
 
-        In evaluation mode, that is without dropout, the scores after step ``t`` are ``forward(features[: t + 1])``.
+        In evaluation mode, that is without dropout, the scores after step ``t`` are ``forward(features[: t + 1])``. All
+        steps of a sequence share the masks of dropout.
         """
         frames = self._power_normalize(features)
         num_steps = torch.arange(1, len(frames) + 1, device=frames.device)[:, None, None]
 
         def average() -> Tensor:
-            return self._standardize(frames.cumsum(0) / num_steps)
+            return self._drop(self._standardize(frames.cumsum(0) / num_steps))
 
         if not self.layers:
             scores: Tensor = self.classifier(average())
         else:
             states = self._states(frames)
-            scores = self.classifier(self._select(states, lambda: states.cumsum(0) / num_steps))
+            scores = self.classifier(self._drop(self._select(states, lambda: states.cumsum(0) / num_steps)))
             if self.skip is not None:
                 scores = scores + self.skip(average())
-        return scores / self.temperature
+        return scores if self.training else scores / self.temperature
+
+    def _drop(self, values: Tensor) -> Tensor:
+        """Drop the same values of a sequence at all of its steps: ``[T, B, width]`` -> ``[T, B, width]``."""
+        return values * self.dropout(torch.ones_like(values[0])) if self.training else values
 
     def initial_state(self, num_rows: int = 1) -> dict[str, Tensor]:
         """The state of sequences that have not begun, for ``step``: zeros ``[num_rows, ...]`` by name.
@@ -244,12 +253,14 @@ class SequenceClassifier(nn.Module):
             after["frame_sum"] = state["frame_sum"] + frames
             terms.append(linear(self._standardize(after["frame_sum"] / after["num_steps"])))
         if self.layers:
+            inputs = []
+            if self.config.inputs != "changes":
+                inputs.append(self._standardize(frames))
             if self.reads_changes:
                 after["frame"] = frames
                 has_begun = state["num_steps"].clamp(max=1)
-                hidden = (frames - state["frame"]) * has_begun * self.change_scale
-            else:
-                hidden = self._standardize(frames)
+                inputs.append((frames - state["frame"]) * has_begun * self.change_scale)
+            hidden = _side_by_side(inputs)
             for number, layer in enumerate(self.layers):
                 assert isinstance(layer, nn.RNNBase)
                 before = state[f"hidden_{number}"]
@@ -268,8 +279,11 @@ class SequenceClassifier(nn.Module):
 
     @property
     def can_share_frames(self) -> bool:
-        """Whether ``project`` and ``score_projected`` work: they do unless a layer is an LSTM, a GRU or a tanh RNN."""
-        return len(self._relu_layers) == len(self.layers)
+        """Whether ``project`` and ``score_projected`` work.
+
+        They do unless a layer is an LSTM, a GRU or a tanh RNN, or reads frames and changes side by side.
+        """
+        return len(self._relu_layers) == len(self.layers) and (not self.layers or self.config.inputs != "both")
 
     @property
     def _relu_layers(self) -> list[ReluRNN]:
@@ -334,6 +348,10 @@ class SequenceClassifier(nn.Module):
             total[:running] += state
             last[running_next:running] = state[running_next:]
         return last, total
+
+
+def _side_by_side(inputs: Sequence[Tensor]) -> Tensor:
+    return inputs[0] if len(inputs) == 1 else torch.cat(list(inputs), -1)
 
 
 def _inverse(deviation: Tensor) -> Tensor:

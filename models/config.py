@@ -11,7 +11,7 @@ ModelName = Literal[
     "np_rnn", "irnn", "scaled_irnn", "nrnn", "orthogonal", "rnn_relu", "rnn_tanh", "lstm", "gru", "mean"
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
-Inputs = Literal["changes", "frames"]
+Inputs = Literal["changes", "frames", "both"]
 MAX_UNITS, MAX_LAYERS = 8192, 32
 
 
@@ -33,7 +33,8 @@ class ModelConfig:
     readout: Readout = "last_and_mean"
     """input of the linear layer: the last state, the mean of the clip's states, or both concatenated"""
     inputs: Inputs = "changes"
-    """recurrent models: what the network reads, the change from each frame to the next or the frames themselves"""
+    """recurrent models: what the network reads, the change from each frame to the next, the frames themselves, or both
+    side by side"""
     skip_connection: bool = True
     """recurrent models: add the scores of a linear layer on the frame average, which starts at zero"""
     power_norm: bool = True

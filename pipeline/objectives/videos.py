@@ -1,6 +1,7 @@
 """Classification of videos from their cached features."""
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from models.classifier import SequenceClassifier, power_normalize
@@ -24,6 +25,7 @@ from pipeline.evaluation.spectra import spectra
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.objectives.classification import class_validation, cross_entropy
 from pipeline.objectives.lists import from_json, require_all, to_json, videos_to_score
+from pipeline.objectives.streams import stepwise_cross_entropy, stream_validation
 from pipeline.objectives.task import Variant
 from pipeline.reports.report import write_evaluation
 from pipeline.reports.strips import make_strips
@@ -38,6 +40,9 @@ from pipeline.training.batches import (
 from pipeline.training.clips import ClipSampling
 from pipeline.training.objective import Outcome, Validation
 from pipeline.training.run import Run
+from pipeline.training.streams import num_stream_batches, stream_batches
+
+_VALIDATION_WINDOWS = 4  # for streams: windows that begin in each validation video, the same ones after every epoch
 
 
 class VideoTask:
@@ -117,7 +122,10 @@ class VideoTask:
 
 
 class VideoClassification:
-    """Video classification: cross-entropy, on one random clip of each training video per epoch."""
+    """Video classification: cross-entropy, on one random clip of each training video per epoch.
+
+    With ``stream_pause``, on one window of a made stream that begins in each training video, at every step of it.
+    """
 
     has_classes = True
 
@@ -185,7 +193,19 @@ class VideoClassification:
 
     @property
     def steps_per_epoch(self) -> int:
+        settings = self.config.training
+        if settings.clip_frames is not None and settings.stream_pause is not None:
+            return num_stream_batches(self._training, settings.clip_frames, settings.batch_size)
         return num_training_batches(self._training, self._clips, self.config.training.batch_size)
+
+    @property
+    def _is_for_streams(self) -> bool:
+        return self.config.training.stream_pause is not None
+
+    def _windows(self, table: FeatureTable, rng: np.random.Generator) -> Iterator[Batch]:
+        settings = self.config.training
+        assert settings.clip_frames is not None and settings.stream_pause is not None
+        return stream_batches(table, settings.clip_frames, settings.stream_pause, settings.batch_size, rng)
 
     def input_statistics(self) -> tuple[Tensor, ...]:
         stride = self.config.training.clip_stride
@@ -195,14 +215,22 @@ class VideoClassification:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([self._seed, epoch])
+        if self._is_for_streams:
+            return self._windows(self._training, rng)
         return training_batches(self._training, self._clips, self.config.training.batch_size, rng)
 
-    def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
+    def outcome(self, model: SequenceClassifier, batch: Batch) -> Outcome:
+        if self._is_for_streams:
+            return stepwise_cross_entropy(model, batch, self.config.training.label_smoothing)
         return cross_entropy(model, batch, self.config.training.label_smoothing)
 
     def validate(self, model: SequenceClassifier) -> Validation | None:
         if self._validation is None:
             return None
+        if self._is_for_streams:
+            epochs = [self._windows(self._validation, np.random.default_rng(n)) for n in range(_VALIDATION_WINDOWS)]
+            batches = itertools.chain.from_iterable(epochs)
+            return stream_validation(model, batches, self._task.device, self.config.training.best_by)
         predictions = predict(model, self._validation, self._clips, self.outputs, self._task.device)["forward"]
         return class_validation(predictions, self.config.training.best_by)
 

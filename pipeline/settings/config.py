@@ -87,6 +87,10 @@ class TrainingConfig:
     """clips per video in evaluation, evenly spaced; training draws one at random per epoch"""
     clip_step: int | None = None
     """in evaluation, start a clip every CLIP_STEP stored frames, instead of --clips-per-video"""
+    stream_pause: int | None = None
+    """train for streams: a clip is CLIP_FRAMES frames of videos one after another, from a random moment on, and every
+    frame of it has a target. The first and the last frame of each video are held still for up to STREAM_PAUSE stored
+    frames, in which no class is right"""
     epochs: int | None = None
     """passes over the training videos (addition, multiplication: over --steps-per-epoch new batches); if unset, 60, or
     as many as 600 steps need"""
@@ -126,13 +130,15 @@ class TrainingConfig:
         clips = ("clip_frames", "clip_stride", "clips_per_video", "clip_step")
         rates = ("learning_rate", "recurrent_learning_rate", "clip_gradient")
         _require(self, "at least 1", lambda value: value >= 1, *counts, *clips)
-        _require(self, f"at most {_MOST:,}", _is_at_most(_MOST), *counts, *clips)
+        _require(self, f"at most {_MOST:,}", _is_at_most(_MOST), *counts, *clips, "stream_pause")
         _require(self, "finite", _is_finite, *rates, "weight_decay")
         _require(self, "above 0", lambda value: value > 0, *rates)
-        _require(self, "at least 0", lambda value: value >= 0, "weight_decay")
+        _require(self, "at least 0", lambda value: value >= 0, "weight_decay", "stream_pause")
         _require(self, "in [0, 1)", lambda value: 0 <= value < 1, "adam_beta2", "label_smoothing")
         if self.clip_step is not None and self.clip_frames is None:
             raise ConfigError("clip_step needs a clip length: set clip_frames too")
+        if self.stream_pause is not None and (self.clip_frames is None or self.clip_stride > 1):
+            raise ConfigError("stream_pause needs clip_frames, and a clip_stride of 1: set the tempo with sampling")
 
     def num_epochs(self, steps_per_epoch: int) -> int:
         """``epochs``, or the default. A small dataset has few steps per epoch, and training needs steps, not epochs."""

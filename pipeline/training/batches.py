@@ -32,7 +32,7 @@ class Batch:
 
     Attributes:
         inputs: float32 ``[T, B, D]``; zero after a sequence's end.
-        targets: ``[B]``: int64 labels, or float32 numbers.
+        targets: ``[B]``: int64 labels, or float32 numbers; or ``[T, B]``: int64 labels at every step.
         lengths: int64 ``[B]``, from 1 to T; ``None``: all have T steps.
     """
 
@@ -119,6 +119,11 @@ class FeatureTable:
             views = torch.from_numpy(starts.reshape(-1, 1) + np.arange(length))
             yield from views.split(max(1, _ROWS_AT_A_TIME // int(length)))
 
+    def frames(self, rows: IndexArray) -> Tensor:
+        """Frames by their rows in ``features``: int64 ``[T, B]`` -> float32 ``[T, B, D]``."""
+        # index_select copies whole rows: several times faster than indexing.
+        return self.features.index_select(0, torch.from_numpy(rows.ravel())).float().view(*rows.shape, -1)
+
     def batch(self, videos: IndexArray, clips: Sequence[IndexArray], views: IndexArray | None = None) -> Batch:
         """Clip ``clips[i]`` (indices of stored frames) of video ``videos[i]`` in view ``views[i]``, as one batch.
 
@@ -128,8 +133,7 @@ class FeatureTable:
         starts = self.starts[videos] if views is None else self.starts[videos] + views * self.num_frames[videos]
         steps = np.minimum(np.arange(lengths.max())[:, None], lengths - 1)  # padding: the clip's last frame
         rows = starts + np.concatenate(clips)[np.cumsum(lengths) - lengths + steps]
-        # index_select copies whole rows: several times faster than indexing.
-        features = self.features.index_select(0, torch.from_numpy(rows.ravel())).float().view(*rows.shape, -1)
+        features = self.frames(rows)
         labels = self.labels[torch.from_numpy(np.asarray(videos, dtype=np.int64))]
         if (lengths == len(rows)).all():
             return Batch(features, labels)
@@ -144,7 +148,7 @@ def training_batches(
     A batch has at most ``MAX_BATCH_FRAMES`` frames, padding included, and so has a clip.
     """
     clips = replace(clips, frames=min(clips.frames or MAX_BATCH_FRAMES, MAX_BATCH_FRAMES))
-    for videos in _batches_of_videos(clips.lengths(table.num_frames), batch_size, rng):
+    for videos in batches_of_videos(clips.lengths(table.num_frames), batch_size, rng):
         chosen = [clips.draw(int(table.num_frames[video]), rng) for video in videos]
         views = rng.integers(table.num_views, size=len(videos)) if table.num_views > 1 else None
         yield table.batch(videos, chosen, views)
@@ -152,10 +156,10 @@ def training_batches(
 
 def num_training_batches(table: FeatureTable, clips: ClipSampling, batch_size: int) -> int:
     """The number of batches in each epoch of ``training_batches``."""
-    return len(_batches_of_videos(clips.lengths(table.num_frames), batch_size, np.random.default_rng(0)))
+    return len(batches_of_videos(clips.lengths(table.num_frames), batch_size, np.random.default_rng(0)))
 
 
-def _batches_of_videos(lengths: IndexArray, batch_size: int, rng: np.random.Generator) -> list[IndexArray]:
+def batches_of_videos(lengths: IndexArray, batch_size: int, rng: np.random.Generator) -> list[IndexArray]:
     """Deal videos into random batches, given the length of each one's clip.
 
     Clips that are too long for a whole batch get smaller batches with clips of similar length. The number of batches

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.classifier import SequenceClassifier
 from pipeline.settings.config import Config, EvaluationOverrides
@@ -64,7 +64,7 @@ class Objective(Protocol):
     def batches(self, epoch: int) -> Iterable[Batch]:
         """``steps_per_epoch`` batches. They depend on seed and epoch only, so a resumed run gets the same ones."""
 
-    def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
+    def outcome(self, model: SequenceClassifier, batch: Batch) -> Outcome:
         """The forward pass and loss of one training batch."""
 
     def validate(self, model: SequenceClassifier) -> Validation | None:

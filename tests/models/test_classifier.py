@@ -19,11 +19,15 @@ LENGTHS = torch.tensor([4, 1, 7, 3])
 every_classifier = [
     pytest.param(
         ModelConfig(model, 6, layers, readout, inputs=inputs, skip_connection=is_full, power_norm=is_full),
-        id=f"{model}-{readout}",
+        id=f"{model}-{readout}-{inputs}",
     )
     for model in MODELS
     for readout, layers, inputs, is_full in zip(
-        READOUTS, (1, 2, 1), ("frames", "changes", "changes"), (False, True, True), strict=True
+        (*READOUTS, "last"),
+        (1, 2, 1, 1),
+        ("frames", "changes", "changes", "both"),
+        (False, True, True, True),
+        strict=True,
     )
 ]
 
@@ -347,6 +351,20 @@ def test_chained_steps_give_the_scores_over_time(config: ModelConfig) -> None:
         scores, state = model.step(frames, state)
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
         assert {name: value.shape for name, value in state.items()} == shapes
+
+
+@pytest.mark.parametrize("config", every_classifier)
+def test_all_steps_of_a_sequence_share_the_masks_of_dropout(config: ModelConfig) -> None:
+    """In training, a step's scores do not depend on how many steps follow: masks of single steps would average out."""
+    model, features = make_classifier(dataclasses.replace(config, dropout=0.5)).train(), padded_batch(0.0)
+    scores = []
+    for num_steps in (len(features), 3):
+        torch.manual_seed(0)
+        scores.append(model.scores_over_time(features[:num_steps]))
+    torch.testing.assert_close(scores[0][:3], scores[1])
+    assert not torch.allclose(scores[0], model.scores_over_time(features))
+    scores[0].sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
 
 
 @torch.inference_mode()

@@ -105,11 +105,11 @@ class Run:
             finally:
                 self._lock = None
 
-    def check(self, config: Config, recipe: FeatureRecipe | None) -> None:
-        """Check that the run may begin or resume; changes nothing. ``recipe`` is ``None`` for a task without video.
+    def check(self, config: Config) -> None:
+        """Check that the run may begin or resume; changes nothing. Its lists and features are not checked.
 
         Raises ``RunError`` if the run exists and neither ``resume`` nor ``overwrite`` is set, or if it would be resumed
-        with other settings or features.
+        with other settings.
         """
         if not self.exists or config.run.overwrite:
             return
@@ -125,8 +125,6 @@ class Run:
                 f"{self.folder} was trained with other settings ({differences}). Resume it with --config "
                 f"{self.folder / 'config.yaml'} --resume, or choose another --name."
             )
-        if recipe is not None:
-            self.check_recipe(recipe)
 
     def check_recipe(self, recipe: FeatureRecipe) -> None:
         """Raise ``RunError`` if the run was trained on features that ``recipe`` does not make."""
@@ -137,15 +135,19 @@ class Run:
             )
 
     def begin(self, config: Config, recipe: FeatureRecipe | None, split: Mapping[str, Any] | None = None) -> None:
-        """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does, and ``DatasetError``
-        if the folder's path is not UTF-8.
+        """Create the folder of a new run, or reopen an existing one.
+
+        Raises as ``check`` and ``check_recipe`` do, and ``DatasetError`` if the folder's path is not UTF-8.
 
         Args:
+            recipe: ``None`` for a task without video.
             split: the content of ``split.json``, which ``split`` returns. An existing run keeps its own.
         """
-        self.check(config, recipe)
+        self.check(config)
         require_usable_paths([self.folder.absolute()])  # TensorBoard can't write to others
         if self.exists and not config.run.overwrite:
+            if recipe is not None:
+                self.check_recipe(recipe)
             remove_abandoned(self.folder)
             return
         # Checkpoints go first: if this process is killed half-way, a later run must not resume from them.
@@ -232,9 +234,8 @@ class Run:
 
     def recipe(self) -> FeatureRecipe:
         """How the run's features were made. Raises ``RunError`` if ``recipe.json`` is missing or damaged."""
-        path = self.folder / "recipe.json"
         try:
-            return FeatureRecipe.read(path)
+            return FeatureRecipe.read(self.folder / "recipe.json")
         except ConfigError as error:
             raise RunError(f"{error}. Train the run again with --overwrite.") from error
 

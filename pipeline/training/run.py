@@ -11,8 +11,7 @@ runs/<dataset>/<name>/
     evaluation-<overrides>/           the same, scored with other settings than the run's
     .lock                             names the process that uses the run, or used it last
 
-All files that are read back contain a checksum, except recipe.json: it is only ever compared with the recipe in use.
-Runs of older versions have no split.json and no checksums.
+All files that are read back contain a checksum. Runs of older versions have no split.json and no checksums.
 """
 
 import dataclasses
@@ -161,7 +160,7 @@ class Run:
         # If the saved settings are reused, they must not overwrite or resume a run.
         saved = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=False, overwrite=False))
         if recipe is not None:
-            self._write("recipe.json", recipe.to_json().encode())
+            self._write("recipe.json", JSON.put(recipe.to_json().removesuffix("\n}\n").encode()))
         if split is not None:
             self._write("split.json", JSON.put(_one_entry_per_line(split).removesuffix("}").encode()))
         settings = yaml.safe_dump(to_flat(saved), sort_keys=False)

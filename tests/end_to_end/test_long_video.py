@@ -22,7 +22,9 @@ def long_video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("long")
     rng = np.random.default_rng(0)
     rows = [f"0.avi,walk,{request.param}"]
-    rows += [f"{n}.avi,{('walk', 'run')[n % 2]},{('train', 'train', 'validation', 'test')[n % 4]}" for n in range(1, 61)]
+    rows += [
+        f"{n}.avi,{('walk', 'run')[n % 2]},{('train', 'train', 'validation', 'test')[n % 4]}" for n in range(1, 61)
+    ]
     (folder / "videos.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
     for number in range(61):
         features = rng.random((25 if number else NUM_FRAMES, NUM_FEATURES), np.float32)
@@ -35,7 +37,9 @@ def long_video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["np_rnn", "gru"])
-def test_the_memory_does_not_grow_with_a_video(model: str, long_video: tuple[str, list[object]], tmp_path: Path) -> None:
+def test_the_memory_does_not_grow_with_a_video(
+    model: str, long_video: tuple[str, list[object]], tmp_path: Path
+) -> None:
     """A video of 100,000 frames takes at most 2.5 GB in training and 1.5 GB in evaluation. Prints what it measures:
     python -m pytest -m slow -s -k memory_does_not_grow"""
     part, data = long_video

@@ -27,8 +27,8 @@ def find_groups(text: str, paths: Sequence[Path]) -> list[str]:
         raise DatasetError(f"group_pattern {text!r} is not a regular expression: {error}. Fix it.") from error
     except TimeoutError as error:
         raise DatasetError(
-            f"group_pattern {text!r} takes more than {seconds:.0f} s for the names of {len(paths)} videos. Repeat nothing "
-            "that is itself repeated, as in '(a+)+'."
+            f"group_pattern {text!r} takes more than {seconds:.0f} s for the names of {len(paths)} videos. Repeat "
+            "nothing that is itself repeated, as in '(a+)+'."
         ) from error
     if pattern.groups == 0:
         raise DatasetError(

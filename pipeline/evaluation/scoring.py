@@ -110,7 +110,7 @@ def _last_scores(model: SequenceClassifier, block: ClipBlock, rows: Tensor, devi
 def _scores_over_time(
     model: SequenceClassifier, block: ClipBlock, rows: Tensor, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
-    """``model.scores_over_time`` in pieces: the number of the piece's first step, and its scores ``[T, B, classes]``."""
+    """``model.scores_over_time`` in pieces: the number of each one's first step, and its scores ``[T, B, classes]``."""
     memory: Memory | None = None
     num_steps = max(1, _MAX_NUMBERS // (rows.shape[1] * block.features.shape[1]))
     for number, piece in enumerate(rows.split(num_steps)):

@@ -64,6 +64,10 @@ _ZIP_END, _NO_COMMENT, _ZIP_END_BYTES = b"PK\x05\x06", b"\x00\x00", 22
 LISTED_SEPARATELY = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name", "length"}
 
 
+# How the names in a run's folder begin; temporary and hidden files begin with a dot.
+_NAMES = (".", "config.yaml", "recipe.json", "split.json", "metrics.jsonl", "checkpoints", "tensorboard", "evaluation")
+
+
 class RunError(UserError):
     """A run folder is not what was expected. The message says which and what to do."""
 
@@ -107,9 +111,15 @@ class Run:
     def check(self, config: Config) -> None:
         """Check that the run may begin or resume; changes nothing. Its lists and features are not checked.
 
-        Raises ``RunError`` if the run exists and neither ``resume`` nor ``overwrite`` is set, or if it would be resumed
-        with other settings.
+        Raises ``RunError`` if the run exists and neither ``resume`` nor ``overwrite`` is set, if it would be resumed
+        with other settings, or if the folder is not a run's and has files of its own.
         """
+        foreign = sorted(path.name for path in self.folder.glob("*") if not path.name.startswith(_NAMES))
+        if not self.exists and foreign:
+            raise RunError(
+                f"{self.folder} is not a run, and contains {foreign[0]}{' ...' if foreign[1:] else ''}, which a new "
+                "run would delete. Choose another --name or --runs."
+            )
         if not self.exists or config.run.overwrite:
             return
         if not config.run.resume:

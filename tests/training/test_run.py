@@ -117,6 +117,16 @@ def test_a_new_run_ignores_leftover_checkpoints(run: Run) -> None:
     assert run.load_checkpoint("last") is None
 
 
+@pytest.mark.parametrize("option", ["overwrite", "resume", "strips"])
+def test_a_folder_of_other_files_is_never_emptied(tmp_path: Path, option: str) -> None:
+    """A name that is by mistake that of a folder with videos costs none of them, not even with --overwrite."""
+    (tmp_path / "a" / "video.avi").parent.mkdir()
+    (tmp_path / "a" / "video.avi").touch()
+    with pytest.raises(RunError, match=r"is not a run, and contains video\.avi.*--name"):
+        Run(tmp_path / "a").begin(with_options(**{option: True}), RECIPE)
+    assert (tmp_path / "a" / "video.avi").exists()
+
+
 def test_resume_with_other_settings_is_refused(run: Run) -> None:
     """The error names each setting with both values, and the command that resumes the run."""
     other = dataclasses.replace(

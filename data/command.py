@@ -63,9 +63,10 @@ def _repair_streams() -> None:
             # It gets the lowest free descriptor, the closed one. Otherwise, a file or a pipe that is opened later would
             # get it, and receive what libraries print.
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  open until the process ends
-    if sys.stderr is sys.__stderr__:  # not that of a test
-        raw = _Dropping(sys.stderr.fileno(), "w", closefd=False)
-        sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw), sys.stderr.encoding, line_buffering=True)
+    stderr = sys.__stderr__
+    if stderr is not None and sys.stderr is stderr:  # else it is that of a test, or was opened above
+        raw = _Dropping(stderr.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw), stderr.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

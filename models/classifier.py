@@ -216,7 +216,7 @@ class SequenceClassifier(nn.Module):
         if self.layers:
             states, remembered = self._states(frames, memory)
             state_sums = states.cumsum(0)
-            if memory is not None:
+            if memory is not None and memory.state_sum is not None:
                 state_sums += memory.state_sum
             state_sum = state_sums[-1:]
             terms.append(self.classifier(self._select(states, lambda: state_sums / num_steps)))

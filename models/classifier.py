@@ -48,6 +48,20 @@ class Projected(NamedTuple):
     """the linear scores of each frame, ``[N, num_classes]``; ``None`` without a skip connection"""
 
 
+class Memory(NamedTuple):
+    """What a classifier keeps of the steps that it has read."""
+
+    num_steps: int
+    frame: Tensor
+    """the last normalised frame, ``[1, B, D]``"""
+    frame_sum: Tensor
+    """of the normalised frames, ``[1, B, D]``"""
+    states: tuple[Any, ...]
+    """each layer's, as the layer returns it"""
+    state_sum: Tensor | None
+    """of the top layer's states, ``[1, B, hidden]``; ``None`` without layers"""
+
+
 class SequenceClassifier(nn.Module):
     """Normalised features -> states -> read-out -> class scores, plus linear scores of the frame average.
 
@@ -114,7 +128,7 @@ class SequenceClassifier(nn.Module):
 
     def states(self, features: Tensor) -> Tensor:
         """The states of the top layer after each step: features ``[T, B, D]`` -> states ``[T, B, hidden]``."""
-        return self._states(self._power_normalize(features))
+        return self._states(self._power_normalize(features))[0]
 
     def _power_normalize(self, features: Tensor) -> Tensor:
         return power_normalize(features) if self.config.power_norm else features
@@ -122,18 +136,21 @@ class SequenceClassifier(nn.Module):
     def _standardize(self, values: Tensor) -> Tensor:
         return torch.addcmul(-self.feature_mean * self.feature_scale, values, self.feature_scale)
 
-    def _states(self, frames: Tensor) -> Tensor:
+    def _states(self, frames: Tensor, memory: Memory | None = None) -> tuple[Tensor, tuple[Any, ...]]:
+        """The states of the top layer after each step, and what each layer remembers after the last."""
         # The scale standardises and drops features at once.
         if self.reads_changes:
             scale = self.dropout(self.change_scale.expand(frames.shape[1:]))
-            changes = torch.cat([torch.zeros_like(frames[:1]), frames[1:] - frames[:-1]])
-            states = changes.mul_(scale)
+            first = torch.zeros_like(frames[:1]) if memory is None else frames[:1] - memory.frame
+            states = torch.cat([first, frames[1:] - frames[:-1]]).mul_(scale)
         else:
             scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
             states = torch.addcmul(-self.feature_mean * scale, frames, scale)
-        for layer in self.layers:
-            states, _ = layer(states)
-        return states
+        remembered = []
+        for number, layer in enumerate(self.layers):
+            states, state = layer(states, None if memory is None else memory.states[number])
+            remembered.append(state)
+        return states, tuple(remembered)
 
     def read_out(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The input of the linear layer: states ``[T, B, width]`` -> ``[B, width]``, or ``[B, 2 * width]`` for both.
@@ -174,29 +191,39 @@ class SequenceClassifier(nn.Module):
         if linear is not None:  # comes first, while the CPU's cache contains the frames
             terms.append(linear(self.dropout(self._standardize(frames.sum(0) / num_steps))))
         if self.layers:
-            terms.append(self.classifier(self.dropout(self.read_out(self._states(frames), lengths))))
+            terms.append(self.classifier(self.dropout(self.read_out(self._states(frames)[0], lengths))))
         scores: Tensor = sum(terms)
         return scores if self.training else scores / self.temperature
 
-    def scores_over_time(self, features: Tensor) -> Tensor:
+    def scores_over_time(self, features: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
         """Class scores after each step, as if the sequence ended there: ``[T, B, D]`` -> ``[T, B, num_classes]``.
 
-        In evaluation mode, that is without dropout, the scores after step ``t`` are ``forward(features[: t + 1])``.
+        In evaluation mode, that is without dropout, the scores after step ``t`` are ``forward(features[: t + 1])``. A
+        long sequence can be read in pieces: ``memory`` is what was returned with the scores of the piece before.
         """
         frames = self._power_normalize(features)
-        num_steps = torch.arange(1, len(frames) + 1, device=frames.device)[:, None, None]
-
-        def average() -> Tensor:
-            return self._standardize(frames.cumsum(0) / num_steps)
-
-        if not self.layers:
-            scores: Tensor = self.classifier(average())
-        else:
-            states = self._states(frames)
-            scores = self.classifier(self._select(states, lambda: states.cumsum(0) / num_steps))
-            if self.skip is not None:
-                scores = scores + self.skip(average())
-        return scores / self.temperature
+        before = 0 if memory is None else memory.num_steps
+        num_steps = torch.arange(before + 1, before + len(frames) + 1, device=frames.device)[:, None, None]
+        frame_sums = frames.cumsum(0)
+        if memory is not None:
+            frame_sums += memory.frame_sum
+        remembered: tuple[Any, ...] = ()
+        state_sum: Tensor | None = None
+        linear = self.skip if self.layers else self.classifier
+        terms = []
+        if linear is not None:
+            terms.append(linear(self._standardize(frame_sums / num_steps)))
+        if self.layers:
+            states, remembered = self._states(frames, memory)
+            state_sums = states.cumsum(0)
+            if memory is not None and memory.state_sum is not None:
+                state_sums += memory.state_sum
+            state_sum = state_sums[-1:]
+            terms.append(self.classifier(self._select(states, lambda: state_sums / num_steps)))
+        scores: Tensor = sum(terms) / self.temperature
+        # Copies, so that the memory does not keep the whole piece.
+        kept = (frames[-1:].clone(), frame_sums[-1:].clone(), remembered)
+        return scores, Memory(before + len(frames), *kept, None if state_sum is None else state_sum.clone())
 
     @property
     def can_share_frames(self) -> bool:

@@ -198,10 +198,10 @@ def test_the_temperature_divides_scores_in_evaluation_only(config: ModelConfig) 
     ``test_sharing_frames_changes_no_answer`` has the same check for ``score_projected``.
     """
     model, features = make_classifier(dataclasses.replace(config, dropout=0.0)), padded_batch(0.0)
-    scores, over_time = model(features, LENGTHS), model.scores_over_time(features)
+    scores, over_time = model(features, LENGTHS), model.scores_over_time(features)[0]
     model.temperature.fill_(2.0)
     torch.testing.assert_close(model(features, LENGTHS), scores / 2)
-    torch.testing.assert_close(model.scores_over_time(features), over_time / 2)
+    torch.testing.assert_close(model.scores_over_time(features)[0], over_time / 2)
     assert torch.equal(model(features, LENGTHS).argmax(1), scores.argmax(1))
     torch.testing.assert_close(model.train()(features, LENGTHS), scores)
 

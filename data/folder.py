@@ -16,7 +16,7 @@ from data.errors import did_you_mean
 from data.group_pattern import find_groups
 from data.groups import check_disjoint, draw_fraction, draw_validation
 from data.identity import name_by_content
-from data.listing import VIDEO_EXTENSIONS, Entry, find_csv, read_csv, videos_below, walk_class_folders
+from data.listing import VIDEO_EXTENSIONS, find_csv, read_csv, videos_below, walk_class_folders
 from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_usable_paths
 
 if TYPE_CHECKING:

@@ -218,7 +218,7 @@ def test_a_long_video_is_read_in_pieces(
 ) -> None:
     """The model never sees more than a piece of the features, which bounds the memory, and no probability changes."""
     model = trained_on_table(name, readout, num_layers)
-    orders = predict_orders(model, TABLE, ClipSampling(), CLASSES, CPU)
+    orders = predict(model, TABLE, ClipSampling(), CLASSES, CPU, orders=ORDERS)
     over_time = probabilities_over_time(model, TABLE, CLASSES, CPU)
     sizes = []
     normalize = SequenceClassifier._power_normalize
@@ -229,7 +229,7 @@ def test_a_long_video_is_read_in_pieces(
 
     monkeypatch.setattr(SequenceClassifier, "_power_normalize", counting)
     monkeypatch.setattr("pipeline.evaluation.scoring._MAX_NUMBERS", max_numbers)
-    pieces = predict_orders(model, TABLE, ClipSampling(), CLASSES, CPU, batch_size=4)
+    pieces = predict(model, TABLE, ClipSampling(), CLASSES, CPU, batch_size=4, orders=ORDERS)
     for order, predictions in orders.items():
         expected = predictions.video_probabilities
         np.testing.assert_allclose(pieces[order].video_probabilities, expected, atol=1e-5)

@@ -189,7 +189,7 @@ def plain_scores(model: SequenceClassifier, table: FeatureTable, size: Size) -> 
     """Predictions from separate clips, as in training."""
     probabilities, videos = [], []
     for block in evaluation_blocks(table, size.sampling, CPU_CLIPS):
-        scores = model(block.frames[block.rows].float())
+        scores = model(block.features[block.frames[block.rows]].float())
         probabilities.append(scores.double().softmax(1).numpy())
         videos.append(block.videos.numpy())
     return Predictions(

@@ -69,7 +69,7 @@ def run_cells(cells: Sequence[Cell], options: Arguments, deadline: float, what: 
     waiting = [cell for cell in cells if cell not in outcomes]
     for cell in waiting:
         try:
-            run_of(configs[cell]).check(configs[cell], recipe=None)
+            run_of(configs[cell]).check(configs[cell])
         except RunError as error:
             raise ConfigError(f"{cell} can't be resumed: use another --results or its old settings. {error}") from error
     if not waiting or time.time() > deadline:

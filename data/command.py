@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
@@ -33,7 +34,9 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _require_working_folder()
-        return main(sys.argv[1:])
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print(
             "\ninterrupted; finished work is kept. Run the same command again to continue (training: add --resume)",
@@ -42,19 +45,42 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         return 130
     except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            return 2
+        # Python would write the rest once more when it ends, and return 120.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 2
 
 
 def _repair_streams() -> None:
-    """Open the standard streams that are closed, and escape what the others can't encode."""
+    """Open the standard streams that are closed, and escape what the others can't encode.
+
+    What can't be written to standard error is dropped: a full disk with a log on it must not end the work.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             # It gets the lowest free descriptor, the closed one. Otherwise, a file or a pipe that is opened later would
             # get it, and receive what libraries print.
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  open until the process ends
+    stderr = sys.__stderr__
+    if stderr is not None and sys.stderr is stderr:  # else it is that of a test, or was opened above
+        raw = _Dropping(stderr.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw), stderr.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _Dropping(io.FileIO):
+    """A file that drops what can't be written."""
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return len(data) if written is None else written
 
 
 def _require_working_folder() -> None:

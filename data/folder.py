@@ -6,7 +6,6 @@ every video is a group of its own.
 
 import hashlib
 import os
-import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import did_you_mean
+from data.group_pattern import find_groups
 from data.groups import check_disjoint, draw_fraction, draw_validation
 from data.identity import name_by_content
-from data.listing import Entry, find_csv, no_video, read_csv, videos_below, walk_class_folders
+from data.listing import find_csv, no_video, read_csv, videos_below, walk_class_folders
 from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_usable_paths
 
 if TYPE_CHECKING:
@@ -53,10 +53,13 @@ def load(config: "DataConfig") -> VideoDataset:
             "Name a folder with one folder per class, or a CSV with more than one label."
         )
     label_of = {class_name: label for label, class_name in enumerate(classes)}
-    pattern = _group_pattern(config.group_pattern) if config.group_pattern is not None else None
+    if config.group_pattern is not None:
+        groups = find_groups(config.group_pattern, [entry.path for entry in entries])
+    else:
+        groups = [entry.video_id if entry.group is None else entry.group for entry in entries]
     videos = tuple(
-        VideoRecord(entry.video_id, entry.path, label_of[entry.class_name], _group_of(entry, pattern))
-        for entry in entries
+        VideoRecord(entry.video_id, entry.path, label_of[entry.class_name], group)
+        for entry, group in zip(entries, groups, strict=True)
     )
     if config.holdout_group is not None:
         split = hold_out(videos, config.holdout_group, config)
@@ -182,28 +185,3 @@ def _warn_of_look_alikes(what: str, names: Iterable[str]) -> None:
                 "are the same, give them the same name.",
                 file=sys.stderr,
             )
-
-
-def _group_pattern(text: str) -> re.Pattern[str]:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise DatasetError(f"group_pattern {text!r} is not a regular expression: {error}. Fix it.") from error
-    if pattern.groups == 0:
-        raise DatasetError(
-            f"group_pattern {text!r} has no parentheses. Put them around the group: '^([^_]+)_' finds ann in "
-            "ann_run.avi."
-        )
-    return pattern
-
-
-def _group_of(entry: Entry, pattern: re.Pattern[str] | None) -> str:
-    if pattern is None:
-        return entry.group if entry.group is not None else entry.video_id
-    match = pattern.search(entry.path.stem)
-    if match is None or not match[1]:
-        raise DatasetError(
-            f"group_pattern {pattern.pattern!r} finds no group in {entry.path.stem!r} ({entry.path}). It must match "
-            "every file's name without its ending."
-        )
-    return match[1]

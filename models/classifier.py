@@ -56,6 +56,10 @@ class Projected(NamedTuple):
     """the linear scores of each frame, ``[N, num_classes]``; ``None`` without a skip connection"""
 
 
+State = dict[str, Tensor]
+"""What a classifier keeps of the steps that it has read, ``[B, width]`` each; see ``initial_state``."""
+
+
 class SequenceClassifier(nn.Module):
     """Normalised features -> states -> read-out -> class scores, plus linear scores of the frame average.
 
@@ -124,7 +128,7 @@ class SequenceClassifier(nn.Module):
 
     def states(self, features: Tensor) -> Tensor:
         """The states of the top layer after each step: features ``[T, B, D]`` -> states ``[T, B, hidden]``."""
-        return self._states(self._power_normalize(features))
+        return self._states(self._power_normalize(features))[0]
 
     def _power_normalize(self, features: Tensor) -> Tensor:
         return power_normalize(features) if self.config.power_norm else features
@@ -132,7 +136,8 @@ class SequenceClassifier(nn.Module):
     def _standardize(self, values: Tensor) -> Tensor:
         return torch.addcmul(-self.feature_mean * self.feature_scale, values, self.feature_scale)
 
-    def _states(self, frames: Tensor) -> Tensor:
+    def _states(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The states of the top layer after each step, and those of each layer after the last."""
         # The scale standardises and drops features at once.
         inputs = []
         if self.config.inputs != "changes":
@@ -140,12 +145,17 @@ class SequenceClassifier(nn.Module):
             inputs.append(torch.addcmul(-self.feature_mean * scale, frames, scale))
         if self.reads_changes:
             scale = self.dropout(self.change_scale.expand(frames.shape[1:]))
-            changes = torch.cat([torch.zeros_like(frames[:1]), frames[1:] - frames[:-1]])
-            inputs.append(changes.mul_(scale))
-        states = _side_by_side(inputs)
-        for layer in self.layers:
-            states, _ = layer(states)
-        return states
+            first = torch.zeros_like(frames[:1])
+            if state is not None:
+                first = (frames[:1] - state["frame"]) * state["num_steps"].clamp(max=1)
+            inputs.append(torch.cat([first, frames[1:] - frames[:-1]]).mul_(scale))
+        states, after = _side_by_side(inputs), dict[str, Tensor]()
+        for number, layer in enumerate(self.layers):
+            names = [f"hidden_{number}", f"cell_{number}"][: 2 if isinstance(layer, nn.LSTM) else 1]
+            before = None if state is None else [state[name][None] for name in names]
+            states, last = layer(states, before if before is None or len(names) == 2 else before[0])
+            after |= dict(zip(names, last if len(names) == 2 else [last], strict=True))
+        return states, {name: value[0] for name, value in after.items()}
 
     def read_out(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The input of the linear layer: states ``[T, B, width]`` -> ``[B, width]``, or ``[B, 2 * width]`` for both.
@@ -186,36 +196,52 @@ class SequenceClassifier(nn.Module):
         if linear is not None:  # comes first, while the CPU's cache contains the frames
             terms.append(linear(self.dropout(self._standardize(frames.sum(0) / num_steps))))
         if self.layers:
-            terms.append(self.classifier(self.dropout(self.read_out(self._states(frames), lengths))))
+            terms.append(self.classifier(self.dropout(self.read_out(self._states(frames)[0], lengths))))
         scores: Tensor = sum(terms)
         return scores if self.training else scores / self.temperature
 
-    def scores_over_time(self, features: Tensor) -> Tensor:
-        """Class scores after each step, as if the sequence ended there: ``[T, B, D]`` -> ``[T, B, num_classes]``.
+    def scores_over_time(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Class scores after each step, as if the sequence ended there.
 
         In evaluation mode, that is without dropout, the scores after step ``t`` are ``forward(features[: t + 1])``. All
-        steps of a sequence share the masks of dropout.
+        steps of a sequence share the masks of dropout. A long sequence can be read in pieces, without gradients.
+
+        Args:
+            features: ``[T, B, D]``.
+            state: the state after the piece before; ``None``: the sequences begin.
+
+        Returns:
+            scores ``[T, B, num_classes]``, and the state after the last step.
         """
         frames = self._power_normalize(features)
-        num_steps = torch.arange(1, len(frames) + 1, device=frames.device)[:, None, None]
+        num_steps = torch.arange(1, len(frames) + 1, device=frames.device)[:, None, None].expand(-1, frames.shape[1], 1)
+        if state is not None:
+            num_steps = num_steps + state["num_steps"]
+        after, terms = {"num_steps": num_steps[-1].float()}, []
 
-        def average() -> Tensor:
-            return self._drop(self._standardize(frames.cumsum(0) / num_steps))
+        def mean(name: str, values: Tensor) -> Tensor:
+            sums = values.cumsum(0)
+            if state is not None:
+                sums += state[name]
+            after[name] = sums[-1].clone()  # a copy, so that the state does not keep the whole piece
+            return sums / num_steps
 
-        if not self.layers:
-            scores: Tensor = self.classifier(average())
-        else:
-            states = self._states(frames)
-            scores = self.classifier(self._drop(self._select(states, lambda: states.cumsum(0) / num_steps)))
-            if self.skip is not None:
-                scores = scores + self.skip(average())
-        return scores if self.training else scores / self.temperature
+        if (linear := self.skip if self.layers else self.classifier) is not None:
+            terms.append(linear(self._drop(self._standardize(mean("frame_sum", frames)))))
+        if self.layers:
+            states, last = self._states(frames, state)
+            after |= {name: value.clone() for name, value in last.items()}
+            if self.reads_changes:
+                after["frame"] = frames[-1].clone()
+            terms.append(self.classifier(self._drop(self._select(states, lambda: mean("hidden_sum", states)))))
+        scores: Tensor = sum(terms)
+        return scores if self.training else scores / self.temperature, after
 
     def _drop(self, values: Tensor) -> Tensor:
         """Drop the same values of a sequence at all of its steps: ``[T, B, width]`` -> ``[T, B, width]``."""
         return values * self.dropout(torch.ones_like(values[0])) if self.training else values
 
-    def initial_state(self, num_rows: int = 1) -> dict[str, Tensor]:
+    def initial_state(self, num_rows: int = 1) -> State:
         """The state of sequences that have not begun, for ``step``: zeros ``[num_rows, ...]`` by name.
 
         A row of zeros is a sequence that has not begun, so a sequence ends and another begins by setting its row to 0.
@@ -234,7 +260,7 @@ class SequenceClassifier(nn.Module):
             widths["hidden_sum"] = self.config.hidden_size
         return {name: zeros(num_rows, width) for name, width in widths.items()}
 
-    def step(self, features: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """Class scores after one more frame of each sequence, and the next state; see ``initial_state``.
 
         In evaluation mode, chained steps give ``scores_over_time``. The size of the state is constant.

@@ -30,11 +30,12 @@ class ReluRNN(nn.RNN):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, nonlinearity="relu")
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """The states after all steps, from an initial state of zero.
+    def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """The states after all steps.
 
         Args:
             inputs: ``[T, B, input]``.
+            state: ``[1, B, hidden]``, the state before the first step; ``None``: zero. No gradient flows through it.
 
         Returns:
             states ``[T, B, hidden]`` and the last state ``[1, B, hidden]``.
@@ -47,11 +48,14 @@ class ReluRNN(nn.RNN):
         # A tracer does not see into the function below: the graph would contain its result as a constant.
         is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
         if inputs.device.type != "cpu" or is_traced:
-            return super().forward(inputs)
+            return super().forward(inputs, state)
+        assert state is None or not torch.is_grad_enabled()
         bias = self.total_bias
         # In-place products fail in half precision, which is slower on most CPUs anyway.
         with torch.autocast("cpu", enabled=False):
-            states: Tensor = _ReluScan.apply(inputs.to(bias.dtype), self.weight_ih_l0, self.weight_hh_l0, bias)
+            states: Tensor = _ReluScan.apply(
+                inputs.to(bias.dtype), self.weight_ih_l0, self.weight_hh_l0, bias, None if state is None else state[0]
+            )
         return states, states[-1:]
 
     @property
@@ -75,13 +79,15 @@ class ReluRNN(nn.RNN):
 
 
 class _ReluScan(torch.autograd.Function):
-    """h_t = relu(x_t W_ih^T + b + h_{t-1} W_hh^T), from h = 0."""
+    """h_t = relu(x_t W_ih^T + b + h_{t-1} W_hh^T), from h = 0 or, without a backward pass, from ``initial``."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, inputs: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, initial: Tensor | None
+    ) -> Tensor:
         num_steps, batch, _ = inputs.shape
         states = inputs.new_empty(num_steps, batch, len(weight_hh))
-        previous = states.new_zeros(states.shape[1:])
+        previous = states.new_zeros(states.shape[1:]) if initial is None else initial
         for steps in _blocks(states):
             block = states[steps]
             torch.addmm(bias, inputs[steps].flatten(0, 1), weight_ih.t(), out=block.flatten(0, 1))
@@ -92,7 +98,7 @@ class _ReluScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor, None]:
         inputs, weight_ih, weight_hh, states = ctx.saved_tensors
         grad_inputs = torch.empty_like(inputs) if ctx.needs_input_grad[0] else None
         # Transposed: MKL multiplies [few inputs, rows] by [rows, hidden] up to ten times faster than the reverse.
@@ -114,7 +120,7 @@ class _ReluScan(torch.autograd.Function):
             grad_weight_hh.addmm_(deltas[first - steps.start :].flatten(0, 1).t(), before.flatten(0, 1))
             if grad_inputs is not None:
                 grad_inputs[steps] = deltas @ weight_ih
-        return grad_inputs, grad_weight_ih.t(), grad_weight_hh, grad_bias
+        return grad_inputs, grad_weight_ih.t(), grad_weight_hh, grad_bias, None
 
 
 def _blocks(states: Tensor) -> list[slice]:

@@ -59,11 +59,14 @@ def run_experiment(config: Config, data: Any = None) -> int:
     task = Tasks(device).open(config, data)
     runs = plan_runs(config, task)
     for run, run_config in runs:
-        # These fail before hours of caching, not after.
-        run.check(run_config, task.recipe)
+        # These fail before hours of caching, not after. The lists come first: where classes have changed, imported
+        # features may be missing, too.
+        run.check(run_config)
         if run.exists:
             with run.lock("training"):
                 open_objective(task, run, run_config)
+                if not run_config.run.overwrite and task.recipe is not None:
+                    run.check_recipe(task.recipe)
     if description := task.describe(config.run.splits):
         print(description, file=sys.stderr)
     num_missing = task.prepare()

@@ -111,12 +111,12 @@ def test_a_saved_config_reproduces_its_run_without_video(tmp_path: Path) -> None
     ((same_run, same_config),) = plan_sequence_runs(run.config())
     assert same_run.folder == run.folder
     with pytest.raises(RunError, match="exists"):
-        same_run.check(same_config, recipe=None)
+        same_run.check(same_config)
     resumed = with_resume(same_config)
-    same_run.check(resumed, recipe=None)
+    same_run.check(resumed)
     longer = dataclasses.replace(resumed, data=dataclasses.replace(same_config.data, length=7))
     with pytest.raises(RunError, match="length: 6 then, 7 now"):
-        same_run.check(longer, recipe=None)
+        same_run.check(longer)
 
 
 def test_a_split_name_with_slashes_stays_one_folder(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ class SharedFiles:
     @classmethod
     def of_job(cls, cache: FeatureCache, videos: Sequence[VideoRecord]) -> "SharedFiles":
         recipe = (cache.store.folder / "recipe.json").absolute()
-        video = next((record.path for record in videos if record.path.exists()), None)
+        video = next((record.path for record in videos if os.path.exists(record.path)), None)
         return cls(recipe, recipe.stat().st_mtime_ns, video)
 
     def check(self) -> None:

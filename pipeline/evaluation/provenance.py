@@ -17,7 +17,7 @@ from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.predictions import FILE_NAME, Predictions
 from pipeline.features.recipe import IMPORTED
 from pipeline.training.received import check_file
-from pipeline.training.run import Run
+from pipeline.training.run import Run, RunError
 
 FORMAT = 4  # of an evaluation's files; a new number makes all evaluations unfinished
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -142,8 +142,17 @@ _FINISHED: TypeAdapter[_ClassifierMetrics | _RegressionMetrics] = TypeAdapter(_C
 
 
 def training_facts(run: Run) -> dict[str, object]:
-    """Number of epochs, best epoch (counted from 0) and duration of a run's training."""
+    """Number of epochs, best epoch (counted from 0) and duration of a run's training.
+
+    Raises ``RunError`` if the curves are not those of the best checkpoint.
+    """
     history, best = run.history(), run.load_checkpoint("best")
+    # One more than there are lines: a process that is killed may have written the checkpoint, but not yet the line.
+    if best is not None and not 0 <= best["epoch"] <= len(history):
+        raise RunError(
+            f"{run.folder / 'metrics.jsonl'} has {len(history)} epochs, and best.pt is of epoch {best['epoch']}. "
+            "Restore the one that was removed or replaced."
+        )
     return {
         "num_epochs": len(history),
         "best_epoch": None if best is None else best["epoch"],

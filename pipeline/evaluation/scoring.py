@@ -1,7 +1,7 @@
 """Class probabilities of a classifier: for every clip of a list of videos, and after each frame of whole videos."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data.records import VideoRecord
-from models.classifier import SequenceClassifier
+from models.classifier import Projected, SequenceClassifier, State
 from pipeline.evaluation.predictions import Predictions
 from pipeline.training.batches import ClipBlock, FeatureTable, evaluation_blocks
 from pipeline.training.clips import ClipSampling
@@ -18,6 +18,7 @@ from pipeline.training.clips import ClipSampling
 # The states of 256 clips fit into the second-level cache of a CPU; a GPU needs more clips to be fully used.
 CPU_CLIPS, GPU_CLIPS = 256, 4096
 _VIDEOS_PER_BLOCK = 64
+_MAX_NUMBERS = 2**23  # in a piece of features: bounds the memory for long videos; 32 MB for each copy of it
 
 Order = Literal["forward", "reversed", "shuffled"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -51,14 +52,13 @@ def predict(
     probabilities: dict[Order, list[npt.NDArray[np.float64]]] = {order: [] for order in orders}
     videos = []
     for block in evaluation_blocks(table, clips, batch_size or (CPU_CLIPS if device.type == "cpu" else GPU_CLIPS)):
-        frames = block.frames.to(device).float()
-        projected = model.project(frames) if model.can_share_frames else None
+        projected = _project(model, block, device) if model.can_share_frames else None
         for order in orders:
-            rows = _ordered_rows(block, table.records, order if model.layers else "forward").to(device)
+            rows = _ordered_rows(block, table.records, order if model.layers else "forward")
             if projected is None:
-                scores = model(frames[rows], block.lengths.to(device))
+                scores = _last_scores(model, block, rows, device)
             else:
-                scores = model.score_projected(projected, rows, block.lengths)
+                scores = model.score_projected(projected, rows.to(device), block.lengths)
             probabilities[order].append(scores.double().softmax(1).cpu().numpy())
         videos.append(block.videos.numpy())
     records = (*table.records, *missing)
@@ -73,6 +73,43 @@ def predict(
         )
         for order in orders
     }
+
+
+def _project(model: SequenceClassifier, block: ClipBlock, device: torch.device) -> Projected:
+    """``model.project`` for the frames of a block, some at a time."""
+    num_frames = max(1, _MAX_NUMBERS // block.features.shape[1])
+    pieces = [model.project(_features(block, rows, device)) for rows in block.frames.split(num_frames)]
+    driven, scores = (None if parts[0] is None else torch.cat(parts) for parts in zip(*pieces, strict=True))
+    return Projected(driven, scores)
+
+
+def _last_scores(model: SequenceClassifier, block: ClipBlock, rows: Tensor, device: torch.device) -> Tensor:
+    """The class scores of each clip, whose frames are in the order of ``rows``: ``[B, num_classes]``."""
+    ends, clips = (block.lengths - 1).to(device), torch.arange(rows.shape[1], device=device)
+    last: Tensor | None = None
+    for start, scores in _scores_over_time(model, block, rows, device):
+        # Of a clip that ends later, these scores are replaced by those of the next piece.
+        found = scores[(ends - start).clamp(0, len(scores) - 1), clips]
+        last = found if last is None else torch.where((ends >= start)[:, None], found, last)
+    assert last is not None
+    return last
+
+
+def _scores_over_time(
+    model: SequenceClassifier, block: ClipBlock, rows: Tensor, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """``model.scores_over_time`` in pieces: the number of each one's first step, and its scores ``[T, B, classes]``."""
+    state: State | None = None
+    num_steps = max(1, _MAX_NUMBERS // (rows.shape[1] * block.features.shape[1]))
+    for number, piece in enumerate(rows.split(num_steps)):
+        scores, state = model.scores_over_time(_features(block, block.frames[piece], device), state)
+        yield number * num_steps, scores
+
+
+def _features(block: ClipBlock, rows: Tensor, device: torch.device) -> Tensor:
+    """The features in these rows of the table, float32: ``[...]`` -> ``[..., D]``."""
+    # index_select copies whole rows: several times faster than indexing.
+    return block.features.index_select(0, rows.flatten()).to(device).float().view(*rows.shape, -1)
 
 
 def _ordered_rows(block: ClipBlock, records: Sequence[VideoRecord], order: Order) -> Tensor:
@@ -108,8 +145,8 @@ def probabilities_over_time(
     empty = np.empty((0, len(classes)), np.float32)
     over_time = {record.video_id: empty for record in table.records}
     for block in evaluation_blocks(table, ClipSampling(), _VIDEOS_PER_BLOCK, num_views=1):
-        features = block.frames.to(device).float()[block.rows.to(device)]
-        probabilities = model.scores_over_time(features).softmax(2).cpu().numpy()
+        pieces = _scores_over_time(model, block, block.rows, device)
+        probabilities = torch.cat([scores.softmax(2).cpu() for _, scores in pieces]).numpy()
         for column, (video, num_frames) in enumerate(zip(block.videos.tolist(), block.lengths.tolist(), strict=True)):
             # Shorter videos of a block are padded to the longest; the copy drops the padding.
             over_time[table.records[video].video_id] = probabilities[:num_frames, column].copy()

@@ -26,7 +26,7 @@ def write_pictures(videos: Sequence[VideoRecord], config: FeatureConfig, folder:
         the exit code: 1 if videos failed. Each is named on standard error with its reason.
     """
     remove_abandoned(folder)
-    missing = [video for video in videos if not (folder / video.video_id).is_dir()]
+    missing = [video for video in videos if not os.path.isdir(folder / video.video_id)]
     progress = Progress(total=len(missing), unit="video", what="writing frames")
     num_failed = 0
     events = read_videos(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.checksum import JSON
 from data.identity import FileIdentity, identify, stamp_of
 from data.video import FrameCount
 from pipeline.settings.config import ConfigError
@@ -72,8 +73,13 @@ class FeatureRecipe:
 
     @classmethod
     def from_json(cls, text: str) -> "FeatureRecipe":
-        """Raises ``KeyError``, ``TypeError`` or ``ValueError`` if the text is not a recipe's."""
+        """Read the content of a ``recipe.json``, with or without a checksum.
+
+        Raises ``KeyError``, ``TypeError`` or ``ValueError`` if the text is not a recipe's.
+        """
         values: dict[str, Any] = json.loads(text)
+        if values.pop("crc32", None) is not None:  # a run's; any other unknown key is an error below
+            JSON.check(text.encode())
         contents = {str(video_id): str(digest) for video_id, digest in dict(values.get("contents", {})).items()}
         texts = {"backbone": str(values["backbone"]), "sampling": str(values["sampling"])}
         numbers = {"mean": tuple(values["mean"]), "std": tuple(values["std"])}
@@ -83,7 +89,7 @@ class FeatureRecipe:
     def read(cls, path: Path) -> "FeatureRecipe":
         """Read a ``recipe.json``. Raises ``ConfigError`` if it is missing or damaged."""
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(path.read_bytes().decode())
         except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path} can't be read ({error})") from error
 

@@ -37,6 +37,8 @@ def from_json(saved: Mapping[str, Any], dataset: VideoDataset) -> Split:
             )
             for part in _PARTS
         }
+        for record in (record for records in lists.values() for record in records):
+            f"{record.video_id}{record.group}".encode(errors="surrogateescape")  # half a character is a ValueError
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"split.json does not contain the lists of a run ({error!r}). Restore it.") from error
     if classes != dataset.classes:

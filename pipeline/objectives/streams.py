@@ -17,7 +17,7 @@ def stepwise_cross_entropy(model: SequenceClassifier, batch: Batch, label_smooth
 
     In a pause no class is right: all of them have the same target probability.
     """
-    scores = model.scores_over_time(batch.inputs)
+    scores, _ = model.scores_over_time(batch.inputs)
     num_classes = scores.shape[-1]
     is_action = batch.targets != NO_CLASS
     targets = F.one_hot(batch.targets.clamp(min=0), num_classes).to(scores.dtype)

@@ -1,6 +1,7 @@
 """Strips of frames: a preview of each video for the report."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -42,9 +43,10 @@ def make_strips(
     """
     paths = {record.video_id: strip_path(folder, record.video_id) for record in records[:limit]}
     without = [record for record in records[:limit] if not paths[record.video_id].exists()]
-    lacking = [record for record in without if record.path.exists()]
+    # Not Path.exists, which raises OSError where a name is too long.
+    lacking = [record for record in without if os.path.exists(record.path)]
     if len(lacking) < len(without):
-        missing = next(record.path for record in without if not record.path.exists())
+        missing = next(record.path for record in without if not os.path.exists(record.path))
         print(
             f"no strips of frames of {len(without) - len(lacking)} videos: their files do not exist, e.g. {missing}",
             file=sys.stderr,

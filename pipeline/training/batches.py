@@ -181,15 +181,17 @@ def batches_of_videos(lengths: IndexArray, batch_size: int, rng: np.random.Gener
 
 @dataclass(frozen=True)
 class ClipBlock:
-    """Several clips and their frames. A frame that several clips share is stored once.
+    """Several clips and their frames. A frame that several clips share is listed once.
 
     Attributes:
-        frames: float16 ``[N, D]``.
+        features: float16 ``[M, D]``, those of the table: its videos may be too long to be copied.
+        frames: int64 ``[N]``, the rows of ``features`` that the clips read.
         rows: int64 ``[T, B]``: the frame of each clip at each step; after a clip's end, its last frame.
         lengths: int64 ``[B]``, from 1 to T, the longest first.
         videos: int64 ``[B]``: index into the table of each clip's video.
     """
 
+    features: Tensor
     frames: Tensor
     rows: Tensor
     lengths: Tensor
@@ -214,7 +216,8 @@ def evaluation_blocks(
         steps = np.minimum(np.arange(lengths[start])[:, None], lengths[start:stop] - 1)
         unique_rows, rows = np.unique(first_rows[start:stop] + clips.stride * steps, return_inverse=True)
         yield ClipBlock(
-            table.features[torch.from_numpy(unique_rows)],
+            table.features,
+            torch.from_numpy(unique_rows),
             torch.from_numpy(rows.reshape(steps.shape)),
             torch.from_numpy(lengths[start:stop]),
             torch.from_numpy(videos[start:stop]),

@@ -64,14 +64,15 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     last = run.load_checkpoint("last")
     if last is not None:
         try:
-            model.load_state_dict(last["model"])
-            optimizer.load_state_dict(last["optimizer"])
-            schedule.load_state_dict(last["schedule"])
-            first_epoch = last["epoch"] + 1
-            best = _Best(epoch=last["best"]["epoch"], rank=list(last["best"]["rank"]))
+            first_epoch, best = _restore(last, model, optimizer, schedule)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise _not_this_classifier(run, "last", error) from error
         history = [line for line in run.history() if line["epoch"] < first_epoch]
+        if [line["epoch"] for line in history] != list(range(first_epoch)):
+            raise TrainingError(
+                f"{run.folder / 'metrics.jsonl'} does not have one line for each of the {first_epoch} epochs of "
+                "last.pt. Was it replaced? Restore it, or train the run again with --overwrite."
+            )
 
     board = SummaryWriter(run.tensorboard, purge_step=first_epoch)
     progress = Progress(total=num_steps, done=objective.steps_per_epoch * first_epoch, unit="step")
@@ -141,6 +142,34 @@ def new_optimizer(model: SequenceClassifier, settings: TrainingConfig, num_steps
     return optimizer, LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_steps, settings.schedule))
 
 
+def _restore(
+    last: Mapping[str, Any], model: SequenceClassifier, optimizer: Optimizer, schedule: LambdaLR
+) -> tuple[int, _Best]:
+    """Continue where a checkpoint ends: the first epoch to train, and the best so far.
+
+    The settings of the optimizer and the schedule are not the checkpoint's, which may come from anybody. Raises many
+    types if the checkpoint is not one of this classifier.
+    """
+    epoch, best = last["epoch"], _Best(epoch=last["best"]["epoch"], rank=list(last["best"]["rank"]))
+    num_steps = last["schedule"]["last_epoch"]
+    if not all(isinstance(number, int) and number >= 0 for number in (epoch, best["epoch"], num_steps)):
+        raise TypeError("the epoch or the step is no number")
+    if not all(isinstance(value, float | int) for value in best["rank"]):
+        raise TypeError("the best validation is no number")
+    model.load_state_dict(last["model"])
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": last["optimizer"]["state"]})
+    for parameter, state in optimizer.state.items():
+        shapes = {name: tensor.shape for name, tensor in state.items() if _is_plain(tensor)}
+        if shapes != {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+            raise ValueError("the state of the optimizer is that of other weights")
+    rates = [rate * factor(num_steps) for rate, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    progress = {"last_epoch": num_steps, "_step_count": num_steps + 1, "_last_lr": rates}
+    schedule.load_state_dict(schedule.state_dict() | progress)
+    return epoch + 1, best
+
+
 def update(
     model: nn.Module, loss: Tensor, clip_gradient: float, optimizer: Optimizer, schedule: LambdaLR
 ) -> tuple[float, float]:
@@ -203,6 +232,8 @@ def load_best(run: Run, config: Config) -> tuple[SequenceClassifier, tuple[str, 
             model = SequenceClassifier(config.model, len(state["model"]["feature_mean"]), len(state["classes"]))
         model.load_state_dict(state["model"], assign=True)
         model.float()
+        if not 0 < model.temperature < math.inf:
+            raise ValueError(f"the temperature is {model.temperature}")
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _not_this_classifier(run, "best", error) from error
     saved = run.split()

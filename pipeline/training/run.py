@@ -11,8 +11,7 @@ runs/<dataset>/<name>/
     evaluation-<overrides>/           the same, scored with other settings than the run's
     .lock                             names the process that uses the run, or used it last
 
-All files that are read back contain a checksum, except recipe.json: it is only ever compared with the recipe in use.
-Runs of older versions have no split.json and no checksums.
+All files that are read back contain a checksum. Runs of older versions have no split.json and no checksums.
 """
 
 import dataclasses
@@ -65,6 +64,10 @@ _ZIP_END, _NO_COMMENT, _ZIP_END_BYTES = b"PK\x05\x06", b"\x00\x00", 22
 LISTED_SEPARATELY = {"dataset", "model", "backbone", "splits", "seeds", "split_seed", "holdout_group", "name", "length"}
 
 
+# How the names in a run's folder begin; temporary and hidden files begin with a dot.
+_NAMES = (".", "config.yaml", "recipe.json", "split.json", "metrics.jsonl", "checkpoints", "tensorboard", "evaluation")
+
+
 class RunError(UserError):
     """A run folder is not what was expected. The message says which and what to do."""
 
@@ -105,12 +108,18 @@ class Run:
             finally:
                 self._lock = None
 
-    def check(self, config: Config, recipe: FeatureRecipe | None) -> None:
-        """Check that the run may begin or resume; changes nothing. ``recipe`` is ``None`` for a task without video.
+    def check(self, config: Config) -> None:
+        """Check that the run may begin or resume; changes nothing. Its lists and features are not checked.
 
-        Raises ``RunError`` if the run exists and neither ``resume`` nor ``overwrite`` is set, or if it would be resumed
-        with other settings or features.
+        Raises ``RunError`` if the run exists and neither ``resume`` nor ``overwrite`` is set, if it would be resumed
+        with other settings, or if the folder is not a run's and has files of its own.
         """
+        foreign = sorted(path.name for path in self.folder.glob("*") if not path.name.startswith(_NAMES))
+        if not self.exists and foreign:
+            raise RunError(
+                f"{self.folder} is not a run, and contains {foreign[0]}{' ...' if foreign[1:] else ''}, which a new "
+                "run would delete. Choose another --name or --runs."
+            )
         if not self.exists or config.run.overwrite:
             return
         if not config.run.resume:
@@ -125,8 +134,6 @@ class Run:
                 f"{self.folder} was trained with other settings ({differences}). Resume it with --config "
                 f"{self.folder / 'config.yaml'} --resume, or choose another --name."
             )
-        if recipe is not None:
-            self.check_recipe(recipe)
 
     def check_recipe(self, recipe: FeatureRecipe) -> None:
         """Raise ``RunError`` if the run was trained on features that ``recipe`` does not make."""
@@ -137,15 +144,19 @@ class Run:
             )
 
     def begin(self, config: Config, recipe: FeatureRecipe | None, split: Mapping[str, Any] | None = None) -> None:
-        """Create the folder of a new run, or reopen an existing one. Raises as ``check`` does, and ``DatasetError``
-        if the folder's path is not UTF-8.
+        """Create the folder of a new run, or reopen an existing one.
+
+        Raises as ``check`` and ``check_recipe`` do, and ``DatasetError`` if the folder's path is not UTF-8.
 
         Args:
+            recipe: ``None`` for a task without video.
             split: the content of ``split.json``, which ``split`` returns. An existing run keeps its own.
         """
-        self.check(config, recipe)
+        self.check(config)
         require_usable_paths([self.folder.absolute()])  # TensorBoard can't write to others
         if self.exists and not config.run.overwrite:
+            if recipe is not None:
+                self.check_recipe(recipe)
             remove_abandoned(self.folder)
             return
         # Checkpoints go first: if this process is killed half-way, a later run must not resume from them.
@@ -159,7 +170,7 @@ class Run:
         # If the saved settings are reused, they must not overwrite or resume a run.
         saved = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=False, overwrite=False))
         if recipe is not None:
-            self._write("recipe.json", recipe.to_json().encode())
+            self._write("recipe.json", JSON.put(recipe.to_json().removesuffix("\n}\n").encode()))
         if split is not None:
             self._write("split.json", JSON.put(_one_entry_per_line(split).removesuffix("}").encode()))
         settings = yaml.safe_dump(to_flat(saved), sort_keys=False)
@@ -232,9 +243,8 @@ class Run:
 
     def recipe(self) -> FeatureRecipe:
         """How the run's features were made. Raises ``RunError`` if ``recipe.json`` is missing or damaged."""
-        path = self.folder / "recipe.json"
         try:
-            return FeatureRecipe.read(path)
+            return FeatureRecipe.read(self.folder / "recipe.json")
         except ConfigError as error:
             raise RunError(f"{error}. Train the run again with --overwrite.") from error
 

@@ -217,7 +217,7 @@ def test_a_node_without_the_store_or_the_videos_is_named(cache: FeatureCache, tm
     """A node that lacks the store or the videos must not start: it would fill another folder or fail all videos."""
     video = tmp_path / "a.avi"
     video.write_bytes(b"")
-    shared_files = SharedFiles.of_job(cache, [make_record("gone"), replace(make_record("a"), path=video)])
+    shared_files = SharedFiles.of_job(cache, [make_record("gone" * 99), replace(make_record("a"), path=video)])
     shared_files.check()
     video.unlink()
     with pytest.raises(ClusterError, match="does not see .*a.avi"):

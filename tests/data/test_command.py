@@ -122,3 +122,20 @@ def test_deleted_working_folder_is_a_message(tmp_path: Path, command: str) -> No
     done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
     assert "error: the working folder was deleted" in done.stderr and "Traceback" not in done.stderr
+
+
+FAILING_STREAMS = [("2>/dev/full", 1), (">/dev/full", 2), (">/dev/full 2>/dev/full", 2)]
+
+
+@pytest.mark.parametrize(("redirection", "code"), FAILING_STREAMS)
+def test_a_full_device_behind_a_stream(tmp_path: Path, redirection: str, code: int) -> None:
+    """Messages that can't be written are dropped, and the work is done; a result that can't be written is an error."""
+    program = PRINT.replace("return 0", "print('x' * 100_000, file=sys.stderr); return 1")
+    command = ["sh", "-c", f'"$@" {redirection}', "sh", sys.executable, "-c", program, tmp_path / "file"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "café\n"
+    if redirection == ">/dev/full":
+        assert "error: [Errno 28] No space left on device" in done.stderr

@@ -189,3 +189,17 @@ def test_full_disk(two_classes: Path, features: list[object], tmp_path: Path) ->
     assert "can't be written" in output and str(tmp_path / "cache") in output and "same command again" in output
     files = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     assert files == {"recipe.json"}
+
+
+def test_caching_goes_on_where_its_messages_cannot_be_written(
+    class_folders: Path, features: list[object], tmp_path: Path
+) -> None:
+    """With the log on a full device, every good video is cached, the broken one is noted, and the exit code says so."""
+    root = Path(shutil.copytree(class_folders, tmp_path / "videos"))
+    (root / "run" / "broken.avi").write_bytes(b"no video")
+    command = [sys.executable, "-m", "pipeline.cache", "--dataset", "folder", "--root", root, *features]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*map(str, command)], cwd=REPOSITORY, stderr=full, stdout=subprocess.DEVNULL, timeout=200)
+    assert done.returncode == 1
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 6
+    assert "run/broken.avi" in next((tmp_path / "cache").rglob("errors.jsonl")).read_text()

@@ -121,6 +121,10 @@ HOSTILE: dict[str, Damage] = {
     "keys are numbers": partial(checkpoint, change=lambda state: state.update(model={1: torch.ones(1)})),
     "classes are numbers": partial(checkpoint, change=lambda state: state.update(classes=[1])),
     "many classes": partial(checkpoint, change=lambda state: state.update(classes=["x"] * 10**6)),
+    "epoch without curves": partial(checkpoint, change=lambda state: state.update(epoch=9)),
+    "negative temperature": partial(
+        checkpoint, change=lambda state: state["model"].update(temperature=torch.tensor(-1.0))
+    ),
     "epoch is a text": partial(checkpoint, change=lambda state: state.update(epoch="x")),
     "expanded weights": partial(checkpoint, change=expand),
     "complex weights": partial(

@@ -77,7 +77,7 @@ def test_a_csv_of_missing_videos(csv: Path, tmp_path: Path) -> None:
 
 def test_features_imported_again_are_not_taken_for_the_old_ones(csv: Path, tmp_path: Path) -> None:
     """A run is neither evaluated nor resumed on other features that were imported under the same name since; features
-    of further videos make no difference."""
+    of further videos make no difference. If the classes have changed, too, that is the message."""
     data = ["--dataset", "folder", "--root", csv, "--cache", tmp_path / "cache"]
     train = ["train.py", *data, "--backbone", "imported:mine", "--epochs", 1, "--hidden-size", 8, "--allow-missing"]
     train += ["--runs", tmp_path / "runs", "--strips", 0]
@@ -99,6 +99,11 @@ def test_features_imported_again_are_not_taken_for_the_old_ones(csv: Path, tmp_p
         done = call(*command)
         check_end(done, exit_code)
         assert "imported:mine: 1 videos were imported again, such as run/0.avi" in message(done)
+    csv.write_text(csv.read_text().replace("walk", "stroll"))
+    for command, exit_code in (again, 1), ([*train, "--resume"], 2):
+        done = run(*command)
+        check_end(done, exit_code)
+        assert "gone: walk; new: stroll" in message(done)
 
 
 def test_ucf101_without_videos(ucf101_lists: Path, tmp_path: Path) -> None:

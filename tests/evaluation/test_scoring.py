@@ -211,6 +211,34 @@ def test_probabilities_over_time_are_those_of_truncated_videos(
         np.testing.assert_allclose(probabilities, so_far.detach().numpy(), atol=1e-5)
 
 
+@every_network
+@pytest.mark.parametrize("max_numbers", [1, 50])
+def test_a_long_video_is_read_in_pieces(
+    name: ModelName, readout: Readout, num_layers: int, max_numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model never sees more than a piece of the features, which bounds the memory, and no probability changes."""
+    model = trained_on_table(name, readout, num_layers)
+    orders = predict(model, TABLE, ClipSampling(), CLASSES, CPU, orders=ORDERS)
+    over_time = probabilities_over_time(model, TABLE, CLASSES, CPU)
+    sizes = []
+    normalize = SequenceClassifier._power_normalize
+
+    def counting(self: SequenceClassifier, features: torch.Tensor) -> torch.Tensor:
+        sizes.append(features.numel())
+        return normalize(self, features)
+
+    monkeypatch.setattr(SequenceClassifier, "_power_normalize", counting)
+    monkeypatch.setattr("pipeline.evaluation.scoring._MAX_NUMBERS", max_numbers)
+    pieces = predict(model, TABLE, ClipSampling(), CLASSES, CPU, batch_size=4, orders=ORDERS)
+    for order, predictions in orders.items():
+        expected = predictions.video_probabilities
+        np.testing.assert_allclose(pieces[order].video_probabilities, expected, atol=1e-5)
+    assert max(sizes) <= max(max_numbers, 4 * TABLE.feature_dim)  # at least one frame of each of the 4 clips
+    for video_id, probabilities in probabilities_over_time(model, TABLE, CLASSES, CPU).items():
+        np.testing.assert_allclose(probabilities, over_time[video_id], atol=1e-5)
+    assert max(sizes) <= max(max_numbers, len(TABLE) * TABLE.feature_dim)
+
+
 def test_probabilities_over_time_use_the_first_view(model: SequenceClassifier) -> None:
     """A mirrored view has no effect on the curve of a video."""
     views = [[TABLE.video(number).numpy() * sign for sign in (1, -1)] for number in range(len(TABLE))]

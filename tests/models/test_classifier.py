@@ -202,10 +202,10 @@ def test_the_temperature_divides_scores_in_evaluation_only(config: ModelConfig) 
     ``test_sharing_frames_changes_no_answer`` has the same check for ``score_projected``.
     """
     model, features = make_classifier(dataclasses.replace(config, dropout=0.0)), padded_batch(0.0)
-    scores, over_time = model(features, LENGTHS), model.scores_over_time(features)
+    scores, over_time = model(features, LENGTHS), model.scores_over_time(features)[0]
     model.temperature.fill_(2.0)
     torch.testing.assert_close(model(features, LENGTHS), scores / 2)
-    torch.testing.assert_close(model.scores_over_time(features), over_time / 2)
+    torch.testing.assert_close(model.scores_over_time(features)[0], over_time / 2)
     assert torch.equal(model(features, LENGTHS).argmax(1), scores.argmax(1))
     torch.testing.assert_close(model.train()(features, LENGTHS), scores)
 
@@ -347,7 +347,7 @@ def test_chained_steps_give_the_scores_over_time(config: ModelConfig) -> None:
     model.temperature.fill_(1.7)
     state = model.initial_state(len(LENGTHS))
     shapes = {name: value.shape for name, value in state.items()}
-    for frames, expected in zip(features, model.scores_over_time(features), strict=True):
+    for frames, expected in zip(features, model.scores_over_time(features)[0], strict=True):
         scores, state = model.step(frames, state)
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
         assert {name: value.shape for name, value in state.items()} == shapes
@@ -360,11 +360,24 @@ def test_all_steps_of_a_sequence_share_the_masks_of_dropout(config: ModelConfig)
     scores = []
     for num_steps in (len(features), 3):
         torch.manual_seed(0)
-        scores.append(model.scores_over_time(features[:num_steps]))
+        scores.append(model.scores_over_time(features[:num_steps])[0])
     torch.testing.assert_close(scores[0][:3], scores[1])
-    assert not torch.allclose(scores[0], model.scores_over_time(features))
+    assert not torch.allclose(scores[0], model.scores_over_time(features)[0])
     scores[0].sum().backward()
     assert all(weight.grad is not None for weight in model.parameters())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("config", every_classifier)
+def test_a_sequence_can_be_read_in_pieces_and_steps(config: ModelConfig) -> None:
+    """Pieces and single steps continue each other, because they keep the same state."""
+    model, features = make_classifier(config), padded_batch(0.0)
+    whole, after = model.scores_over_time(features)
+    first, state = model.scores_over_time(features[:3])
+    step, state = model.step(features[3], state)
+    last, state = model.scores_over_time(features[4:], state)
+    torch.testing.assert_close(torch.cat([first, step[None], last]), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state, after, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -378,6 +391,6 @@ def test_a_row_of_zeros_is_a_new_sequence(config: ModelConfig) -> None:
     for value in state.values():
         value[1] = 0
     scores, _ = model.step(features[3], state)
-    expected = model.scores_over_time(features[:4])[-1]
-    expected[1] = model.scores_over_time(features[3:4, 1:2])[0, 0]
+    expected = model.scores_over_time(features[:4])[0][-1]
+    expected[1] = model.scores_over_time(features[3:4, 1:2])[0][0, 0]
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)

@@ -125,6 +125,8 @@ def test_a_video_with_another_class_is_refused() -> None:
         ({"test": [["v9", "jump", "g9"]]}, "does not contain the lists"),
         ({"test": [["v9", ["rise"], "g9"]]}, "does not contain the lists"),
         ({"test": ["v9"]}, "does not contain the lists"),
+        ({"test": [["\ud800", "rise", "g9"]]}, "does not contain the lists"),
+        ({"test": [["v9", "rise", "\ud800"]]}, "does not contain the lists"),
         ({"test": None}, "does not contain the lists"),
         ({"classes": 2}, "does not contain the lists"),
     ],

@@ -29,7 +29,7 @@ def test_every_step_counts_and_no_class_is_right_in_a_pause() -> None:
     """The loss is the mean over all steps; in a pause it is lowest, log C, where all C classes are equally probable."""
     model, batch = SequenceClassifier(MODEL, 3, 5), made_batch(3, [[2, 0], [NO_CLASS, 0], [1, NO_CLASS]])
     outcome = stepwise_cross_entropy(model, batch)
-    logs = model.scores_over_time(batch.inputs).log_softmax(-1)
+    logs = model.scores_over_time(batch.inputs)[0].log_softmax(-1)
     expected = [-logs[step, row, label] for step, row, label in ((0, 0, 2), (0, 1, 0), (1, 1, 0), (2, 0, 1))]
     expected += [-logs[step, row].mean() for step, row in ((1, 0), (2, 1))]
     torch.testing.assert_close(outcome.loss, torch.stack(expected).mean())

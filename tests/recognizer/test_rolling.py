@@ -30,7 +30,7 @@ def test_an_answer_depends_on_the_last_half_to_whole_horizon(name: ModelName) ->
     for number in range(1, len(features) + 1):
         half = HORIZON // 2
         first = 0 if number <= HORIZON else (number - 1) // half * half - half
-        expected = model.scores_over_time(features[first:number, None])[-1, 0].softmax(-1)
+        expected = model.scores_over_time(features[first:number, None])[0][-1, 0].softmax(-1)
         answer = rolling.push(features[number - 1].numpy())
         np.testing.assert_allclose(answer, expected, atol=1e-5)
         assert number <= HORIZON or half < number - first <= HORIZON

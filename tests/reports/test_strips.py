@@ -58,9 +58,10 @@ def test_the_first_videos_get_strips_and_existing_strips_are_kept(tmp_path: Path
 def test_a_video_that_cannot_be_read_costs_only_its_own_strip(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty file is reported with the reason, missing ones in one line; the valid one has its strip."""
+    """An empty file is reported with the reason, missing ones in one line, even if a name is too long for any file; the
+    valid one has its strip."""
     (tmp_path / "empty.avi").touch()
-    records = [record(tmp_path / name) for name in ("empty.avi", "missing.avi", "missing-too.avi")]
+    records = [record(tmp_path / name) for name in ("empty.avi", "missing.avi", f"missing-{'x' * 300}.avi")]
     records.append(record(make_clip(tmp_path / "good.avi")))
     assert list(make_strips(records, tmp_path, limit=10)) == ["good.avi"]
     errors = capsys.readouterr().err

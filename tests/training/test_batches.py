@@ -167,7 +167,7 @@ def test_a_single_view_draws_no_random_number() -> None:
 def clips_of(blocks: Iterable[ClipBlock]) -> list[tuple[int, list[list[float]]]]:
     """The video and the features of the frames of each clip in the blocks, in order."""
     return [
-        (video, block.frames[block.rows[:length, column]].tolist())
+        (video, block.features[block.frames[block.rows[:length, column]]].tolist())
         for block in blocks
         for column, (video, length) in enumerate(zip(block.videos.tolist(), block.lengths.tolist(), strict=True))
     ]
@@ -239,7 +239,7 @@ def test_the_longest_clips_come_first() -> None:
     """Clips of similar length share a block, and a clip's padding is its own last frame, never one of another video."""
     blocks = list(evaluation_blocks(numbered_table(9, 1, 8, 2, 9, 1), WHOLE, 2))
     assert [block.lengths.tolist() for block in blocks] == [[9, 9], [8, 2], [1, 1]]
-    padding = blocks[1].frames[blocks[1].rows[2:, 1]]
+    padding = blocks[1].features[blocks[1].frames[blocks[1].rows[2:, 1]]]
     assert padding.tolist() == [[3, 1, 1]] * 6
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,58 @@ def test_a_run_is_not_resumed_from_another_checkpoint(tmp_path: Path, key: str) 
         run.save_checkpoint("last", content)
         with pytest.raises(TrainingError, match=r"last\.pt does not contain the classifier"):
             train_small(tmp_path)
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "negative epoch": lambda last: last.update(epoch=-5),
+    "epoch is no number": lambda last: last.update(epoch=float("nan")),
+    "best epoch is a text": lambda last: last["best"].update(epoch="x"),
+    "best rank is a text": lambda last: last["best"].update(rank=["x"]),
+    "step is a text": lambda last: last["schedule"].update(last_epoch="x"),
+    "other shapes": lambda last: last["optimizer"]["state"][0].update(exp_avg=torch.zeros(1)),
+    "half a state": lambda last: last["optimizer"]["state"][0].pop("exp_avg"),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_run_is_not_resumed_from_strange_values(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Values that would fail in the middle of an epoch, or train something else, are refused before the first step."""
+    run = train_small(tmp_path, epochs=1)
+    last = run.load_checkpoint("last") or {}
+    change(last)
+    run.save_checkpoint("last", last)
+    with pytest.raises(TrainingError, match=r"last\.pt does not contain the classifier"):
+        train_small(tmp_path)
+
+
+def test_the_settings_of_the_optimizer_are_the_runs_own(tmp_path: Path) -> None:
+    """A checkpoint can't bring its own learning rates and schedule."""
+    whole, changed = (train_small(tmp_path / name, epochs=1) for name in ("whole", "changed"))
+    last = changed.load_checkpoint("last") or {}
+    for group in last["optimizer"]["param_groups"]:
+        group.update(lr=9.0, initial_lr=9.0, betas=(0.0, 0.0))
+    last["schedule"].update(base_lrs=[9.0], step="no method")
+    changed.save_checkpoint("last", last)
+    assert_same_run(train_small(tmp_path / "whole"), train_small(tmp_path / "changed"))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_an_impossible_temperature_is_refused(tmp_path: Path, temperature: float) -> None:
+    """A negative temperature would turn every answer around, and the others are no fault of the features."""
+    run = train_small(tmp_path, epochs=1)
+    best = run.load_checkpoint("best") or {}
+    best["model"]["temperature"] = torch.tensor(temperature)
+    run.save_checkpoint("best", best)
+    with pytest.raises(TrainingError, match=r"best\.pt does not contain .*the temperature is"):
+        load_best(run, Config(model=SMALL))
+
+
+def test_curves_of_another_run_are_refused(tmp_path: Path) -> None:
+    """A run whose metrics.jsonl lacks epochs of its last checkpoint is not resumed with half of its curves."""
+    run = train_small(tmp_path, epochs=2)
+    run.write_history(run.history()[1:])
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl does not have one line for each of the 2 epochs"):
+        train_small(tmp_path)
 
 
 @pytest.mark.parametrize(

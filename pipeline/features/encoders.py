@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from data.atomic import write_atomically
 from data.processes import available_cores
 from models.backbones import Backbone, normalize
-from models.gpu_preprocessing import resize_and_crop_tensor
+from models.tensor_preprocessing import resize_and_crop_tensor
 from models.preprocessing import VIEWS, Preprocessing
 from pipeline.settings.config import ConfigError
 

@@ -70,9 +70,7 @@ def _corner(new_length: Tensor, crop: int, place: str, start: str) -> Tensor:
     return torch.where(excess > 0, torch.zeros_like(excess) if start in place else excess, center)
 
 
-def _weights(
-    pixels: Tensor, scale: Tensor, new_length: Tensor, corner: Tensor, preprocessing: Preprocessing
-) -> Tensor:
+def _weights(pixels: Tensor, scale: Tensor, new_length: Tensor, corner: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Resize and crop of one axis as a matrix of multiples of 2^-22: float64 ``[crop, length]``, a row per pixel cut.
 
     Rows of pixels outside the resized frame are zero: black.

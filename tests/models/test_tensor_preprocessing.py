@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.tensor_preprocessing import resize_and_crop_tensor
 from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
+from models.tensor_preprocessing import resize_and_crop_tensor
 
 
 def smooth_frames(height: int, width: int) -> np.ndarray:
@@ -21,7 +21,9 @@ def smooth_frames(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (210, 500), (48, 64), (224, 224), (37, 211), (400, 170)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(240, 320), (320, 240), (210, 500), (48, 64), (224, 224), (37, 211), (400, 170)]
+)
 @pytest.mark.parametrize(("resize", "keep_aspect_ratio"), [(256, True), (80, True), (96, False)])
 def test_equals_resize_and_crop(
     interpolation: Literal["bilinear", "bicubic"], height: int, width: int, resize: int, keep_aspect_ratio: bool

@@ -98,6 +98,7 @@ def _files(run: Run, recognizer: Recognizer, frames: Frames) -> dict[str, bytes]
         "state": state,
         "horizon": clips.frames,
         "thresholds": THRESHOLDS,
+        "temperature": classifier.temperature.item(),
         "recipe": json.loads(run.recipe().to_json()),
         "settings": {name: value for name, value in to_flat(config).items() if name not in _LOCAL},
         "split": run.split(),

@@ -81,6 +81,7 @@ class Description(BaseModel):
         state: width of each array of the state; zeros ``[B, width]`` are sequences that have not begun.
         horizon: most frames that an answer should depend on, as in training; ``None``: those of a whole video.
         thresholds: probabilities at which an action begins and ends; a proposal, which no metric was measured with.
+        temperature: what the scores are divided by, inside the graph.
         recipe: how the features are made.
         settings: the run's settings, without paths.
         split: the run's lists of videos.
@@ -98,6 +99,7 @@ class Description(BaseModel):
     state: Annotated[dict[Name, Width], Field(min_length=1, max_length=200)]
     horizon: Width | None
     thresholds: dict[Name, FiniteFloat]
+    temperature: FiniteFloat
     recipe: dict[str, Any]
     settings: dict[str, Any]
     split: dict[str, Any] | None

@@ -31,5 +31,5 @@ def bundle(trained: Path) -> Path:
     path = trained.parent.parent / "model.zip"
     done = run("-m", "pipeline.export", trained, "--to", path)
     assert done.returncode == 0, done.stderr
-    assert "32 frames" not in done.stdout and "test videos" in done.stdout, done.stdout
+    assert "16 frames of 2 test videos" in done.stdout, done.stdout
     return path

@@ -1,5 +1,6 @@
 """A run leaves the house as one file, which gives the run's answers without this project."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -10,11 +11,13 @@ import numpy as np
 import onnx
 import pytest
 
+import evaluate
+from pipeline.export import frames
+from pipeline.export.__main__ import main
 from pipeline.export.write import ExportError, export
 from pipeline.recognizer.bundle import BACKBONE, HEAD, SUMS, answers_over_time, checksums
 from pipeline.recognizer.recognizer import Recognizer
 from pipeline.training.run import Run
-from tests.helpers.commands import run
 
 
 def read_frames_of(trained: Path) -> np.ndarray:
@@ -27,14 +30,14 @@ def read_frames_of(trained: Path) -> np.ndarray:
 def test_a_bundle_recognises_what_its_run_does(trained: Path, bundle: Path) -> None:
     """The features are equal in every bit, because the pixels are; the probabilities agree to float32's precision."""
     ours, theirs = Recognizer.load(bundle), Recognizer.load(trained, device="cpu")
-    frames = list(read_frames_of(trained))
+    pictures = list(read_frames_of(trained))
     assert (ours.labels, ours.sampling, ours.clips, ours.views) == (
         *(theirs.labels, theirs.sampling, theirs.clips, theirs.views),
     )
-    features = ours.encode(frames)
-    np.testing.assert_allclose(features, theirs.encode(frames), rtol=1e-3, atol=1e-3)
+    features = ours.encode(pictures)
+    np.testing.assert_allclose(features, theirs.encode(pictures), rtol=1e-3, atol=1e-3)
     found = answers_over_time(ours.head, features)
-    np.testing.assert_allclose(found, answers_over_time(theirs.head, theirs.encode(frames)), atol=1e-4)
+    np.testing.assert_allclose(found, answers_over_time(theirs.head, theirs.encode(pictures)), atol=1e-4)
 
 
 def test_the_classes_are_in_the_metadata(bundle: Path) -> None:
@@ -50,16 +53,18 @@ def test_the_classes_are_in_the_metadata(bundle: Path) -> None:
 def test_the_same_run_gives_the_same_file(trained: Path, bundle: Path, tmp_path: Path) -> None:
     """Two exports are equal byte for byte, so a checksum names the content."""
     again = tmp_path / "again.zip"
-    done = run("-m", "pipeline.export", trained, "--to", again)
-    assert done.returncode == 0, done.stderr
+    assert main([str(trained), "--to", str(again)]) == 0
     assert again.read_bytes() == bundle.read_bytes()
 
 
-def test_made_frames_stand_in_for_missing_videos(trained: Path, tmp_path: Path) -> None:
+def test_made_frames_stand_in_for_missing_videos(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the dataset the bundle is checked on made frames, and the command says so and why."""
-    done = run("-m", "pipeline.export", trained, "--to", tmp_path / "m.zip", "--root", tmp_path / "nowhere")
-    assert done.returncode == 0, done.stderr
-    assert "made videos" in done.stdout and "nowhere" in done.stderr
+    monkeypatch.setattr(frames, "NUM_CLIPS", 3)
+    assert main([str(trained), "--to", str(tmp_path / "m.zip"), "--root", str(tmp_path / "nowhere")]) == 0
+    printed = capsys.readouterr()
+    assert "48 frames of 3 made videos" in printed.out and "nowhere" in printed.err
 
 
 def test_other_answers_are_not_written(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,11 +143,15 @@ def test_the_consumer_runs_in_a_fresh_environment(trained: Path, bundle: Path, t
     check_consumer(str(python), trained, bundle, tmp_path / "unzipped")
 
 
+def probabilities(folder: Path) -> list[dict[str, float]]:
+    with (folder / "predictions.csv").open() as file:
+        return [{name: float(row[name]) for name in row if name.startswith("p:")} for row in csv.DictReader(file)]
+
+
 def test_evaluate_reads_a_bundle_as_a_run(trained: Path, bundle: Path) -> None:
     """evaluate.py on the bundle gives the run's metrics and probabilities, in a folder beside the file."""
     videos = trained.parent.parent / "videos"
-    done = run("evaluate.py", bundle, "--root", videos)
-    assert done.returncode == 0, done.stderr
+    assert evaluate.main([str(bundle), "--root", str(videos)]) == 0
     theirs = json.loads((trained / "evaluation" / "metrics.json").read_text())
     folder = bundle.parent / "model-evaluation"
     ours = json.loads((folder / "metrics.json").read_text())
@@ -150,7 +159,9 @@ def test_evaluate_reads_a_bundle_as_a_run(trained: Path, bundle: Path) -> None:
         assert ours[name] == pytest.approx(theirs[name]), name
     for name in ("predictions.csv", "report.html", "confusion.csv"):
         assert (folder / name).is_file()
-    rows = [path.read_text().splitlines() for path in (folder / "predictions.csv", trained / "evaluation/predictions.csv")]
+    rows = [
+        path.read_text().splitlines() for path in (folder / "predictions.csv", trained / "evaluation/predictions.csv")
+    ]
     assert [line.split(",")[0] for line in rows[0]] == [line.split(",")[0] for line in rows[1]]
 
 

@@ -47,7 +47,8 @@ def _paths(data: DataConfig, listed: set[str], split: str) -> list[Path]:
 
 def read_clips(videos: list[Path]) -> Iterator[npt.NDArray[np.uint8]]:
     """``CLIP_FRAMES`` whole frames of each video that can be read, uint8 ``[n, H, W, 3]``."""
-    sampling, blocks = FrameSampling("uniform", CLIP_FRAMES), {}
+    sampling = FrameSampling("uniform", CLIP_FRAMES)
+    blocks: dict[int, list[npt.NDArray[np.uint8]]] = {}
     with closing(read_videos(videos, sampling, None, workers=1, timeout=60.0)) as events:
         for event in events:
             if isinstance(event, Frames):

@@ -18,7 +18,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -197,12 +197,16 @@ def parse_bundle(content: bytes, path: Path) -> Bundle:
 
 
 def _preprocessing(recipe: FeatureRecipe) -> Preprocessing:
-    if recipe.interpolation != "bilinear" and recipe.interpolation != "bicubic":
+    if recipe.interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"no such interpolation: {recipe.interpolation!r:.50}")
     (red, green, blue), (red_std, green_std, blue_std) = recipe.mean, recipe.std
     return Preprocessing(
-        *(int(recipe.resize), int(recipe.crop), recipe.interpolation),
-        *((red, green, blue), (red_std, green_std, blue_std), bool(recipe.keep_aspect_ratio)),
+        resize=int(recipe.resize),
+        crop=int(recipe.crop),
+        interpolation=cast(Literal["bilinear", "bicubic"], recipe.interpolation),
+        mean=(red, green, blue),
+        std=(red_std, green_std, blue_std),
+        keep_aspect_ratio=bool(recipe.keep_aspect_ratio),
     )
 
 
@@ -283,9 +287,10 @@ def _check_sample(bundle: Bundle) -> None:
     frames, features, probabilities = (bundle.sample[name] for name in SAMPLE_ARRAYS)
     description = bundle.description
     num_frames, num_views = len(frames), len(description.views)
-    if (*(frames.dtype, frames.shape[3:], features.shape, probabilities.shape),) != (
-        *(np.uint8, (3,), (num_frames * num_views, description.feature_dim), (num_frames, len(description.labels))),
-    ) or not 1 <= num_frames <= 64:
+    shapes: list[tuple[int, ...]] = [frames.shape[3:], features.shape, probabilities.shape]
+    rows, num_classes = num_frames * num_views, len(description.labels)
+    expected: list[tuple[int, ...]] = [(3,), (rows, description.feature_dim), (num_frames, num_classes)]
+    if frames.dtype != np.uint8 or not 1 <= num_frames <= 64 or shapes != expected:
         raise ValueError(f"{SAMPLE} does not fit {DESCRIPTION}")
     found = bundle.encode(frames)
     if found.shape != features.shape or found.dtype != np.float32:

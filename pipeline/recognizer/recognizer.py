@@ -1,5 +1,6 @@
 """A trained run, ready to recognise actions in new videos and streams."""
 
+import dataclasses
 import os
 import shlex
 import tempfile
@@ -151,8 +152,12 @@ class Recognizer:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Self:
-        """The recogniser in a bundle, which turns whole frames into features."""
+        """The recogniser in a bundle, which turns whole frames into features.
+
+        Nobody knows whether they are those of the recipe in the bundle, so they get a place of their own in a store.
+        """
         return cls(
+            source=bundle.path,
             labels=tuple(bundle.description.labels),
             sampling=bundle.sampling,
             clips=bundle.clips,
@@ -160,6 +165,7 @@ class Recognizer:
             head=bundle.head,
             preprocessing=bundle.preprocessing,
             encoder=bundle.encoder(),
+            recipe=dataclasses.replace(bundle.recipe, weights_sha256=bundle.sha256),
         )
 
     def encode(self, frames: Sequence[Frame]) -> Array:

@@ -17,7 +17,7 @@ from data.progress import Progress
 from data.records import DatasetError
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import FORMAT, digest, versions
-from pipeline.features.extract import ExtractionFailure, extract
+from pipeline.features.extract import ExtractionFailure
 from pipeline.objectives.lists import from_json, require_all, videos_to_score
 from pipeline.recognizer.bundle import read_bundle
 from pipeline.recognizer.recognizer import Recognizer
@@ -58,15 +58,8 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
         require_all("videos to score", videos, {video.video_id for video in dataset.videos}, remedy)
     clips = ClipSampling.from_config(config.training)
     scored: dict[int, Any] = {}
-    results = extract(
-        [video.path for video in videos],
-        recognizer.preprocessing,
-        recognizer.sampling,
-        recognizer.encoder,
-        views=recognizer.views,
-        workers=FeatureConfig().workers,
-        timeout=FeatureConfig().video_timeout,
-    )
+    defaults = FeatureConfig()
+    results = recognizer.extract([video.path for video in videos], defaults.workers, defaults.video_timeout)
     progress = Progress(total=len(videos), unit="video", what="evaluating")
     with closing(results), closing(progress):
         for position, views in results:

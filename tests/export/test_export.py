@@ -165,6 +165,23 @@ def test_evaluate_reads_a_bundle_as_a_run(trained: Path, bundle: Path) -> None:
     assert [line.split(",")[0] for line in rows[0]] == [line.split(",")[0] for line in rows[1]]
 
 
+def test_predictions_and_streams_are_those_of_the_run(trained: Path, bundle: Path) -> None:
+    """A file and a stream get the run's probabilities; kept features of a bundle are not mistaken for the run's."""
+    ours, theirs = Recognizer.load(bundle), Recognizer.load(trained, device="cpu")
+    video = trained.parent.parent / "videos" / "right" / "v_g8_right.avi"
+    one, other = ours.predict(video), theirs.predict(video)
+    assert one.label == other.label
+    assert one.probabilities == {name: pytest.approx(value, abs=1e-4) for name, value in other.probabilities.items()}
+    np.testing.assert_allclose(one.over_time, other.over_time, atol=1e-4)
+    streams = ours.stream(fps=25), theirs.stream(fps=25)
+    for frame in read_frames_of(trained):
+        answers = [stream.push(frame) for stream in streams]
+        assert (answers[0] is None) == (answers[1] is None)
+        if answers[0] is not None:
+            np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+    assert ours.recipe.folder_name != theirs.recipe.folder_name
+
+
 def test_checksums_are_those_of_sha256sum() -> None:
     """The list of checksums has the format that sha256sum reads."""
     assert checksums({"a": b"", SUMS: b"x"}).decode() == (

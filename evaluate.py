@@ -1,8 +1,9 @@
 """Evaluate trained runs: python evaluate.py RUN [RUN ...]
 
-A RUN is a folder made by train.py, or a folder that contains runs at any depth. Each run's evaluation is written to its
-evaluation/ folder, or to evaluation-<overrides>/ if settings are overridden. Finished evaluations are skipped. Several
-runs also get a leaderboard.
+A RUN is a folder made by train.py, a folder that contains runs at any depth, or a bundle made by pipeline.export. Each
+run's evaluation is written to its evaluation/ folder, or to evaluation-<overrides>/ if settings are overridden, and
+finished evaluations are skipped. A bundle, which needs --root, is always evaluated anew, in a folder beside the file.
+Several runs also get a leaderboard.
 """
 
 import os
@@ -15,6 +16,7 @@ from typing import Literal
 import tyro
 
 from data.command import parse_arguments, run_command
+from data.errors import UserError
 from pipeline.settings.config import ConfigError, EvaluationOverrides
 
 
@@ -23,7 +25,7 @@ class Arguments:
     """Evaluate trained runs on the test list: metrics, predictions, confusion matrix, report and leaderboard."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """runs, or folders that contain runs at any depth"""
+    """runs, folders that contain runs at any depth, or bundles"""
     overrides: EvaluationOverrides
     compare: bool = False
     """also compare the runs pairwise: which differences are larger than chance"""
@@ -41,16 +43,29 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     torch.set_flush_denormal(True)  # see train.py
-    from pipeline.experiment import choose_by_split, evaluate_runs, write_tables
+    from pipeline.experiment import Evaluated, choose_by_split, evaluate_runs, write_tables
+    from pipeline.export.evaluate import evaluate_bundle
+    from pipeline.objectives.videos import summary
     from pipeline.reports.compare_page import write_comparison
     from pipeline.settings.device import choose_device
     from pipeline.training.run import find_runs
 
-    runs = choose_by_split(find_runs(list(options.runs)), options.overrides.split)
-    if options.compare and len(runs) < 2:
-        raise ConfigError(f"--compare needs at least two runs; {runs[0].folder} is the only one. Name another.")
+    bundles = [path for path in options.runs if path.is_file()]
+    folders = [path for path in options.runs if path not in bundles]
+    runs = choose_by_split(find_runs(folders), options.overrides.split) if folders or not bundles else []
+    places = [*(run.folder for run in runs), *(path.parent for path in bundles)]
+    if options.compare and len(places) < 2:
+        raise ConfigError(f"--compare needs at least two runs; {options.runs[0]} is the only one. Name another.")
     evaluated = evaluate_runs(runs, choose_device(options.device), options.overrides, options.again)
-    output = options.output or Path(os.path.commonpath([run.folder.resolve() for run in runs]))
+    for path in bundles:
+        try:
+            folder, metrics = evaluate_bundle(path, options.overrides)
+        except (OSError, UserError) as error:
+            print(f"failed: {path}: {error}", file=sys.stderr)
+            continue
+        evaluated.append(Evaluated(folder, metrics, has_classes=True))
+        print(f"{summary(metrics)}  {evaluated[-1].main_file}")
+    output = options.output or Path(os.path.commonpath([place.resolve() for place in places]))
     if len(evaluated) > 1:
         write_tables(output, evaluated)
     classifiers = [one.folder for one in evaluated if one.has_classes]
@@ -58,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         print(write_comparison(output, classifiers))
     elif options.compare:
         print("--compare: skipped, because fewer than two classifiers were evaluated", file=sys.stderr)
-    return 1 if len(evaluated) < len(runs) or any(one.metrics.get("num_missing") for one in evaluated) else 0
+    return 1 if len(evaluated) < len(places) or any(one.metrics.get("num_missing") for one in evaluated) else 0
 
 
 if __name__ == "__main__":

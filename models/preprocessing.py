@@ -96,12 +96,6 @@ def resized(width: int, height: int, preprocessing: Preprocessing) -> tuple[int,
     return int(side * width / height), side
 
 
-def resize_weights(length: int, new_length: int, interpolation: str) -> npt.NDArray[np.float32]:
-    """The resize of one axis as a matrix: float32 ``[length, new_length]``, a column per new pixel."""
-    impulses = Image.fromarray(np.eye(length, dtype=np.float32))
-    return np.array(impulses.resize((new_length, length), _FILTERS[interpolation]))
-
-
 def crop_corner(size: tuple[int, int], crop: int, view: str) -> tuple[int, int]:
     """Left and top of a view's square in a resized frame of ``size`` (width, height); negative means padding."""
     place = view.removesuffix("-flipped")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from data.catalog import DataConfig, load_data
+from data.demo.dataset import require_rendered
 from data.errors import UserError
 from data.records import DatasetError
 from pipeline.cache.job import FeatureCache
@@ -196,15 +197,6 @@ def evaluate_runs(
         note = "  (already finished; --again repeats it)" if one.was_finished else ""
         print(f"{objective.summarize(one.metrics)}{note}", flush=True)
     return evaluated
-
-
-def require_rendered(config: DataConfig) -> None:
-    """Raise ``DatasetError`` if loading the demo dataset would render it to a folder that a run names."""
-    if config.root is not None and not (config.root / "demo.json").is_file():
-        raise DatasetError(
-            f"{config.root} does not contain the demo dataset. Render it (python -m data.demo --root {config.root}), "
-            "or name the folder with --root."
-        )
 
 
 def evaluate_run(run: Run, objective: Objective, device: torch.device, again: bool = False) -> Evaluated:

@@ -163,6 +163,15 @@ def load(config: DataConfig) -> VideoDataset:
     return dataclasses.replace(dataset, store_name=f"demo-version_{done.version}-seed_{done.seed}")
 
 
+def require_rendered(config: DataConfig) -> None:
+    """Raise ``DatasetError`` if loading the demo dataset would render it to a folder that a run names."""
+    if config.root is not None and not (config.root / MARKER).is_file():
+        raise DatasetError(
+            f"{config.root} does not contain the demo dataset. Render it (python -m data.demo --root {config.root}), "
+            "or name the folder with --root."
+        )
+
+
 def draw_frames(video: DemoVideo, seed: int) -> list[Image]:
     """Draw a video's frames, BGR uint8 [HEIGHT, WIDTH, 3]: a take of its action, backwards for a reversed class."""
     take = 2 * video.number + (1 if video.is_reversed else 0)

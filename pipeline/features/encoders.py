@@ -13,13 +13,14 @@ import re
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 from data.atomic import write_atomically
 from data.processes import available_cores
 from models.backbones import Backbone, normalize
-from models.gpu_preprocessing import resize_and_crop_tensor
 from models.preprocessing import VIEWS, Preprocessing
+from models.tensor_preprocessing import resize_and_crop_tensor
 from pipeline.settings.config import ConfigError
 
 Runtime = Literal["auto", "onnx", "torch"]
@@ -38,8 +39,8 @@ CPU_BATCH_FRAMES = 8
 GPU_BATCH_FRAMES = 256
 
 
-Pixels = NDArray[np.uint8] | Tensor
-"""RGB uint8 ``[N, crop, crop, 3]``, on the network's device."""
+Pixels = NDArray[np.uint8] | NDArray[np.float32] | Tensor
+"""RGB uint8 ``[N, crop, crop, 3]``, on the network's device; or whatever rows ``Encoder.stage`` makes of frames."""
 
 
 def _unchanged(pixels: NDArray[np.uint8]) -> Pixels:
@@ -82,7 +83,7 @@ def make_encoder(
             return whole_frames_encoder(backbone, device, views)
         return _torch_encoder(backbone, device)
     try:
-        return _onnx_encoder(backbone, _exported(backbone, folder))
+        return _onnx_encoder(_exported(backbone, folder))
     except OSError:
         raise
     except Exception as error:  # depending on the model's operators, the exporter can raise anything
@@ -132,7 +133,7 @@ def whole_frames_encoder(backbone: Backbone, device: torch.device, views: Sequen
     return replace(_torch_encoder(backbone, device), takes_whole_frames=True, stage=stage)
 
 
-class _FromPixels(nn.Module):
+class FromPixels(nn.Module):
     """The network with normalisation as its first layer: uint8 frames in, features out."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
@@ -162,43 +163,57 @@ def _exported(backbone: Backbone, folder: Path) -> Path:
             if path.name == _network_name(name, path.read_bytes()):
                 return path
             path.unlink()
-    module = _FromPixels(backbone.network, backbone.preprocessing)
+    module = FromPixels(backbone.network, backbone.preprocessing)
     crop = backbone.preprocessing.crop
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
+    content = to_onnx(module, {"frames": example}, {"frames": ["num_frames"], "features": ["num_frames"]})
+    path = folder / _network_name(name, content)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    return path
 
+
+def to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> bytes:
+    """A module as an ONNX file.
+
+    Args:
+        inputs: the module's arguments by name, as an example.
+        names: for each input, then for each output, in order: the names of its first axes, which may have any length.
+
+    Can raise anything, depending on the module's operators.
+    """
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's hints are for authors of models
         exported = Path(scratch) / "network.onnx"
         torch.onnx.export(
             module,
-            (example,),
+            tuple(inputs.values()),
             exported,
-            input_names=["frames"],
-            output_names=["features"],
-            dynamic_axes={"frames": {0: "num_frames"}, "features": {0: "num_frames"}},
+            input_names=list(inputs),
+            output_names=[name for name in names if name not in inputs],
+            dynamic_axes={name: dict(enumerate(axes)) for name, axes in names.items()},
             dynamo=False,  # the newer exporter needs onnxscript and minutes where this needs a second
         )
-        content = exported.read_bytes()
-    path = folder / _network_name(name, content)
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-    return path
+        return exported.read_bytes()
 
 
 def _network_name(name: str, content: bytes) -> str:
     return f"{name}-{zlib.crc32(content):08x}.onnx"
 
 
-def _onnx_encoder(backbone: Backbone, path: Path) -> Encoder:
-    import onnxruntime
-
+def open_network(content: bytes) -> onnxruntime.InferenceSession:
+    """Make an ONNX file ready to run on the CPU. ONNX Runtime raises many types if it can't."""
     options = onnxruntime.SessionOptions()
     # On a cluster, OMP_NUM_THREADS limits a worker to its share of the machine's cores.
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdecimal() else available_cores()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, too
     # A spinning thread would take a core from the readers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _onnx_encoder(path: Path) -> Encoder:
+    session = open_network(path.read_bytes())
 
     def encode(pixels: Pixels) -> NDArray[np.float16]:
         (features,) = session.run(None, {"frames": pixels})

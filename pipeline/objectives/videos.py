@@ -322,13 +322,18 @@ class VideoClassification:
         return {name: origin.decoded_frames / origin.fps for name, origin in origins.items() if origin.fps > 0}
 
     def summarize(self, metrics: Mapping[str, Any]) -> str:
-        low, high = metrics["intervals"]["video_top1"]
-        scored = f" ({metrics['evaluated_on']})" if metrics.get("evaluated_on") else ""
-        return (
-            f"{metrics['run']}{scored}: video top-1 {metrics['video_top1']:.3f} [{low:.3f}, {high:.3f}], clip top-1 "
-            f"{metrics['clip_top1']:.3f}, mean-class {metrics['mean_class_accuracy']:.3f}, "
-            f"{metrics['num_videos']} videos"
-        )
+        return summary(metrics)
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The main numbers of an evaluation on one line."""
+    low, high = metrics["intervals"]["video_top1"]
+    scored = f" ({metrics['evaluated_on']})" if metrics.get("evaluated_on") else ""
+    return (
+        f"{metrics['run']}{scored}: video top-1 {metrics['video_top1']:.3f} [{low:.3f}, {high:.3f}], clip top-1 "
+        f"{metrics['clip_top1']:.3f}, mean-class {metrics['mean_class_accuracy']:.3f}, "
+        f"{metrics['num_videos']} videos"
+    )
 
 
 def split_table(split: Split) -> str:

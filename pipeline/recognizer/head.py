@@ -1,9 +1,11 @@
 """The classifier of features, one frame at a time, whatever computes it."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
 
 from models.classifier import SequenceClassifier
@@ -45,3 +47,18 @@ class ClassifierHead:
         tensors = {name: torch.from_numpy(value) for name, value in state.items()}
         scores, after = self._model.step(torch.from_numpy(features), tensors)
         return scores.softmax(-1).numpy(), {name: value.numpy() for name, value in after.items()}
+
+
+class OnnxHead:
+    """The graph ``head_step.onnx`` of a bundle, as a ``Head``."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, widths: Mapping[str, int]) -> None:
+        """``widths``: that of each array of the state, in the order in which the graph returns them."""
+        self._session, self._widths = session, dict(widths)
+
+    def initial_state(self, num_rows: int) -> State:
+        return {name: np.zeros((num_rows, width), np.float32) for name, width in self._widths.items()}
+
+    def step(self, features: Array, state: State) -> tuple[Array, State]:
+        probabilities, *after = self._session.run(None, {"features": features, **state})
+        return probabilities, dict(zip(self._widths, after, strict=True))

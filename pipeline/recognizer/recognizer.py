@@ -1,5 +1,6 @@
 """A trained run, ready to recognise actions in new videos and streams."""
 
+import dataclasses
 import os
 import shlex
 import tempfile
@@ -21,6 +22,7 @@ from pipeline.features.encoders import Encoder, Runtime, make_encoder
 from pipeline.features.extract import ExtractionFailure, extract, make_recipe
 from pipeline.features.recipe import IMPORTED, FeatureRecipe, VideoFeatures
 from pipeline.features.sampling import FrameSampling
+from pipeline.recognizer.bundle import Bundle, read_bundle
 from pipeline.recognizer.head import Array, ClassifierHead, Head
 from pipeline.recognizer.prediction import Prediction, probabilities_over_time, ranked, video_probabilities
 from pipeline.recognizer.stream import Stream
@@ -63,7 +65,12 @@ class Recognizer:
 
     @classmethod
     def load(cls, source: Path | str, device: Literal["auto", "cpu", "cuda"] = "auto") -> Self:
-        """Load a run folder. Raises ``UserError`` if it can't be used on new videos."""
+        """Load a run folder, or a bundle that ``python -m pipeline.export`` wrote. A bundle runs on the CPU.
+
+        Raises ``UserError`` if it can't be used on new videos.
+        """
+        if Path(source).is_file():
+            return cls.from_bundle(read_bundle(Path(source)))
         run, chosen = Run(Path(source)), choose_device(device)
         config = run.config()
         if not config.data.has_video:
@@ -142,6 +149,24 @@ class Recognizer:
                 f"{like} --sampling every:2 --clip-frames 16 --name stream"
             )
         return Tempo(self.sampling, self.clips.stride, fps)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> Self:
+        """The recogniser in a bundle, which turns whole frames into features.
+
+        Nobody knows whether they are those of the recipe in the bundle, so they get a place of their own in a store.
+        """
+        return cls(
+            source=bundle.path,
+            labels=tuple(bundle.description.labels),
+            sampling=bundle.sampling,
+            clips=bundle.clips,
+            views=bundle.views,
+            head=bundle.head,
+            preprocessing=bundle.preprocessing,
+            encoder=bundle.encoder(),
+            recipe=dataclasses.replace(bundle.recipe, weights_sha256=bundle.sha256),
+        )
 
     def encode(self, frames: Sequence[Frame]) -> Array:
         """The features of frames: RGB uint8 ``[height, width, 3]`` each -> float32 ``[num_frames, feature_dim]``.

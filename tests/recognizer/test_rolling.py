@@ -12,10 +12,10 @@ from pipeline.recognizer.rolling import RollingProbabilities
 HORIZON = 6
 
 
-def make_classifier(name: ModelName) -> SequenceClassifier:
+def make_classifier(name: ModelName, feature_dim: int = 5) -> SequenceClassifier:
     torch.manual_seed(0)
-    model = SequenceClassifier(ModelConfig(name, hidden_size=8), feature_dim=5, num_classes=3).eval()
-    model.set_feature_statistics(torch.rand(5), torch.rand(5) + 0.5, torch.rand(5) + 0.5)
+    model = SequenceClassifier(ModelConfig(name, hidden_size=8), feature_dim, num_classes=3).eval()
+    model.set_feature_statistics(torch.rand(feature_dim), *torch.rand(2, feature_dim) + 0.5)
     if model.skip is not None:
         torch.nn.init.normal_(model.skip.weight)
     return model

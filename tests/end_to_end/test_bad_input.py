@@ -192,10 +192,10 @@ def test_full_disk(two_classes: Path, features: list[object], tmp_path: Path) ->
 
 
 def test_caching_goes_on_where_its_messages_cannot_be_written(
-    class_folders: Path, features: list[object], tmp_path: Path
+    two_classes: Path, features: list[object], tmp_path: Path
 ) -> None:
     """With the log on a full device, every good video is cached, the broken one is noted, and the exit code says so."""
-    root = Path(shutil.copytree(class_folders, tmp_path / "videos"))
+    root = Path(shutil.copytree(two_classes, tmp_path / "videos"))
     (root / "run" / "broken.avi").write_bytes(b"no video")
     command = [sys.executable, "-m", "pipeline.cache", "--dataset", "folder", "--root", root, *features]
     with open("/dev/full", "w") as full:

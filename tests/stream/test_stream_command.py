@@ -20,7 +20,7 @@ import torch
 from data.errors import UserError
 from data.video import read_frames
 from pipeline.recognizer.recognizer import Recognizer
-from pipeline.settings.config import ConfigError
+from pipeline.recognizer.tempo import StreamError
 from pipeline.stream.__main__ import main
 from pipeline.stream.session import Answer, answers
 from pipeline.stream.sources import Finished, Lost, OpenSource, Source, open_source
@@ -308,10 +308,12 @@ def test_uniform_sampling_is_refused(stream_run: Path, tmp_path: Path) -> None:
     """The message says why, and its command trains a run that can be streamed."""
     copy = tmp_path / "uniform"
     shutil.copytree(stream_run, copy)
-    for name in ("config.yaml", "recipe.json"):
-        text = (copy / name).read_text().replace("every:1", "uniform:4")
-        (copy / name).write_text(text if name != "config.yaml" else text[: text.rstrip().rindex("\n") + 1])
-    with pytest.raises(ConfigError, match=r"uniform:4.*no end.*train\.py --config .*--sampling every:2 --clip-frames"):
+    config = (copy / "config.yaml").read_text().replace("every:1", "uniform:4")
+    (copy / "config.yaml").write_text(config[: config.rstrip().rindex("\n") + 1])  # without the checksum
+    recipe = json.loads((copy / "recipe.json").read_text()) | {"sampling": "uniform:4"}
+    del recipe["crc32"]
+    (copy / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(StreamError, match=r"uniform:4.*no end.*train\.py --config .*--sampling every:2 --clip-frames"):
         main([str(stream_run.parents[1] / "videos" / "left" / "v_g8_left.avi"), "--run", str(copy)])
 
 

@@ -101,8 +101,10 @@ class _ReluScan(torch.autograd.Function):
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor, None]:
         inputs, weight_ih, weight_hh, states = ctx.saved_tensors
         grad_inputs = torch.empty_like(inputs) if ctx.needs_input_grad[0] else None
-        # Transposed: MKL multiplies [few inputs, rows] by [rows, hidden] up to ten times faster than the reverse.
-        grad_weight_ih = weight_ih.new_zeros(weight_ih.shape[::-1])
+        # MKL multiplies [few inputs, rows] by [rows, hidden] up to ten times faster than the reverse. With many inputs
+        # the two take the same time, and a transposed gradient would be copied.
+        is_transposed = weight_ih.shape[1] < 16
+        grad_weight_ih = weight_ih.new_zeros(weight_ih.shape[::-1] if is_transposed else weight_ih.shape)
         grad_weight_hh = torch.zeros_like(weight_hh)
         grad_bias = weight_hh.new_zeros(len(weight_hh))
         # delta_t = dLoss / d(input of the ReLU at t) = (dLoss/dh_t + delta_{t+1} W_hh) where h_t > 0, else 0
@@ -113,14 +115,15 @@ class _ReluScan(torch.autograd.Function):
             for delta, active in zip(reversed(deltas.unbind()), reversed(actives.unbind()), strict=True):
                 following = delta.addmm_(following, weight_hh).mul_(active)
             rows = deltas.flatten(0, 1)
-            grad_weight_ih.addmm_(inputs[steps].flatten(0, 1).t(), rows)
+            product = (inputs[steps].flatten(0, 1), rows) if is_transposed else (rows, inputs[steps].flatten(0, 1))
+            grad_weight_ih.addmm_(product[0].t(), product[1])
             grad_bias += rows.sum(0)
             first = max(steps.start, 1)  # before step 0 the state is zero
             before = states[first - 1 : steps.stop - 1]
             grad_weight_hh.addmm_(deltas[first - steps.start :].flatten(0, 1).t(), before.flatten(0, 1))
             if grad_inputs is not None:
                 grad_inputs[steps] = deltas @ weight_ih
-        return grad_inputs, grad_weight_ih.t(), grad_weight_hh, grad_bias, None
+        return grad_inputs, grad_weight_ih.t() if is_transposed else grad_weight_ih, grad_weight_hh, grad_bias, None
 
 
 def _blocks(states: Tensor) -> list[slice]:

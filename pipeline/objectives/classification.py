@@ -50,15 +50,16 @@ def fit_temperature(predictions: Predictions) -> float:
     """
     if predictions.correct.all():
         return 1.0
-    scores = torch.from_numpy(predictions.clip_probabilities.clip(_SMALLEST)).double().log()
+    scores = torch.from_numpy(predictions.clip_probabilities).float().clamp_min_(torch.finfo(torch.float32).tiny).log_()
+    scores -= scores.amax(1, keepdim=True)  # so that no sum of exponentials is zero
+    exponentials = torch.empty_like(scores)
     videos = predictions.clip_videos
-    true_scores = scores[np.arange(len(videos)), predictions.labels[videos]]
+    rows, labels = np.arange(len(videos)), predictions.labels[videos]
     num_clips = np.bincount(videos)
 
     def loss(log_temperature: float) -> float:
-        temperature = math.exp(log_temperature)
-        true_probability = (true_scores / temperature - (scores / temperature).logsumexp(1)).exp()
-        of_videos = np.bincount(videos, true_probability) / num_clips
+        torch.mul(scores, math.exp(-log_temperature), out=exponentials).exp_()
+        of_videos = np.bincount(videos, exponentials[rows, labels] / exponentials.sum(1)) / num_clips
         # The reported loss is clipped at 1e-12. Its flat parts could stop the search early.
         return float(-np.log(of_videos.clip(_SMALLEST)).mean())
 

@@ -179,13 +179,15 @@ def update(
         the loss, and the norm before clipping. If one of them is not finite, the weights are not changed.
     """
     loss.backward()
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_gradient))
+    norm = nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
+    if norm > clip_gradient:
+        nn.utils.clip_grads_with_norm_(model.parameters(), clip_gradient, norm)
     value = loss.item()
     if math.isfinite(value + norm):
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    return value, norm
+    return value, float(norm)
 
 
 def overfitting_warning(history: Sequence[Mapping[str, float]]) -> str | None:

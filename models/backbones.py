@@ -23,6 +23,7 @@ from torch import nn
 from data.errors import nearest_name
 from models import efficientnet_lite0
 from models.preprocessing import Preprocessing
+from models.same_padding import fix_same_padding
 from models.torchvision_ops import declare_missing_ops
 from models.weights import BackboneError, load_weights, read_state_dict, weights_sha256
 
@@ -94,6 +95,7 @@ def load_backbone(name: str = DEFAULT_BACKBONE, weights: Path | None = None, *, 
     else:
         raise _unknown_backbone(name)
     sha256 = weights_sha256(network)
+    fix_same_padding(network, preprocessing.crop)
     network = FrozenNetwork(network)
     feature_dim = _feature_dim(name, network, preprocessing)
     return Backbone(name, network, feature_dim, preprocessing, source, sha256)

@@ -43,6 +43,10 @@ Pixels = NDArray[np.uint8] | NDArray[np.float32] | Tensor
 """RGB uint8 ``[N, crop, crop, 3]``, on the network's device; or whatever rows ``Encoder.stage`` makes of frames."""
 
 
+_GRAPH_VERSION = "fixed padding"
+"""Names what the exported graph looks like, so that a graph of an earlier version is not used."""
+
+
 def _unchanged(pixels: NDArray[np.uint8]) -> Pixels:
     return pixels
 
@@ -155,7 +159,7 @@ def _exported(backbone: Backbone, folder: Path) -> Path:
 
     The file's name ends with its checksum: a flipped bit in a weight would change features unnoticed.
     """
-    contents = f"{backbone.weights_sha256} {backbone.preprocessing} torch {torch.__version__}"
+    contents = f"{backbone.weights_sha256} {backbone.preprocessing} torch {torch.__version__} {_GRAPH_VERSION}"
     digest = hashlib.sha256(contents.encode()).hexdigest()[:16]
     name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', backbone.name)}-{digest}"
     for path in folder.glob(f"{name}-*.onnx"):

@@ -1,0 +1,49 @@
+"""Constant padding in place of timm's, which is computed at run time."""
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from models.backbones import load_backbone
+from models.same_padding import fix_same_padding
+from models.torchvision_ops import declare_missing_ops
+from pipeline.features.encoders import to_onnx
+
+
+@pytest.mark.parametrize("size", [64, 75])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_mixnet_s", "resnetv2_50x1_bit", "eca_nfnet_l0"])
+def test_features_stay_the_same(name: str, size: int) -> None:
+    """Every kind of layer that pads gives the same numbers, bit for bit, for even and odd sizes."""
+    declare_missing_ops()
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=0).eval()
+    images = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        expected = network(images)
+        fix_same_padding(network, size)
+        assert torch.equal(network(images), expected)
+
+
+def test_pools_pad_as_before() -> None:
+    """A maximum ignores the padding, also where all inputs are negative; an average counts it."""
+    declare_missing_ops()
+    from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
+
+    network = nn.Sequential(MaxPool2dSame(3, 2), AvgPool2dSame(3, 2))
+    images = -1 - torch.rand(1, 3, 10, 10)
+    expected = network(images)
+    fix_same_padding(network, 10)
+    assert [type(layer[1]) for layer in network] == [nn.MaxPool2d, nn.AvgPool2d]
+    assert torch.equal(network(images), expected)
+
+
+def test_the_default_backbone_computes_no_shapes() -> None:
+    """Its exported graph pads by constants, which ONNX Runtime makes a part of the convolutions."""
+    network = load_backbone(pretrained=False).network
+    graph = onnx.load_from_string(to_onnx(network, {"x": torch.zeros(1, 3, 224, 224)}, {"x": ["n"], "y": ["n"]})).graph
+    operators = [node.op_type for node in graph.node]
+    assert operators.count("Pad") == 5
+    assert not {"Shape", "Gather", "Ceil", "Max"} & set(operators)

@@ -49,6 +49,6 @@ def fix_same_padding(network: nn.Module, size: int) -> None:
         if plain := _PLAIN.get(type(layer).__name__):
             layer.__class__ = plain
         else:  # a convolution that standardises its weights
-            layer.same_pad = False  # type: ignore[assignment]
+            layer.same_pad = False
         fill = -torch.inf if isinstance(layer, nn.MaxPool2d) else 0.0
         network.set_submodule(name, nn.Sequential(nn.ConstantPad2d(tuple(padding), fill), layer))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from pipeline.objectives.videos import VideoTask
 from pipeline.settings.config import Config, ConfigError, EvaluationOverrides
 from pipeline.training.batches import FeatureTable
 from pipeline.training.run import Run, RunError, find_runs
+from tests.helpers import REPOSITORY
 from tests.helpers.idx import NAMES, write_small_mnist
 from tests.helpers.runs import (
     CPU,
@@ -236,3 +239,11 @@ def test_a_defect_keeps_its_traceback_and_the_other_runs_continue(
     assert [one.folder for one in evaluated] == [good.evaluation]
     stderr = capsys.readouterr().err
     assert f"failed: {broken.folder}" in stderr and "Traceback" in stderr and "KeyError: 'missing'" in stderr
+
+
+def test_starts_without_what_only_a_report_needs() -> None:
+    """A training reaches its first step seconds earlier if these are imported when they are used."""
+    modules = ("matplotlib", "scipy", "sklearn", "timm", "torchvision", "onnxruntime")
+    code = f"import sys, pipeline.experiment; print([m for m in {modules} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

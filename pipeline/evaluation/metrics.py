@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
 
 from pipeline.evaluation.predictions import (
     BoolArray,
@@ -84,6 +83,8 @@ def _scores_of_draws(tally: _Tally, groups: IntArray, times: IntArray) -> FloatA
         return times.astype(np.float64) @ np.bincount(groups, of_videos, num_groups)
 
     def by_class(of_videos: NDArray[Any]) -> FloatArray:
+        from scipy.sparse import coo_array  # here, because it takes a quarter of a second
+
         return coo_array((of_videos.astype(float), (tally.labels, groups)), shape).tocsr() @ times.T
 
     num_videos, num_clips = totals(np.ones(len(groups))), totals(tally.num_clips)

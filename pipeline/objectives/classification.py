@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.nn import functional as F
 
@@ -62,6 +61,8 @@ def fit_temperature(predictions: Predictions) -> float:
         of_videos = np.bincount(videos, exponentials[rows, labels] / exponentials.sum(1)) / num_clips
         # The reported loss is clipped at 1e-12. Its flat parts could stop the search early.
         return float(-np.log(of_videos.clip(_SMALLEST)).mean())
+
+    from scipy.optimize import minimize_scalar  # here, because it takes half a second
 
     low, high = TEMPERATURES
     found = minimize_scalar(loss, bounds=(math.log(low), math.log(high)), method="bounded", options={"xatol": 1e-3})

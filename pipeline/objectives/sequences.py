@@ -21,7 +21,6 @@ from pipeline.evaluation.provenance import digest, metrics_to_json
 from pipeline.evaluation.spectra import spectra
 from pipeline.objectives.classification import class_validation, cross_entropy
 from pipeline.objectives.task import Variant
-from pipeline.reports.report import write_evaluation
 from pipeline.reports.sequence_table import SOLVED_MSE
 from pipeline.settings.config import Config, ConfigError, EvaluationOverrides
 from pipeline.settings.parsing import to_flat
@@ -201,6 +200,8 @@ class DigitClassification(_SequenceObjective):
     ) -> dict[str, Any]:
         predictions = predict_digits(model, self._data.test, self._device)
         accuracy = float((predictions.clip_probabilities.argmax(1) == predictions.labels).mean())
+        from pipeline.reports.report import write_evaluation  # here, because matplotlib takes a second
+
         return write_evaluation(
             folder,
             predictions,

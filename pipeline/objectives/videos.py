@@ -27,7 +27,6 @@ from pipeline.objectives.classification import class_validation, cross_entropy
 from pipeline.objectives.lists import from_json, require_all, to_json, videos_to_score
 from pipeline.objectives.streams import stepwise_cross_entropy, stream_validation
 from pipeline.objectives.task import Variant
-from pipeline.reports.report import write_evaluation
 from pipeline.reports.strips import make_strips
 from pipeline.settings.config import BASELINE, Config, EvaluationOverrides
 from pipeline.training.batches import (
@@ -302,6 +301,8 @@ class VideoClassification:
                 workers=config.features.workers,
                 timeout=config.features.video_timeout,
             )
+        from pipeline.reports.report import write_evaluation  # here, because matplotlib takes a second
+
         return write_evaluation(
             folder,
             predictions,

@@ -38,5 +38,5 @@ $(CORE): pyproject.toml constraints.txt
 
 # What the tests need, and only they.
 $(STAMP): $(CORE)
-	$(INSTALL) --editable ".[dev,cluster]"
+	$(INSTALL) --editable ".[dev,cluster,parquet]"
 	touch $(STAMP)

@@ -1,6 +1,7 @@
-"""Features as ``.npy`` files: export ours for other tools, import other tools' for training.
+"""Features as ``.npy`` or Parquet files: export ours for other tools, import other tools' for training.
 
 python -m pipeline.cache export --dataset ucf101 --to DIR
+python -m pipeline.cache export --dataset ucf101 --to FILE.parquet --format parquet
 python -m pipeline.cache import --dataset ucf101 --from DIR --name dino
 python train.py --dataset ucf101 --backbone imported:dino
 """
@@ -10,11 +11,11 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from data.identity import identify
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
 from models.preprocessing import CENTER
+from pipeline.cache.parquet import Row, write_parquet
 from pipeline.cache.relink import locate
 from pipeline.cache.store import (
     RECIPE,
@@ -52,10 +54,16 @@ class ExchangeError(UserError):
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Export the features of a dataset's videos to DIR/<video_id>.npy, float16 [frames, features]."""
+    """Export the features of a dataset's videos.
+
+    As npy, to DIR/<video_id>.npy, float16 [frames, features]. As parquet, to one file with a row per video: video_id,
+    label, group, frame_indices, features (float32 [frames, features]).
+    """
 
     to: Path
-    """folder to write to"""
+    """folder to write to; with --format parquet, the file"""
+    format: Literal["npy", "parquet"] = "npy"
+    """parquet needs pip install -e '.[parquet]'"""
     data: DataConfig = field(default_factory=DataConfig)
     cache: Path = Path("cache")
     """the feature store"""
@@ -107,7 +115,7 @@ def export_command(arguments: Sequence[str]) -> int:
     options = parse_arguments(ExportArguments, arguments, prog="python -m pipeline.cache export")
     dataset = load_dataset(options.data)
     store = find_store(options.cache, dataset, options.fingerprint)
-    summary = export_features(store, dataset, options.to)
+    summary = (export_parquet if options.format == "parquet" else export_features)(store, dataset, options.to)
     _print_problems("damaged", summary.damaged)
     if summary.missing:
         print(f"{_examples(summary.missing)}: no features in {store.folder}. Cache them first", file=sys.stderr)
@@ -160,23 +168,55 @@ def export_features(store: FeatureStore, dataset: VideoDataset, folder: Path) ->
         raise ExchangeError(f"{folder} contains features of another recipe ({recipe_path}). Choose another --to.")
     remove_abandoned(folder)
     write_text_atomically(recipe_path, recipe)
-    name = locate(store, dataset)
-    store.check_import(name)
-    missing: list[str] = []
-    damaged: dict[str, str] = {}
-    with closing(Progress(total=len(dataset.videos), unit="video", what="exporting")) as progress:
-        for video in dataset.videos:
-            try:
-                found = store.read(name, video.video_id)
-            except DamagedEntry as error:
-                damaged[video.video_id] = str(error)
-            else:
-                if found is None:
-                    missing.append(video.video_id)
+    exported = _Exported(store, dataset)
+    for video, features in exported.videos():
+        _write_npy(folder / f"{video.video_id}.npy", features.features)
+    return exported.summary()
+
+
+def export_parquet(store: FeatureStore, dataset: VideoDataset, path: Path) -> ExportSummary:
+    """Write the features of the centre view as one Parquet file.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        OSError: the file can't be written.
+    """
+    exported = _Exported(store, dataset)
+    rows = (
+        Row(video.video_id, dataset.classes[video.label], video.group, features)
+        for video, features in exported.videos()
+    )
+    write_parquet(path, store.recipe, rows)
+    return exported.summary()
+
+
+class _Exported:
+    """The features of a dataset's videos, read one after another."""
+
+    def __init__(self, store: FeatureStore, dataset: VideoDataset) -> None:
+        self._store, self._dataset = store, dataset
+        self._missing: list[str] = []
+        self._damaged: dict[str, str] = {}
+
+    def videos(self) -> Iterator[tuple[VideoRecord, VideoFeatures]]:
+        name = locate(self._store, self._dataset)
+        self._store.check_import(name)
+        with closing(Progress(total=len(self._dataset.videos), unit="video", what="exporting")) as progress:
+            for video in self._dataset.videos:
+                try:
+                    found = self._store.read(name, video.video_id)
+                except DamagedEntry as error:
+                    self._damaged[video.video_id] = str(error)
                 else:
-                    _write_npy(folder / f"{video.video_id}.npy", found.features)
-            progress.advance(failed=len(missing) + len(damaged))
-    return ExportSummary(len(dataset.videos) - len(missing) - len(damaged), tuple(missing), damaged)
+                    if found is None:
+                        self._missing.append(video.video_id)
+                    else:
+                        yield video, found
+                progress.advance(failed=len(self._missing) + len(self._damaged))
+
+    def summary(self) -> ExportSummary:
+        num_exported = len(self._dataset.videos) - len(self._missing) - len(self._damaged)
+        return ExportSummary(num_exported, tuple(self._missing), self._damaged)
 
 
 def _write_npy(path: Path, features: npt.NDArray[np.float16]) -> None:

@@ -124,6 +124,29 @@ def test_export_names_missing_and_damaged_features(
     assert export_command(command) == 0
 
 
+def test_a_stock_reader_opens_the_parquet_file(
+    tmp_path: Path, dataset: VideoDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has one row per video, in order, with the numbers of the store; videos without features are named."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    store = FeatureStore(tmp_path / "cache", RECIPE)
+    for number, video_id in enumerate(VIDEOS[:3]):
+        store.write(dataset.store_name, video_id, make_features([[number, 0.1, -2]] * (number + 1)))
+    path = tmp_path / "out" / "features.parquet"
+    place = ["--dataset", "folder", "--root", str(tmp_path / "videos"), "--cache", str(tmp_path / "cache")]
+    assert export_command([*place, "--to", str(path), "--format", "parquet"]) == 1
+    assert f"1 videos ({VIDEOS[3]}): no features" in capsys.readouterr().err
+    table = parquet.read_table(path)
+    assert FeatureRecipe.from_json(table.schema.metadata[b"recipe"].decode()) == RECIPE
+    rows = table.to_pylist()
+    assert [row["video_id"] for row in rows] == list(VIDEOS[:3])
+    assert [row["label"] for row in rows] == [dataset.classes[video.label] for video in dataset.videos[:3]]
+    for number, row in enumerate(rows):
+        assert row["frame_indices"] == list(range(number + 1))
+        expected = np.float16([[number, 0.1, -2]] * (number + 1)).astype(np.float32)
+        np.testing.assert_array_equal(np.float32(row["features"]), expected)
+
+
 def test_export_needs_one_kind_of_features(tmp_path: Path, dataset: VideoDataset) -> None:
     """If no or several kinds are cached, or the folder contains another kind, the error says what to do."""
     cache = tmp_path / "cache"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -80,7 +81,8 @@ class Overlay:
         top = height - 3 * line
         panel = picture.crop((0, top, width, height)).point(lambda value: value // 3)
         draw = ImageDraw.Draw(panel)
-        font = ImageFont.load_default(size=0.7 * line)
+        # Pillow's own font has neither the dash below nor letters beyond Latin.
+        font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 0.7 * line)
         text = "–" if current is None else self._labels[current]
         draw.text((line // 3, line / 2), text, fill="white", font=font, anchor="lm")
         # The most probable class, whether or not it is an action yet.

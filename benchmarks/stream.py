@@ -9,6 +9,9 @@ Streams are made of the runs' test videos, in several random orders: one video a
 1 to 2 seconds in which its last frame or the next one's first is held. A stream is at least ten times longer than a
 training window, if there are enough videos. Every network reads the same streams at its own tempo.
 
+Which probability suits as a threshold differs between networks. So each run is shown twice: with the thresholds of
+pipeline.stream, and with those that give the best F1 of segments in streams of its validation videos.
+
 found            share of the videos that a segment of the right class covers with an intersection over union of 0.5
 false / minute   segments that find no video
 named after      seconds from a video's begin until it is reported; the median over those found
@@ -88,43 +91,93 @@ class Videos:
         return streams
 
 
+GRID = [
+    Thresholds(enter, leave, min_duration)
+    for enter in (0.3, 0.4, 0.5, 0.6)
+    for leave in (0.2, 0.3, 0.4)
+    for min_duration in (0.5, 0.9)
+    if leave <= enter
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A stream that a network has read: its answers, with the horizon, and when it gave them."""
+
+    stream: MadeStream
+    times: npt.NDArray[np.float64]
+    probabilities: Array
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What was found in several streams, and after how many seconds each action was named."""
+
+    num_actions: int
+    num_found: int
+    num_false: int
+    minutes: float
+    delays: tuple[float, ...]
+
+    @property
+    def f1(self) -> float:
+        return 2 * self.num_found / (self.num_actions + self.num_found + self.num_false)
+
+    def row(self) -> list[float]:
+        delay = statistics.median(self.delays) if self.delays else float("nan")
+        return [100 * self.num_found / self.num_actions, self.num_false / self.minutes, delay]
+
+
 def main(
     runs: tyro.conf.Positional[tuple[Path, ...]],
     amount: tyro.conf.OmitArgPrefixes[Amount] = Amount(),  # noqa: B008
-    thresholds: tyro.conf.OmitArgPrefixes[Thresholds] = Thresholds(),  # noqa: B008
 ) -> None:
     """Print the figures of runs that were trained for streams on the same videos; the first one is also timed."""
     torch.set_flush_denormal(True)
     recognizers = {run.name: Recognizer.load(run, "cpu") for run in runs}
     first = next(iter(recognizers.values()))
-    videos = encode_videos(Run(runs[0]), first)
-    streams = videos.stream(LONGER * longest_window(list(recognizers.values()), videos.fps), amount.orders)
-    seconds = [stream.seconds for stream in streams]
+    validation, test = encode_videos(Run(runs[0]), first)
+    seconds = LONGER * longest_window(list(recognizers.values()), test.fps)
+    streams = test.stream(seconds, amount.orders)
+    lengths = [stream.seconds for stream in streams]
     print(
-        f"{len(streams)} streams of {min(seconds):.0f} to {max(seconds):.0f} s, {amount.orders} orders of "
-        f"{len(videos.records)} videos; {thresholds}"
+        f"{len(streams)} streams of {min(lengths):.0f} to {max(lengths):.0f} s, {amount.orders} orders of "
+        f"{len(test.records)} videos"
     )
-    rows = [[name, *detection(recognizer, videos, streams, thresholds)] for name, recognizer in recognizers.items()]
+    rows = []
+    for name, recognizer in recognizers.items():
+        practice = [read_stream(recognizer, validation, stream) for stream in validation.stream(seconds, amount.orders)]
+        reads = [read_stream(recognizer, test, stream) for stream in streams]
+        chosen = max(GRID, key=lambda thresholds: detect(practice, thresholds).f1)
+        shares = accuracies(recognizer, test, reads)
+        rows.append([name, "default", *detect(reads, Thresholds()).row(), *shares])
+        listed = f"{chosen.enter:g}, {chosen.leave:g}, {chosen.min_duration:g} s"
+        rows.append([name, listed, *detect(reads, chosen).row(), *shares])
     names = "found, %|false / minute|named after, s|accuracy: window, %|with horizon, %|without, %"
-    print(tabulate(rows, ["run", *names.split("|")], "github", floatfmt=".2f"))
+    header = ["run", "enter, leave, min. duration", *names.split("|")]
+    print(tabulate(rows, header, "github", floatfmt=".2f"))
     if amount.frames:
         with tempfile.TemporaryDirectory() as folder:
-            path = write_stream(Path(folder) / "stream.mpg", videos.records, amount.frames)
+            path = write_stream(Path(folder) / "stream.mpg", test.records, amount.frames)
             print(f"\n{path.name}: {amount.frames} frames, {first.sampling}, on {torch.get_num_threads()} threads")
             for line in timing(path, first, amount.window_answers):
                 print(line)
 
 
-def encode_videos(run: Run, recognizer: Recognizer) -> Videos:
-    """The test videos of a run and the features of all their frames."""
+def encode_videos(run: Run, recognizer: Recognizer) -> tuple[Videos, Videos]:
+    """The validation and the test videos of a run, with the features of all their frames."""
     config, saved = run.config(), run.split()
     assert saved is not None
-    records = from_json(saved, load_data(config.data)).test
-    rates = {read_header(record.path).fps for record in records}
+    split = from_json(saved, load_data(config.data))
+    rates = {read_header(record.path).fps for record in split.validation + split.test}
     if len(rates) > 1:
-        raise ConfigError(f"the test videos of {run.folder} have several frame rates ({rates}): streams need one")
-    features = [recognizer.encode([frame for _, frame in read_frames(record.path)]) for record in records]
-    return Videos(records, tuple(features), rates.pop())
+        raise ConfigError(f"the videos of {run.folder} have several frame rates ({rates}): streams need one")
+
+    def encode(records: tuple[VideoRecord, ...]) -> Videos:
+        features = [recognizer.encode([frame for _, frame in read_frames(record.path)]) for record in records]
+        return Videos(records, tuple(features), *rates)
+
+    return encode(split.validation), encode(split.test)
 
 
 def longest_window(recognizers: Sequence[Recognizer], fps: float) -> float:
@@ -136,35 +189,50 @@ def steps_of(recognizer: Recognizer) -> int:
     return recognizer.tempo().horizon(None, recognizer.clips.frames)
 
 
-def detection(
-    recognizer: Recognizer, videos: Videos, streams: Sequence[MadeStream], thresholds: Thresholds
-) -> list[float]:
-    """The figures of one run, in the order of the table."""
-    steps = steps_of(recognizer)
+def read_stream(recognizer: Recognizer, videos: Videos, stream: MadeStream) -> Read:
+    indices = sampled(recognizer, stream)
+    features = features_of(videos, stream, indices)
+    return Read(stream, indices / stream.fps, read(recognizer, features, steps_of(recognizer)))
+
+
+def sampled(recognizer: Recognizer, stream: MadeStream) -> npt.NDArray[np.integer]:
+    """The frames of a stream that a network reads."""
+    return recognizer.sampling.indices(len(stream.labels), stream.fps)[:: recognizer.clips.stride]
+
+
+def features_of(videos: Videos, stream: MadeStream, indices: npt.NDArray[np.integer]) -> Array:
+    return np.stack([videos.features[video][frame] for video, frame in stream.frames[indices]])
+
+
+def detect(reads: Sequence[Read], thresholds: Thresholds) -> Detection:
+    """Find the actions of all streams."""
     num_actions = num_found = num_false = 0
     delays: list[float] = []
+    for one in reads:
+        named = find(one.times, one.probabilities, thresholds, one.stream.seconds)
+        matched = match(one.stream.actions, [action for action, _ in named])
+        num_actions += len(one.stream.actions)
+        num_found += len(matched)
+        num_false += len(named) - len(matched)
+        delays += [named[found][1] - one.stream.actions[shown].begin for shown, found in matched.items()]
+    minutes = sum(one.stream.seconds for one in reads) / 60
+    return Detection(num_actions, num_found, num_false, minutes, tuple(delays))
+
+
+def accuracies(recognizer: Recognizer, videos: Videos, reads: Sequence[Read]) -> list[float]:
+    """Accuracy of single answers, in percent: in windows, with the horizon, without it."""
     correct: dict[str, list[npt.NDArray[np.bool_]]] = {"window": [], "horizon": [], "endless": []}
-    for stream in streams:
-        indices = recognizer.sampling.indices(len(stream.labels), stream.fps)[:: recognizer.clips.stride]
-        features = np.stack([videos.features[video][frame] for video, frame in stream.frames[indices]])
-        labels = stream.labels[indices]
+    for one in reads:
+        indices = sampled(recognizer, one.stream)
+        features, labels = features_of(videos, one.stream, indices), one.stream.labels[indices]
+        windows = [read(recognizer, part) for part in split(features, steps_of(recognizer))]
         for name, probabilities in (
-            ("window", np.concatenate([read(recognizer, part) for part in split(features, steps)])),
-            ("horizon", read(recognizer, features, steps)),
+            ("window", np.concatenate(windows)),
+            ("horizon", one.probabilities),
             ("endless", read(recognizer, features)),
         ):
             correct[name].append((probabilities.argmax(1) == labels)[labels >= 0])
-            if name == "horizon":
-                named = find(indices / stream.fps, probabilities, thresholds, stream.seconds)
-        matched = match(stream.actions, [action for action, _ in named])
-        num_actions += len(stream.actions)
-        num_found += len(matched)
-        num_false += len(named) - len(matched)
-        delays += [named[found][1] - stream.actions[shown].begin for shown, found in matched.items()]
-    minutes = sum(stream.seconds for stream in streams) / 60
-    accuracies = [100 * float(np.concatenate(parts).mean()) for parts in correct.values()]
-    median = statistics.median(delays) if delays else float("nan")
-    return [100 * num_found / num_actions, num_false / minutes, median, *accuracies]
+    return [100 * float(np.concatenate(parts).mean()) for parts in correct.values()]
 
 
 def split(features: Array, length: int) -> list[Array]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.made_streams import Action
-from benchmarks.stream import Videos, find, write_stream
+from benchmarks.made_streams import Action, MadeStream
+from benchmarks.stream import Read, Videos, detect, find, write_stream
 from data.video import read_frames
 from pipeline.stream.events import Thresholds
 from tests.helpers.clips import make_clip
@@ -39,3 +39,16 @@ def test_the_timed_file_has_the_announced_frames(tmp_path: Path) -> None:
     records = [type(records[0])("a", clip, 0, "g")]
     frames = read_frames(write_stream(tmp_path / "stream.mpg", records, 50))
     assert sum(1 for _ in frames) == 50
+
+
+def test_found_false_and_missed_actions_are_counted_by_hand() -> None:
+    """Of two actions one is found, and one segment is false: F1 is a half; the rates are per minute and per action."""
+    probabilities = np.full((20, 3), 0.2, np.float32)
+    probabilities[2:8, 1] = 0.9  # from 0.4 to 1.6 s: right
+    probabilities[15:, 2] = 0.9  # from 3 s: the class is 1
+    shown = (Action(0.4, 1.4, 1), Action(3.0, 4.0, 1))
+    stream = MadeStream(np.zeros((20, 2), np.int64), np.zeros(20, np.int64), 5.0, shown)
+    found = detect([Read(stream, np.arange(20) / 5, probabilities)], Thresholds(min_duration=0.4))
+    assert (found.num_actions, found.num_found, found.num_false) == (2, 1, 1)
+    assert found.f1 == 0.5
+    assert found.row() == [50.0, pytest.approx(15.0), pytest.approx(0.4)]

@@ -8,6 +8,7 @@ import torch
 
 from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
 from models.tensor_preprocessing import resize_and_crop_tensor
+from pipeline.features.encoders import open_network, to_onnx
 
 
 def smooth_frames(height: int, width: int) -> np.ndarray:
@@ -52,3 +53,20 @@ def test_views_are_the_ten_crops_of_torchvision() -> None:
     names = [*order, "top-right-flipped", "top-left-flipped", "bottom-right-flipped", "bottom-left-flipped"]
     for name, crop in zip([*names, "center-flipped"], theirs, strict=True):
         np.testing.assert_array_equal(ours[VIEWS.index(name)], np.asarray(crop), err_msg=name)
+
+
+def test_the_exported_graph_takes_frames_of_other_sizes() -> None:
+    """ONNX Runtime gives the same pixels for any number and size of frames, whatever the tracer saw."""
+    preprocessing = Preprocessing(80, 96, "bicubic", (0, 0, 0), (1, 1, 1))
+
+    class Cut(torch.nn.Module):
+        def forward(self, frames: torch.Tensor) -> torch.Tensor:
+            return resize_and_crop_tensor(frames, preprocessing, VIEWS[:3])
+
+    names = {"frames": ["num_frames", "height", "width"], "pixels": ["num_pixels"]}
+    session = open_network(to_onnx(Cut(), {"frames": torch.zeros(2, 48, 64, 3, dtype=torch.uint8)}, names))
+    for height, width in ((1, 1), (48, 64), (240, 320), (333, 40), (900, 200)):
+        for num_frames in (1, 3):
+            frames = smooth_frames(height, width)[[0, 1, 0][:num_frames]]
+            expected = np.concatenate([resize_and_crop(frame, preprocessing, VIEWS[:3]) for frame in frames])
+            np.testing.assert_array_equal(session.run(None, {"frames": frames})[0], expected)

@@ -125,9 +125,13 @@ def _ordered_rows(block: ClipBlock, records: Sequence[VideoRecord], order: Order
     videos, first_clips, columns = np.unique(block.videos.numpy(), return_index=True, return_inverse=True)
     steps = np.zeros((len(block.rows), len(videos)), dtype=np.int64)
     for column, (video, length) in enumerate(zip(videos, block.lengths[first_clips].tolist(), strict=True)):
-        seed = zlib.crc32(records[video].video_id.encode(errors="surrogateescape"))
-        steps[:length, column] = np.random.default_rng(seed).permutation(length)
+        steps[:length, column] = shuffled_steps(records[video].video_id, length)
     return block.rows.gather(0, torch.from_numpy(steps[:, columns]))
+
+
+def shuffled_steps(video_id: str, length: int) -> npt.NDArray[np.int64]:
+    """The random order of a video's clips of ``length`` frames."""
+    return np.random.default_rng(zlib.crc32(video_id.encode(errors="surrogateescape"))).permutation(length)
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ The features are extracted anew and are not kept: a bundle from somebody else mu
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,18 @@ from data.progress import Progress
 from data.records import DatasetError
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import FORMAT, digest, versions
+from pipeline.evaluation.scoring import ORDERS, Order
 from pipeline.features.extract import ExtractionFailure
+from pipeline.features.recipe import VideoFeatures
 from pipeline.objectives.lists import from_json, require_all, videos_to_score
-from pipeline.recognizer.bundle import read_bundle
+from pipeline.objectives.videos import mistakes_first
+from pipeline.recognizer.bundle import answers_over_time, read_bundle
+from pipeline.recognizer.head import Array, Head
 from pipeline.recognizer.recognizer import Recognizer
 from pipeline.recognizer.scoring import clip_probabilities
 from pipeline.reports.report import write_evaluation
-from pipeline.settings.config import EvaluationOverrides, FeatureConfig
+from pipeline.reports.strips import make_strips
+from pipeline.settings.config import BASELINE, EvaluationOverrides, FeatureConfig
 from pipeline.settings.parsing import flags_of
 from pipeline.training.clips import ClipSampling
 from pipeline.training.run import settings_text
@@ -32,7 +38,8 @@ from pipeline.training.run import settings_text
 def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, dict[str, Any]]:
     """Score the test videos with a bundle, and write the evaluation to a folder beside it: ``<name>-evaluation``.
 
-    The report has no strips of frames, and no comparisons with other orders of the frames.
+    The report has no learning curves and no spectra, which a bundle does not contain, and is not compared with a
+    baseline.
 
     Returns:
         the folder, and the content of its ``metrics.json``.
@@ -57,7 +64,9 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
         remedy = "Restore them, or count them as wrong answers with --allow-missing."
         require_all("videos to score", videos, {video.video_id for video in dataset.videos}, remedy)
     clips = ClipSampling.from_config(config.training)
-    scored: dict[int, Any] = {}
+    scored: dict[int, dict[Order, Array]] = {}
+    over_time: dict[str, Array] = {}
+    seconds: dict[str, float] = {}
     defaults = FeatureConfig()
     results = recognizer.extract([video.path for video in videos], defaults.workers, defaults.video_timeout)
     progress = Progress(total=len(videos), unit="video", what="evaluating")
@@ -70,20 +79,27 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
                     )
                 progress.note(f"failed: {videos[position].video_id}: {views.reason}")
             else:
-                scored[position] = np.concatenate(
-                    [clip_probabilities(recognizer.head, view.features, clips) for view in views]
-                )
+                video_id, origin = videos[position].video_id, views[0].origin
+                reads_order = config.model.model != BASELINE
+                scored[position] = _clips_in_orders(recognizer.head, views, clips, video_id, reads_order)
+                over_time[video_id] = answers_over_time(recognizer.head, views[0].features.astype(np.float32))
+                if origin.fps > 0:
+                    seconds[video_id] = origin.decoded_frames / origin.fps
             progress.advance()
     if not scored:
         raise DatasetError(f"none of the {len(videos)} videos can be decoded.")
-    predictions = Predictions(
-        classes=recognizer.labels,
-        video_ids=tuple(video.video_id for video in videos),
-        labels=np.array([video.label for video in videos], dtype=np.int64),
-        clip_probabilities=np.concatenate(list(scored.values())),
-        clip_videos=np.repeat(list(scored), [len(one) for one in scored.values()]),
-        groups=tuple(video.group for video in videos),
-    )
+    orders: dict[str, Predictions] = {
+        order: Predictions(
+            classes=recognizer.labels,
+            video_ids=tuple(video.video_id for video in videos),
+            labels=np.array([video.label for video in videos], dtype=np.int64),
+            clip_probabilities=np.concatenate([one[order] for one in scored.values()]),
+            clip_videos=np.repeat(list(scored), [len(one[order]) for one in scored.values()]),
+            groups=tuple(video.group for video in videos),
+        )
+        for order in ORDERS
+    }
+    predictions = orders.pop("forward")
     folder = path.with_name(f"{path.stem}-{overrides.folder_name(bundle.config)}")
     facts = {
         "run": description.run,
@@ -110,4 +126,31 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
             ),
         },
     }
-    return folder, write_evaluation(folder, predictions, facts, temperature=description.temperature)
+    strips = make_strips(
+        [videos[number] for number in mistakes_first(predictions)],
+        folder,
+        config.run.strips,
+        workers=defaults.workers,
+        timeout=defaults.video_timeout,
+    )
+    return folder, write_evaluation(
+        folder,
+        predictions,
+        facts,
+        reordered=orders,
+        probabilities_over_time=over_time,
+        seconds=seconds,
+        strips=strips,
+        temperature=description.temperature,
+    )
+
+
+def _clips_in_orders(
+    head: Head, views: Sequence[VideoFeatures], clips: ClipSampling, video_id: str, reads_order: bool
+) -> dict[Order, Array]:
+    """The probabilities of a video's clips in all views, ``[num_clips, num_classes]``, as ``predict`` of a run's."""
+
+    def score(order: Order) -> Array:
+        return np.concatenate([clip_probabilities(head, view.features, clips, order, video_id) for view in views])
+
+    return {order: score(order if reads_order else "forward") for order in ORDERS}

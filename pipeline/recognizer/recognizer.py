@@ -142,10 +142,12 @@ class Recognizer:
         """
         if not self.sampling.has_tempo:
             config = self.source / "config.yaml"
-            like = f"--config {shlex.quote(str(config))}" if config.is_file() else "--dataset DATASET"
+            dataset = "--dataset DATASET"
+            like = f"--config {shlex.quote(str(config))}" if config.is_file() else dataset
             raise StreamError(
                 f"{self.source} can't read a stream: its sampling {self.sampling} spreads frames over a whole video, "
-                "and a stream has no end. Train a run that reads frames at a tempo, for example: python train.py "
+                "and a stream has no end. Train a run that reads frames at a tempo, with the settings for streams: "
+                f"python train.py --config configs/stream.yaml {dataset}; or with those of this run: python train.py "
                 f"{like} --sampling every:2 --clip-frames 16 --name stream"
             )
         return Tempo(self.sampling, self.clips.stride, fps)

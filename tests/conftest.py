@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import REPOSITORY
+from tests.helpers.clips import render_moving_squares
+from tests.helpers.commands import call
 
 # Tests run in parallel and compute little: one thread each is several times faster than threads that wait for each
 # other. Commands that tests start inherit the setting.
@@ -44,3 +46,22 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     path = tmp_path_factory.mktemp("weights") / "test_resnet.pt"
     torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
     return "timm:test_resnet", path
+
+
+@pytest.fixture(scope="session")
+def squares_run(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: tuple[str, Path]) -> Path:
+    """A run on 16 videos in two views, which was evaluated on two. Don't change it: many tests share it.
+
+    The videos are in ``parents[2] / "videos"``. Four frames of each are read, and each has two clips of three.
+    """
+    folder = tmp_path_factory.mktemp("squares")
+    render_moving_squares(folder / "videos")
+    name, weights = tiny_backbone
+    done = call(
+        *("train.py", "--dataset", "folder", "--root", folder / "videos", "--group-pattern", r"_(g\d+)_"),
+        *("--holdout-group", "g8", "--backbone", name, "--weights", weights, "--sampling", "every:2"),
+        *("--views", 2, "--clip-frames", 3, "--cache", folder / "cache", "--runs", folder / "runs", "--name", "run"),
+        *("--workers", 1, "--epochs", 3, "--batch-size", 4, "--hidden-size", 8),
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "videos" / "run"

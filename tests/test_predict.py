@@ -15,36 +15,16 @@ import pytest
 from data.video import VideoError
 from pipeline.features.readers import read_videos
 from pipeline.predict import main
-from pipeline.recognizer.tempo import StreamError
 from pipeline.settings.config import ConfigError
 from pipeline.training.run import RunError
-from tests.helpers.clips import render_moving_squares
-from tests.helpers.commands import call, run
-
-VIEWS = 3
+from tests.helpers.commands import run
+from tests.helpers.runs import copy_run
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: tuple[str, Path]) -> Path:
-    """A run on 16 videos in three views."""
-    folder = tmp_path_factory.mktemp("predict")
-    render_moving_squares(folder / "videos")
-    name, weights = tiny_backbone
-    done = call(
-        *("train.py", "--dataset", "folder", "--root", folder / "videos", "--group-pattern", r"_(g\d+)_"),
-        *("--holdout-group", "g8", "--backbone", name, "--weights", weights, "--sampling", "uniform:4"),
-        *("--views", VIEWS, "--clip-frames", 3, "--cache", folder / "cache", "--runs", folder, "--name", "run"),
-        *("--workers", 1, "--epochs", 3, "--batch-size", 4, "--hidden-size", 8),
-    )
-    assert done.returncode == 0, done.stderr
-    (found,) = folder.glob("*/run")
-    return found
-
-
-def test_evaluation_counts_every_clip_in_every_view(trained: Path) -> None:
-    """Two test videos have two clips each in three views, which makes twelve clips."""
-    written = json.loads((trained / "evaluation" / "metrics.json").read_text())
-    assert (written["num_videos"], written["num_clips"]) == (2, 2 * 2 * VIEWS)
+def test_evaluation_counts_every_clip_in_every_view(squares_run: Path) -> None:
+    """Two test videos have two clips each in two views, which makes eight clips."""
+    written = json.loads((squares_run / "evaluation" / "metrics.json").read_text())
+    assert (written["num_videos"], written["num_clips"]) == (2, 2 * 2 * 2)
 
 
 @pytest.fixture(autouse=True)
@@ -54,20 +34,20 @@ def _own_user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 
 @pytest.fixture
-def videos(trained: Path, tmp_path: Path) -> Path:
+def videos(squares_run: Path, tmp_path: Path) -> Path:
     """A folder with the two test videos, one in a subfolder, and a text file."""
     folder = tmp_path / "videos"
     for name, target in (("left", folder / "b.avi"), ("right", folder / "a" / "c.avi")):
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(trained.parent.parent / "videos" / name / f"v_g8_{name}.avi", target)
+        shutil.copy(squares_run.parents[2] / "videos" / name / f"v_g8_{name}.avi", target)
     (folder / "notes.txt").write_text("no video")
     return folder
 
 
 @pytest.fixture
-def evaluated(trained: Path) -> dict[str, dict[str, float]]:
+def evaluated(squares_run: Path) -> dict[str, dict[str, float]]:
     """The probabilities in predictions.csv, by the name that the fixture ``videos`` gives the video."""
-    with (trained / "evaluation" / "predictions.csv").open() as file:
+    with (squares_run / "evaluation" / "predictions.csv").open() as file:
         rows = {Path(row["video_id"]).parts[0]: row for row in csv.DictReader(file)}
     return {
         name: {label: float(rows[true]["p:" + label]) for label in rows}
@@ -84,34 +64,32 @@ def predict_to_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> t
 
 
 def test_a_prediction_equals_the_evaluation(
-    trained: Path, videos: Path, evaluated: dict[str, dict[str, float]], capsys: pytest.CaptureFixture[str]
+    squares_run: Path, videos: Path, evaluated: dict[str, dict[str, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The probabilities of a test video, averaged over clips and views, are those in predictions.csv."""
-    code, results = predict_to_json(capsys, videos, "--run", trained)
+    code, results = predict_to_json(capsys, videos, "--run", squares_run)
     assert code == 0 and results.keys() == evaluated.keys()
     for name, result in results.items():
         assert result["probabilities"] == pytest.approx(evaluated[name], abs=1e-5)
         assert result["label"] == max(evaluated[name], key=evaluated[name].__getitem__)
 
 
-def test_three_lines_of_python_predict(trained: Path, videos: Path, evaluated: dict[str, dict[str, float]]) -> None:
+def test_three_lines_of_python_predict(squares_run: Path, videos: Path, evaluated: dict[str, dict[str, float]]) -> None:
     """What the documents promise: import, load, predict. No process is started, and the answers are the command's."""
     from pipeline.predict import Recognizer
 
-    recognizer = Recognizer.load(str(trained), "cpu")
+    recognizer = Recognizer.load(str(squares_run), "cpu")
     with count_processes() as started:
         prediction = recognizer.predict(str(videos / "b.avi"))
     assert not started
     assert prediction.probabilities == pytest.approx(evaluated["b.avi"], abs=1e-5)
     assert list(prediction.probabilities) == sorted(evaluated["b.avi"], key=lambda name: -evaluated["b.avi"][name])
     assert prediction.label == next(iter(prediction.probabilities))
-    # uniform:4 of 8 frames at 25 per second
-    assert prediction.times.tolist() == pytest.approx([0.04, 0.12, 0.2, 0.28])
+    # every second one of 8 frames at 25 per second
+    assert prediction.times.tolist() == pytest.approx([0.0, 0.08, 0.16, 0.24])
     assert prediction.over_time.shape == (4, 2)
     with pytest.raises(VideoError, match="notes.txt is not a video"):
         recognizer.predict(videos / "notes.txt")
-    with pytest.raises(StreamError, match="uniform:4"):
-        recognizer.stream()
 
 
 @contextmanager
@@ -124,7 +102,7 @@ def count_processes() -> Iterator[list[object]]:
 
 
 def test_files_folders_and_patterns_keep_their_order(
-    trained: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    squares_run: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Results come in the order of the arguments, in all three forms; what fails keeps its place and its reason.
 
@@ -137,7 +115,7 @@ def test_files_folders_and_patterns_keep_their_order(
     written = {"--json": tmp_path / "out.jsonl", "--csv": tmp_path / "out.csv"}
     names = [videos / "notes.txt", f"{videos}/*.avi", videos / "missing.avi", videos]
     options = [str(part) for pair in written.items() for part in pair]
-    assert main([*map(str, names), "--run", str(trained), "--device", "cpu", "--top", "1", *options]) == 1
+    assert main([*map(str, names), "--run", str(squares_run), "--device", "cpu", "--top", "1", *options]) == 1
     expected = [videos / name for name in ("notes.txt", "b.avi", "missing.avi", "a/c.avi")]
     results = [json.loads(line) for line in written["--json"].read_text().splitlines()]
     assert [result["video"] for result in results] == list(map(str, expected))
@@ -159,13 +137,13 @@ def test_files_folders_and_patterns_keep_their_order(
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_decoder_that_hangs_costs_one_video(
-    trained: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: bool
+    squares_run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: bool
 ) -> None:
     """A pipe that nobody writes to blocks whoever opens it; its reader is killed, and the next video is predicted."""
     os.mkfifo(tmp_path / "hangs.avi")
     options = [
         "--run",
-        trained,
+        squares_run,
         "--video-timeout",
         1,
         "--workers",
@@ -178,7 +156,7 @@ def test_a_decoder_that_hangs_costs_one_video(
 
 
 def test_kept_features_are_not_decoded_again(
-    trained: Path,
+    squares_run: Path,
     videos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -196,7 +174,7 @@ def test_kept_features_are_not_decoded_again(
         return read_videos(noted(), *args, **kwargs)
 
     monkeypatch.setattr("pipeline.features.extract.read_videos", read_and_note)
-    options = ("--run", trained, "--cache", tmp_path / "kept")
+    options = ("--run", squares_run, "--cache", tmp_path / "kept")
     _, first = predict_to_json(capsys, videos, *options)
     assert sorted(decoded) == ["b.avi", "c.avi"]
     (videos / "a" / "c.avi").rename(videos / "c.avi")
@@ -213,14 +191,14 @@ def test_kept_features_are_not_decoded_again(
 
 
 def test_a_home_that_cannot_be_written_is_no_obstacle(
-    trained: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    squares_run: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a container without a home, the exported network is not kept, and the answers are the same."""
     from pipeline.predict import Recognizer
 
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert Recognizer.load(trained, "cpu").predict(videos / "b.avi").label in ("left", "right")
+    assert Recognizer.load(squares_run, "cpu").predict(videos / "b.avi").label in ("left", "right")
 
 
 @pytest.mark.parametrize(
@@ -232,10 +210,10 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(
         (["--video-timeout", "0.1"], "at least 1"),
     ],
 )
-def test_options_that_exclude_each_other_are_refused(trained: Path, options: list[str], message: str) -> None:
+def test_options_that_exclude_each_other_are_refused(squares_run: Path, options: list[str], message: str) -> None:
     """The mistake is named before anything slow begins."""
     with pytest.raises(ConfigError, match=message):
-        main(["a.avi", "--run", str(trained), *options])
+        main(["a.avi", "--run", str(squares_run), *options])
 
 
 def test_the_help_imports_nothing_slow() -> None:
@@ -246,38 +224,32 @@ def test_the_help_imports_nothing_slow() -> None:
     assert run("-c", program).stdout.endswith("False\n")
 
 
-def test_a_run_on_imported_features_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_a_run_on_imported_features_is_refused(squares_run: Path, tmp_path: Path) -> None:
     """Features from another tool can't be computed for a new video; the error says what to do instead."""
-    config = (trained / "config.yaml").read_text()
-    (tmp_path / "config.yaml").write_text(
-        "".join("backbone: imported:i3d\n" if "backbone" in line else line for line in config.splitlines(True)[:-1])
-    )
+    run = copy_run(squares_run, tmp_path / "run", backbone="imported:i3d")
     with pytest.raises(ConfigError, match=r"imported:i3d.*evaluate"):
-        main(["a.avi", "--run", str(tmp_path)])
+        main(["a.avi", "--run", str(run)])
 
 
-def test_other_backbone_weights_are_refused(trained: Path, tmp_path: Path) -> None:
+def test_other_backbone_weights_are_refused(squares_run: Path, tmp_path: Path) -> None:
     """If the backbone's weights were replaced since training, its features would mean something else."""
-    run = Path(shutil.copytree(trained, tmp_path / "run"))
-    recipe = run / "recipe.json"
-    values = json.loads(recipe.read_text()) | {"weights_sha256": "0" * 64}
-    recipe.write_text(json.dumps({name: value for name, value in values.items() if name != "crc32"}))
+    run = copy_run(squares_run, tmp_path / "run", {"weights_sha256": "0" * 64})
     with pytest.raises(RunError, match="weights_sha256"):
         main(["a.avi", "--run", str(run)])
 
 
-def test_no_video_is_an_error(trained: Path) -> None:
+def test_no_video_is_an_error(squares_run: Path) -> None:
     """A forgotten file name is not a silent success."""
     with pytest.raises(ConfigError, match="name at least one video"):
-        main(["--run", str(trained)])
+        main(["--run", str(squares_run)])
 
 
-def test_a_text_file_is_not_classified(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_file_is_not_classified(squares_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A list of videos, named instead of a video, fails with its reason; the video beside it is classified."""
-    video = trained.parent.parent / "videos" / "left" / "v_g8_left.avi"
+    video = squares_run.parents[2] / "videos" / "left" / "v_g8_left.avi"
     text = tmp_path / "videos.txt"
     text.write_text(f"{video}\n" * 20)
-    assert main([str(text), str(video), "--run", str(trained), "--device", "cpu"]) == 1
+    assert main([str(text), str(video), "--run", str(squares_run), "--device", "cpu"]) == 1
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{video}: ") and len(printed.out.splitlines()) == 1
     assert f"failed: {text}: {text} is not a video" in printed.err

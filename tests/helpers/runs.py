@@ -1,6 +1,9 @@
 """Small runs that train in a second, interrupted runs, and comparison of two runs."""
 
 import dataclasses
+import json
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +108,20 @@ def train_sequence_run(config: Config) -> Run:
     run.begin(config, None, objective.split)
     fit(run, config, objective, CPU)
     return run
+
+
+def copy_run(run: Path, copy: Path, recipe: Mapping[str, object] | None = None, **settings: object) -> Path:
+    """Copy a run's folder as if it had been trained with other settings, and on features of another recipe."""
+    shutil.copytree(run, copy)
+    config = (copy / "config.yaml").read_text()
+    for name, value in settings.items():
+        config, found = re.subn(rf"^{name}: .*$", f"{name}: {value}", config, flags=re.MULTILINE)
+        assert found == 1, name
+    (copy / "config.yaml").write_text(config[: config.rstrip().rindex("\n") + 1])  # without the checksum
+    values = json.loads((copy / "recipe.json").read_text()) | (recipe or {})
+    del values["crc32"]
+    (copy / "recipe.json").write_text(json.dumps(values))
+    return copy
 
 
 def weights(run: Run, name: str = "last") -> dict[str, Tensor]:

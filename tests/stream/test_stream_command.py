@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +25,9 @@ from pipeline.stream.session import Answer, answers
 from pipeline.stream.sources import Finished, Lost, OpenSource, Source, open_source
 from pipeline.training.loop import load_best
 from pipeline.training.run import Run
+from tests.helpers import REPOSITORY
 from tests.helpers.commands import message, run
+from tests.helpers.runs import copy_run
 from tests.stream.conftest import CLIP_FRAMES
 
 FPS, SECONDS = 25, 12
@@ -41,9 +42,9 @@ def recognizer(stream_run: Path) -> Recognizer:
 
 
 @pytest.fixture(scope="module")
-def video(stream_run: Path) -> Path:
+def video(squares_run: Path) -> Path:
     """A rendered video of 8 frames."""
-    return stream_run.parents[1] / "videos" / "left" / "v_g8_left.avi"
+    return squares_run.parents[2] / "videos" / "left" / "v_g8_left.avi"
 
 
 @pytest.fixture(scope="module")
@@ -304,17 +305,14 @@ def test_a_reader_that_has_enough_ends_the_stream(video: Path, stream_run: Path)
     assert len(done.stdout.splitlines()) == 1 and "rror" not in done.stderr
 
 
-def test_uniform_sampling_is_refused(stream_run: Path, tmp_path: Path) -> None:
-    """The message says why, and its command trains a run that can be streamed."""
-    copy = tmp_path / "uniform"
-    shutil.copytree(stream_run, copy)
-    config = (copy / "config.yaml").read_text().replace("every:1", "uniform:4")
-    (copy / "config.yaml").write_text(config[: config.rstrip().rindex("\n") + 1])  # without the checksum
-    recipe = json.loads((copy / "recipe.json").read_text()) | {"sampling": "uniform:4"}
-    del recipe["crc32"]
-    (copy / "recipe.json").write_text(json.dumps(recipe))
-    with pytest.raises(StreamError, match=r"uniform:4.*no end.*train\.py --config .*--sampling every:2 --clip-frames"):
-        main([str(stream_run.parents[1] / "videos" / "left" / "v_g8_left.avi"), "--run", str(copy)])
+def test_uniform_sampling_is_refused(video: Path, squares_run: Path, tmp_path: Path) -> None:
+    """The message says why, and its commands train a run that can be streamed."""
+    copy = copy_run(squares_run, tmp_path / "uniform", {"sampling": "uniform:4"}, sampling="uniform:4")
+    with pytest.raises(StreamError, match=r"uniform:4.*no end.*--sampling every:2 --clip-frames") as refused:
+        main([str(video), "--run", str(copy)])
+    configs = [Path(words.split()[0]) for words in str(refused.value).split("--config ")[1:]]
+    assert configs == [Path("configs/stream.yaml"), copy / "config.yaml"]
+    assert all((REPOSITORY / path).is_file() for path in configs)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,11 @@ class Tempo:
         return (index if is_slow else self.sampling.beat(index, seconds)) // self.stride
 
     @property
+    def frame_seconds(self) -> float:
+        """How long a frame of the stream lasts; 0 if its frame rate is not known."""
+        return 1 / self.fps if self.fps else 0.0
+
+    @property
     def steps_per_second(self) -> float | None:
         """Steps per second; ``None`` if the stream's frame rate is not known."""
         if self.fps is None:

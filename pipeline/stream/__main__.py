@@ -147,7 +147,9 @@ class _Outputs:
 
         self._options, self._source, self._labels = options, source, recognizer.labels
         self._segmenter = Segmenter(options.thresholds, background)
-        self._lines = EventLines(_print, recognizer.labels, self._segmenter, options.update, options.stats)
+        self._lines = EventLines(
+            _print, recognizer.labels, self._segmenter, options.update, options.stats, opened.tempo.frame_seconds
+        )
         self._segments: list[Segment] = []
         self._num_written, self._last_write = -1, time.monotonic()
         rate = opened.tempo.steps_per_second

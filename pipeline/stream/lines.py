@@ -28,11 +28,18 @@ class EventLines:
         segmenter: Segmenter,
         update_every: float = 1.0,
         stats_every: float = 10.0,
+        frame_seconds: float = 0.0,
     ) -> None:
-        """``update_every``, ``stats_every``: seconds between two such events, in media time and by the clock."""
+        """Make the events of a stream.
+
+        Args:
+            update_every, stats_every: seconds between two such events, in media time and by the clock.
+            frame_seconds: how long a frame lasts.
+        """
         self._write, self._labels, self._segmenter = write, labels, segmenter
         self._update_every, self._stats_every = update_every, stats_every
         self.num_answers = self.num_gaps = self.dropped = 0
+        self._frame_seconds = frame_seconds
         self._lags: deque[float] = deque(maxlen=_LAGS)
         self._began = self._last_stats = time.monotonic()
         self._answers_before, self._next_update = 0, 0.0
@@ -70,9 +77,9 @@ class EventLines:
         """Write the end of the stream. Returns the segment that it ends.
 
         Args:
-            media_time: when the stream ended; ``None``: with its last frame.
+            media_time: when the stream ended; ``None``: with the last frame that was answered.
         """
-        ended = self._cut(self._now if media_time is None else media_time)
+        ended = self._cut(self._now + self._frame_seconds if media_time is None else media_time)
         self._line("eof", reason=reason, answers=self.num_answers)
         return ended
 

@@ -203,6 +203,8 @@ def _read_live(
             if step > last_step:
                 last_step = step
                 yield StreamFrame(first_step + step, now, time.monotonic(), pixels())
+        if last_step >= 0:
+            now += tempo.frame_seconds  # of the last frame
         if reconnect is None:
             yield Finished(now, "end")
             return

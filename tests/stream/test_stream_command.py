@@ -193,6 +193,9 @@ def test_a_pipe_gives_what_the_file_gives(recognizer: Recognizer, long_video: Pa
             os.dup2(stdin, 0)
             os.close(stdin)
     assert not opened.is_live and len(from_pipe) == len(from_file) == NUM_FRAMES + 1
+    ends = from_pipe[-1], from_file[-1]
+    assert isinstance(ends[0], Finished) and isinstance(ends[1], Finished)
+    assert ends[0].time == pytest.approx(ends[1].time, abs=1e-3)
     for one, other in zip(from_pipe[:-1], from_file[:-1], strict=True):
         assert isinstance(one, Answer) and isinstance(other, Answer) and one.dropped == 0
         assert one.frame.time == pytest.approx(other.frame.time, abs=1e-3)
@@ -282,6 +285,8 @@ def test_ctrl_c_ends_a_live_stream_well(
     assert main([address, "--run", str(stream_run), *CHATTY, *outputs]) == 0
     events = events_in("".join(lines))
     assert [event["type"] for event in events][-2:] == ["end", "eof"] and events[-1]["reason"] == "interrupted"
+    # The action of the only answer lasts as long as its frame.
+    assert events[-2]["end"] >= events[-2]["start"] + 1 / FPS - 1e-3
     assert "answers in" in capsys.readouterr().err
     assert (tmp_path / "out.srt").read_text().startswith("1\n00:00:0")
     assert cv2.VideoCapture(str(tmp_path / "out.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) >= 1

@@ -19,6 +19,11 @@ from data.command import parse_arguments, run_command
 from data.errors import UserError
 from pipeline.settings.config import ConfigError, EvaluationOverrides
 
+OUR_FILES = {
+    *("leaderboard.csv", "leaderboard.html", "leaderboard.md", "sequences.csv"),
+    *("comparison.csv", "comparison.html", "comparison_figures", "flips.csv"),
+}
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -50,8 +55,10 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline.settings.device import choose_device
     from pipeline.training.run import find_runs
 
-    bundles = [path for path in options.runs if path.is_file()]
-    folders = [path for path in options.runs if path not in bundles]
+    # A pattern such as runs/demo/* also names the tables that an earlier evaluation wrote there.
+    named = [path for path in options.runs if path.name not in OUR_FILES] or options.runs
+    bundles = [path for path in named if path.is_file()]
+    folders = [path for path in named if path not in bundles]
     runs = choose_by_split(find_runs(folders), options.overrides.split) if folders or not bundles else []
     places = [*(run.folder for run in runs), *(path.parent for path in bundles)]
     if options.compare and len(places) < 2:

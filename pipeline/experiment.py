@@ -17,10 +17,12 @@ from data.demo.dataset import require_rendered
 from data.errors import UserError
 from data.records import DatasetError
 from pipeline.cache.job import FeatureCache
+from pipeline.evaluation.predictions import FILE_NAME, Predictions
 from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest, training_facts, versions
 from pipeline.objectives.sequences import SequenceTask
 from pipeline.objectives.task import Task
 from pipeline.objectives.videos import VideoTask
+from pipeline.reports.best_model import best_models
 from pipeline.reports.leaderboard import write_leaderboard
 from pipeline.reports.sequence_table import write_sequence_table
 from pipeline.settings.config import BASELINE, VALIDATION, Config, EvaluationOverrides, FeatureConfig
@@ -251,7 +253,10 @@ def write_tables(folder: Path, evaluated: Sequence[Evaluated]) -> None:
     others = [one.metrics for one in evaluated if not one.has_classes]
     if classifiers:
         reports = [one.main_file for one in classifiers]
-        print(f"\n{write_leaderboard(folder, [one.metrics for one in classifiers], reports)}")
+        rows = [one.metrics for one in classifiers]
+        folders = {id(one.metrics): one.folder for one in classifiers}
+        verdicts = best_models(rows, lambda row: Predictions.load(folders[id(row)] / FILE_NAME))
+        print(f"\n{write_leaderboard(folder, rows, reports, verdicts)}")
         print(folder / "leaderboard.html")
     if others:
         print(f"\n{write_sequence_table(folder, others)}\n{folder / 'sequences.csv'}")

@@ -61,7 +61,7 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
     test_lists = by_test_list(read_evaluations(evaluations))
     compared = sorted((e for group in test_lists for e in group), key=lambda evaluation: evaluation.number)
     rows = [{**evaluation.results, "number": evaluation.number} for group in test_lists for evaluation in group]
-    repeats = [runs for runs in experiments(rows) if len(runs) > 1]
+    repeats = [one.runs for one in experiments(rows) if len(one.runs) > 1]
     pairs = all_pairs(test_lists)
     if not pairs and not repeats:
         listed = "; ".join(f"{e.name}: {_label(e.results, (*EXPERIMENT, *REPEAT))}" for e in compared)

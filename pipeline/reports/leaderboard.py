@@ -1,8 +1,12 @@
-"""A table of several evaluations: ``leaderboard.csv`` with raw numbers, ``.md`` and ``.html`` for reading."""
+"""A table of several evaluations: ``leaderboard.csv`` with raw numbers, ``.md`` and ``.html`` for reading.
+
+Experiments are ranked by what was measured alike: on the same splits and with the same seeds.
+"""
 
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +25,10 @@ REPEAT = (*FOLD, "seed")
 REVERSED_DROP = "reversed_drop"  # in video top-1
 
 
-def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path] = ()) -> str:
+def write_leaderboard(
+    folder: Path, rows: Sequence[Row], reports: Sequence[Path] = (), verdicts: Sequence[str] = ()
+) -> str:
     """Write ``leaderboard.csv``, ``.md`` and ``.html`` into ``folder`` and return the Markdown.
-
-    Experiments are sorted by dataset, then by decreasing mean video top-1.
 
     Args:
         rows: one ``metrics.json`` per run. Besides the metrics, these facts are shown where they are known: ``run``
@@ -33,6 +37,7 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path]
             The CSV and HTML files also show the drop for reversed frames if any run has it. Runs that agree in
             ``EXPERIMENT`` are repeats of one experiment, and their mean is shown as well (see ``deviation``).
         reports: the page of each row, which the HTML links to.
+        verdicts: sentences that say which model is the best.
 
     Raises:
         EvaluationError: there are no runs, or one lacks a metric.
@@ -41,12 +46,12 @@ def write_leaderboard(folder: Path, rows: Sequence[Row], reports: Sequence[Path]
         links = [relative_url(report, folder) for report in reports]
         rows = [{**row, "report": link} for row, link in zip(rows, links, strict=True)]
     grouped = experiments([_with_reversed_drop(row) for row in rows])
-    markdown = _markdown(grouped)
+    markdown = _markdown(grouped, verdicts)
     write_files(
         folder,
         {
             "leaderboard.csv": csv_bytes(_csv_rows(grouped)),
-            "leaderboard.html": _page(grouped).encode(errors="replace"),
+            "leaderboard.html": _page(grouped, verdicts).encode(errors="replace"),
             "leaderboard.md": markdown.encode(errors="replace"),
         },
     )
@@ -62,8 +67,38 @@ def _with_reversed_drop(row: Row) -> Row:
     return {**row, REVERSED_DROP: measured["drop"], "intervals": intervals}
 
 
-def experiments(rows: Sequence[Row]) -> list[list[Row]]:
-    """Group the runs by experiment: sorted by dataset, then by decreasing mean; within a group by fold and seed."""
+@dataclass(frozen=True)
+class Experiment:
+    """The runs of one experiment, and which of them it is ranked by.
+
+    Attributes:
+        runs: all of them, by fold and seed.
+        compared: those on the folds and with the seeds that all ranked experiments have; all runs if it is not ranked.
+        rank: from 1 among the experiments on the same videos; ``None`` if it lacks some of these folds and seeds.
+        missing: what it lacks, such as "split 2, seed 0".
+    """
+
+    runs: tuple[Row, ...]
+    compared: tuple[Row, ...]
+    rank: int | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def coverage(self) -> str:
+        """The number of runs, such as "3 of 12" where not all of them could be compared."""
+        if len(self.compared) == len(self.runs):
+            return str(len(self.runs))
+        return f"{len(self.compared)} of {len(self.runs)}"
+
+
+def experiments(rows: Sequence[Row]) -> list[Experiment]:
+    """Group the runs by experiment, and rank the experiments.
+
+    They are sorted by dataset, and there by rank: by the mean video top-1 over the folds and seeds that all ranked
+    experiments have. Those that lack some of these come last.
+
+    Raises ``EvaluationError`` if there are no runs, or one lacks a metric.
+    """
     if not rows:
         raise EvaluationError("a leaderboard needs at least one evaluated run. Name the folders of evaluated runs.")
     for row in rows:
@@ -72,8 +107,47 @@ def experiments(rows: Sequence[Row]) -> list[list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(str([row.get(key) for key in EXPERIMENT]), []).append(row)
-    repeats = [sorted(group, key=lambda row: [str(row.get(key)) for key in REPEAT]) for group in groups.values()]
-    return sorted(repeats, key=lambda group: (str(group[0].get("dataset")), -mean(group, "video_top1")))
+    on_same_videos: dict[tuple[str, str], list[list[Row]]] = {}
+    for group in groups.values():
+        group.sort(key=_place)
+        key = str(group[0].get("dataset")), str(group[0].get("evaluated_on") or "")
+        on_same_videos.setdefault(key, []).append(group)
+    return [one for _, alike in sorted(on_same_videos.items()) for one in _ranked(alike)]
+
+
+def _place(row: Row) -> tuple[str, ...]:
+    return tuple(str(row.get(key)) for key in REPEAT)
+
+
+def _ranked(groups: Sequence[Sequence[Row]]) -> list[Experiment]:
+    common = _common_places([frozenset(map(_place, group)) for group in groups])
+    ranked, others = [], []
+    for group in groups:
+        compared = tuple(row for row in group if _place(row) in common)
+        if len({_place(row) for row in compared}) == len(common):
+            ranked.append(Experiment(tuple(group), compared))
+        else:
+            lacking = sorted(common - set(map(_place, group)))
+            names = [" ".join(REPEAT[:1]), REPEAT[1].replace("_", " "), REPEAT[2]]
+            missing = (
+                ", ".join(f"{name} {value}" for name, value in zip(names, place, strict=True) if value != "None")
+                for place in lacking
+            )
+            others.append(Experiment(tuple(group), tuple(group), missing=tuple(missing)))
+    ranked.sort(key=lambda one: -mean(one.compared, "video_top1"))
+    others.sort(key=lambda one: (-len(one.runs), -mean(one.runs, "video_top1")))
+    return [replace(one, rank=rank) for rank, one in enumerate(ranked, start=1)] + others
+
+
+def _common_places(coverages: Sequence[frozenset[tuple[str, ...]]]) -> frozenset[tuple[str, ...]]:
+    """The folds and seeds by which to rank: those with the most comparable runs, of at least two experiments."""
+
+    def comparable(places: frozenset[tuple[str, ...]]) -> tuple[int, int]:
+        number = sum(places <= coverage for coverage in coverages)
+        return min(number, 2), number * len(places)
+
+    candidates = {one & other for one in coverages for other in coverages if one & other}
+    return max(sorted(candidates, key=sorted), key=comparable)
 
 
 def mean(runs: Sequence[Row], metric: str) -> float:
@@ -99,25 +173,31 @@ def deviation(runs: Sequence[Row], metric: str) -> tuple[float, str]:
     return statistics.stdev(run[metric] for run in runs), over
 
 
-def _csv_rows(experiments: Sequence[Sequence[Row]]) -> Iterable[Sequence[object]]:
+def _csv_rows(experiments: Sequence[Experiment]) -> Iterable[Sequence[object]]:
     """For each experiment a row with its mean (if it has several runs), then its runs; empty where not applicable."""
-    any_drop = any(REVERSED_DROP in run for runs in experiments for run in runs)
+    any_drop = any(REVERSED_DROP in run for one in experiments for run in one.runs)
     names = [*METRICS, REVERSED_DROP] if any_drop else METRICS
     scores = [f"{name}{part}" for name in names for part in ("", "_low", "_high", "_deviation")]
-    columns = ["kind", "run", *EXPERIMENT, *REPEAT, "num_runs", "deviation_over", *COUNTS, *scores]
+    columns = ["kind", "rank", "run", *EXPERIMENT, *REPEAT, "num_runs", "missing", "deviation_over", *COUNTS, *scores]
     yield columns
-    for runs in experiments:
-        if len(runs) > 1:
-            row = {"kind": "mean", "num_runs": len(runs), **{key: runs[0].get(key) for key in EXPERIMENT}}
-            for name in _shared_by(runs, names):
-                row[name] = mean(runs, name)
-                row[f"{name}_deviation"], row["deviation_over"] = deviation(runs, name)
+    for one in experiments:
+        if len(one.runs) > 1:
+            row = {
+                **{key: one.runs[0].get(key) for key in EXPERIMENT},
+                **{"kind": "mean", "rank": one.rank, "num_runs": len(one.compared), "missing": "; ".join(one.missing)},
+            }
+            for name in _shared_by(one.compared, names):
+                row[name] = mean(one.compared, name)
+                if len(one.compared) > 1:
+                    row[f"{name}_deviation"], row["deviation_over"] = deviation(one.compared, name)
             yield [row.get(column) for column in columns]
-        for run in runs:
+        for run in one.runs:
             intervals = run.get("intervals", {})
             low = {f"{name}_low": intervals[name][0] for name in names if name in intervals}
             high = {f"{name}_high": intervals[name][1] for name in names if name in intervals}
             row = {**run, **low, **high, "kind": "run", "num_runs": 1}
+            if len(one.runs) == 1:
+                row |= {"rank": one.rank, "missing": "; ".join(one.missing)}
             yield [row.get(column) for column in columns]
 
 
@@ -140,8 +220,8 @@ def _is_shared(fact: str, runs: Sequence[Row]) -> bool:
     return len({str(run.get(fact)) for run in runs}) == 1
 
 
-def _page(experiments: Sequence[Sequence[Row]]) -> str:
-    runs = [run for repeats in experiments for run in repeats]
+def _page(experiments: Sequence[Experiment], verdicts: Sequence[str]) -> str:
+    runs = [run for one in experiments for run in one.runs]
     facts = [key for key in _known_facts(runs) if key != "run"]
     differing = [key for key in facts if not _is_shared(key, runs)]
     titles = dict(TITLES)
@@ -155,39 +235,58 @@ def _page(experiments: Sequence[Sequence[Row]]) -> str:
         "leaderboard.html.j2",
         scripts=("sortable.js",),
         runs=runs,
+        verdicts=verdicts,
         facts=differing,
         experiment_facts=[key for key in differing if key in EXPERIMENT] or ["model"],
         shared_facts={key: runs[0][key] for key in facts if key not in differing},
         titles=titles,
         resampling=_resampling(runs),
         scales={name: (min(values), max(values)) for name, values in bounds.items()},
-        means=[
-            {
-                **repeats[0],
-                "num_runs": len(repeats),
-                "scores": {
-                    name: (mean(repeats, name), *deviation(repeats, name)) for name in _shared_by(repeats, titles)
-                },
+        experiments=experiments if _has_repeats(experiments) else (),
+        compared_on=_compared_on(experiments),
+        means={
+            number: {
+                name: (mean(one.compared, name), *_deviation(one.compared, name))
+                for name in _shared_by(one.compared, titles)
             }
-            for repeats in experiments
-            if len(repeats) > 1
-        ],
+            for number, one in enumerate(experiments)
+        },
     )
 
 
-def _markdown(experiments: Sequence[Sequence[Row]]) -> str:
-    runs = [run for repeats in experiments for run in repeats]
+def _has_repeats(experiments: Sequence[Experiment]) -> bool:
+    return any(len(one.runs) > 1 for one in experiments)
+
+
+def _deviation(runs: Sequence[Row], metric: str) -> tuple[float | None, str]:
+    return deviation(runs, metric) if len(runs) > 1 else (None, "")
+
+
+def _compared_on(experiments: Sequence[Experiment]) -> str:
+    """By what the experiments are ranked, where that needs an explanation."""
+    if all(one.rank is not None and len(one.compared) == len(one.runs) for one in experiments):
+        return ""
+    ranked = [one for one in experiments if one.rank is not None]
+    sentence = "Ranked by the folds and seeds that all ranked models have in common"
+    if len(ranked) < len(experiments):
+        sentence += "; a model without a rank lacks some of them"
+    return f"{sentence}."
+
+
+def _markdown(experiments: Sequence[Experiment], verdicts: Sequence[str]) -> str:
+    runs = [run for one in experiments for run in one.runs]
     # Settings are long: they are shown only where runs differ in them.
     shown = [key for key in _known_facts(runs) if key != "settings" or not _is_shared(key, runs)]
     sections = []
-    if any(len(repeats) > 1 for repeats in experiments):
+    if _has_repeats(experiments):
         keys = [key for key in shown if key in EXPERIMENT]
         lines = [
-            _line([*keys, "runs", *TITLES.values(), "± over"]),
-            _line_below_head([*(["left"] * len(keys)), *(["right"] * (1 + len(TITLES))), "left"]),
+            _line(["rank", *keys, "runs", *TITLES.values(), "± over", "lacks"]),
+            _line_below_head(["right", *(["left"] * len(keys)), *(["right"] * (1 + len(TITLES))), "left", "left"]),
         ]
-        lines += [_mean_line(repeats, keys) for repeats in experiments]
-        sections.append("## Mean over runs\n\n" + "\n".join(lines) + "\n\n± is one sample standard deviation.\n")
+        lines += [_mean_line(one, keys) for one in experiments]
+        notes = " ".join(filter(None, [_compared_on(experiments), "± is one sample standard deviation."]))
+        sections.append("## Mean over runs\n\n" + "\n".join(lines) + f"\n\n{notes}\n")
     lines = [
         _line([*shown, "videos", *TITLES.values()]),
         _line_below_head([*(["left"] * len(shown)), *(["right"] * (1 + len(TITLES)))]),
@@ -196,17 +295,19 @@ def _markdown(experiments: Sequence[Sequence[Row]]) -> str:
         scores = [_with_interval(run, name) for name in TITLES]
         lines.append(_line([*(run.get(key) for key in shown), run.get("num_videos"), *scores]))
     sections.append("## Runs\n\n" + "\n".join(lines) + f"\n\nIn brackets: 95 % interval, {_resampling(runs)}.\n")
-    return "# Leaderboard\n\nAll scores in percent of the test videos or clips.\n\n" + "\n".join(sections)
+    head = "".join(f"{_escape(verdict)}\n\n" for verdict in verdicts)
+    return f"# Leaderboard\n\n{head}All scores in percent of the test videos or clips.\n\n" + "\n".join(sections)
 
 
-def _mean_line(repeats: Sequence[Row], keys: Sequence[str]) -> str:
-    facts = [repeats[0].get(key) for key in keys]
-    means = [percent(mean(repeats, name)) for name in TITLES]
+def _mean_line(one: Experiment, keys: Sequence[str]) -> str:
+    facts = [one.runs[0].get(key) for key in keys]
+    means = [percent(mean(one.compared, name)) for name in TITLES]
     over = None
-    if len(repeats) > 1:
-        means = [f"{value} ± {percent(deviation(repeats, name)[0])}" for value, name in zip(means, TITLES, strict=True)]
-        over = deviation(repeats, "video_top1")[1]
-    return _line([*facts, len(repeats), *means, over])
+    if len(one.compared) > 1:
+        deviations = [percent(deviation(one.compared, name)[0]) for name in TITLES]
+        means = [f"{value} ± {spread}" for value, spread in zip(means, deviations, strict=True)]
+        over = deviation(one.compared, "video_top1")[1]
+    return _line([one.rank, *facts, one.coverage, *means, over, "; ".join(one.missing)])
 
 
 def _with_interval(run: Row, name: str) -> str:

@@ -40,9 +40,11 @@ def test_every_run_has_a_row_with_raw_numbers_and_intervals(tmp_path: Path) -> N
 
 def test_runs_that_differ_only_in_the_seed_are_averaged(tmp_path: Path) -> None:
     """Repeats get one row with mean and sample deviation; other models and other settings are not included."""
-    rows = [run("a", 0.8), run("b", 0.9, seed=1), run("c", 0.2, model="mean"), run("d", 0.1, settings="hidden 64")]
+    rows = [run("a", 0.8), run("b", 0.9, seed=1)]
+    for name, score, facts in (("c", 0.2, {"model": "mean"}), ("d", 0.1, {"settings": "hidden 64"})):
+        rows += [run(f"{name}{seed}", score, seed=seed, **facts) for seed in (0, 1)]
     markdown = write_leaderboard(tmp_path, rows)
-    (mean,) = [row for row in read_csv(tmp_path) if row["kind"] == "mean"]
+    mean = next(row for row in read_csv(tmp_path) if row["kind"] == "mean")
     assert (mean["model"], mean["num_runs"], mean["deviation_over"]) == ("np_rnn", "2", "seeds")
     assert float(mean["video_top1"]) == pytest.approx(0.85)
     assert float(mean["video_top1_deviation"]) == pytest.approx(0.1 / 2**0.5)
@@ -77,6 +79,50 @@ def test_the_best_is_first_within_its_dataset(tmp_path: Path) -> None:
     assert [row["run"] for row in read_csv(tmp_path)] == ["high", "middle", "low", "other"]
 
 
+def on_splits(model: str, scores: dict[str, float], seeds: tuple[int, ...] = (0, 1, 2)) -> list[dict[str, Any]]:
+    return [
+        run(f"{model}{split}{seed}", score, model=model, split=split, seed=seed)
+        for split, score in scores.items()
+        for seed in seeds
+    ]
+
+
+def test_models_are_ranked_by_what_they_have_in_common(tmp_path: Path) -> None:
+    """A model that was tried on the easiest split only is not first: the others are compared with it on that split."""
+    rows = on_splits("lstm", {"1": 0.8}) + on_splits("np_rnn", {"1": 0.9, "2": 0.5, "3": 0.5, "4": 0.5})
+    markdown = write_leaderboard(tmp_path, rows)
+    lines = [line for line in markdown.splitlines() if line.startswith(("| 1 |", "| 2 |"))]
+    assert lines[0].startswith("| 1 | demo | np_rnn | 3 of 12 | 90.0 ± 0.0 |")
+    assert lines[1].startswith("| 2 | demo | lstm | 3 | 80.0 ± 0.0 |")
+    assert "Ranked by the folds and seeds that all ranked models have in common." in markdown
+    page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert "3 of 12" in page and "in common" in page
+
+
+def test_a_stray_run_does_not_take_the_others_results_away(tmp_path: Path) -> None:
+    """A model with one run is listed without a rank, with what it lacks; the others keep all their runs."""
+    both = {"1": 0.8, "2": 0.6}
+    rows = on_splits("gru", both) + on_splits("np_rnn", {"1": 0.9, "2": 0.7}) + on_splits("tried", {"2": 0.99}, (0,))
+    write_leaderboard(tmp_path, rows)
+    means = [row for row in read_csv(tmp_path) if row["kind"] == "mean" or row["model"] == "tried"]
+    assert [(row["model"], row["rank"], row["num_runs"]) for row in means] == [
+        ("np_rnn", "1", "6"),
+        ("gru", "2", "6"),
+        ("tried", "", "1"),
+    ]
+    assert means[2]["missing"].split("; ")[:2] == ["split 1, seed 0", "split 1, seed 1"]
+    assert "a model without a rank lacks some of them" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_verdicts_come_first(tmp_path: Path) -> None:
+    """The sentence about the best model is on top of both tables, and its text can't break them."""
+    sentence = "a<b> is first: 64.1, 5.8 points above c [1.9, 9.6]."
+    markdown = write_leaderboard(tmp_path, [run("a", 0.5)], verdicts=[sentence])
+    assert markdown.index("is first") < markdown.index("## Runs")
+    page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert "a&lt;b&gt; is first" in page and page.index("is first") < page.index("<table")
+
+
 def test_the_page_links_every_run_to_its_report(tmp_path: Path) -> None:
     """Links are relative and quoted, so the folder may be moved and a run may have any name."""
     reports = [tmp_path / "a & b" / "evaluation" / "report.html", tmp_path.parent / "elsewhere" / "report.html"]
@@ -89,7 +135,7 @@ def test_the_page_links_every_run_to_its_report(tmp_path: Path) -> None:
 
 def test_the_page_has_the_content_of_the_tables(tmp_path: Path) -> None:
     """A score without an interval is shown without one, and repeats have their mean and deviation."""
-    rows = [run("a", 0.8), run("b", 0.9, seed=1), run("c", 0.3, model="mean", intervals={})]
+    rows = [run("a", 0.8), run("b", 0.9, seed=1), run("c", 0.3, dataset="weizmann", intervals={})]
     write_leaderboard(tmp_path, rows)
     page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 2 * len(METRICS)
@@ -103,7 +149,8 @@ def test_the_drop_for_reversed_frames_has_a_column(tmp_path: Path) -> None:
         {"order": {"reversed": {"video_top1": 0.5, "drop": drop, "interval": [drop - 0.0625, drop + 0.0625]}}}
         for drop in (-0.03125, 0.46875)
     )
-    write_leaderboard(tmp_path, [run("a", 0.8, **first), run("b", 0.8, seed=1, **second), run("c", 0.7, model="mean")])
+    other = run("c", 0.7, dataset="weizmann")
+    write_leaderboard(tmp_path, [run("a", 0.8, **first), run("b", 0.8, seed=1, **second), other])
     mean, a, b, c = read_csv(tmp_path)
     assert [row["reversed_drop"] for row in (mean, a, b, c)] == ["0.21875", "-0.03125", "0.46875", ""]
     assert (a["reversed_drop_low"], a["reversed_drop_high"]) == ("-0.09375", "0.03125")

@@ -21,7 +21,7 @@ from pipeline.settings.config import ConfigError, EvaluationOverrides
 
 OUR_FILES = {
     *("leaderboard.csv", "leaderboard.html", "leaderboard.md", "sequences.csv"),
-    *("comparison.csv", "comparison.html", "comparison_figures", "flips.csv"),
+    *("comparison.csv", "comparison.html", "comparison_figures", "flips.csv", "models.csv"),
 }
 
 

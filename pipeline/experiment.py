@@ -22,7 +22,7 @@ from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest,
 from pipeline.objectives.sequences import SequenceTask
 from pipeline.objectives.task import Task
 from pipeline.objectives.videos import VideoTask
-from pipeline.reports.best_model import best_models
+from pipeline.reports.compare_models import best_models
 from pipeline.reports.leaderboard import write_leaderboard
 from pipeline.reports.sequence_table import write_sequence_table
 from pipeline.settings.config import BASELINE, VALIDATION, Config, EvaluationOverrides, FeatureConfig

@@ -183,11 +183,11 @@ def mcnemar(correct_a: BoolArray, correct_b: BoolArray, groups: IntArray | None 
         only_a=only_a,
         only_b=only_b,
         neither=int((~correct_a & ~correct_b).sum()),
-        p_value=_sign_flip_p(difference),
+        p_value=sign_flip_p(difference),
     )
 
 
-def _sign_flip_p(differences: FloatArray) -> float:
+def sign_flip_p(differences: FloatArray) -> float:
     """The probability of a sum at least as far from 0 if each difference were as likely to have the other sign.
 
     ``differences`` are whole numbers, ``[num_groups]``.

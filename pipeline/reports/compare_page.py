@@ -1,7 +1,8 @@
 """The comparison of several evaluations: its page, tables and figures.
 
-Runs with the same test list are compared in pairs, video by video. The runs of one experiment on several splits or with
-several seeds are shown side by side with their mean; across splits nothing is paired.
+Models with several runs are compared first, over all seeds and splits that they have in common. Runs with the same test
+list are compared in pairs, video by video. The runs of one experiment on several splits or with several seeds are shown
+side by side with their mean.
 """
 
 import re
@@ -26,6 +27,7 @@ from pipeline.reports.compare_figures import (
     difference_figure,
     recall_difference_figure,
 )
+from pipeline.reports.compare_models import ModelPair, compare_models
 from pipeline.reports.compare_runs import LEVEL, TEST_LIST, Evaluation, Pair, all_pairs, by_test_list, read_evaluations
 from pipeline.reports.figures import MISSING, StaticFigure, shortened
 from pipeline.reports.leaderboard import EXPERIMENT, REPEAT, deviation, experiments, mean
@@ -47,7 +49,9 @@ _OURS = re.compile(r"(confusion|recall)_difference_\d+_\d+\.(png|svg|csv)")
 
 
 def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
-    """Compare evaluations and write ``comparison.html, comparison.csv, flips.csv, comparison_figures/`` to ``folder``.
+    """Compare evaluations.
+
+    Writes ``comparison.html, comparison.csv, models.csv, flips.csv, comparison_figures/`` to ``folder``.
 
     Args:
         evaluations: folders that ``write_evaluation`` filled. Of each pair, the first is A.
@@ -61,7 +65,10 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
     test_lists = by_test_list(read_evaluations(evaluations))
     compared = sorted((e for group in test_lists for e in group), key=lambda evaluation: evaluation.number)
     rows = [{**evaluation.results, "number": evaluation.number} for group in test_lists for evaluation in group]
-    repeats = [one.runs for one in experiments(rows) if len(one.runs) > 1]
+    board = experiments(rows)
+    repeats = [one.runs for one in board if len(one.runs) > 1]
+    predictions = {evaluation.number: evaluation.predictions for evaluation in compared}
+    models = compare_models(board, lambda row: predictions[row["number"]]) if repeats else []
     pairs = all_pairs(test_lists)
     if not pairs and not repeats:
         listed = "; ".join(f"{e.name}: {_label(e.results, (*EXPERIMENT, *REPEAT))}" for e in compared)
@@ -78,8 +85,10 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
         **{f"{FIGURES}/{name}": content for figure in figures for name, content in figure.files().items()},
         "comparison.csv": csv_bytes(_pair_rows(pairs)),
         "flips.csv": csv_bytes(_flip_rows(test_lists)),
-        "comparison.html": _page(folder, compared, pairs, details, repeats).encode(errors="replace"),
+        "comparison.html": _page(folder, compared, pairs, details, repeats, models).encode(errors="replace"),
     }
+    if models:
+        files["models.csv"] = csv_bytes(_model_rows(models))
     write_files(folder, files)
     # An earlier comparison of more pairs may have left figures that are not on this page.
     for old in (folder / FIGURES).glob("*"):
@@ -222,6 +231,22 @@ def _pair_rows(pairs: Sequence[Pair]) -> Iterable[list[object]]:
         ]
 
 
+def _model_rows(pairs: Sequence[ModelPair]) -> Iterable[list[object]]:
+    """One row per pair of models; a difference is A's video top-1 minus B's, in [-1, 1]."""
+    names = ["a", "b", "score_a", "score_b", "difference", "low", "high", "corrected_p"]
+    names += ["num_splits", "num_seeds", "num_videos", "verdict"]
+    yield list(names)
+    for pair in pairs:
+        yield [getattr(pair, name) for name in names]
+
+
+def _matrix(pairs: Sequence[ModelPair]) -> list[dict[str, Any]]:
+    """A row per model: its name, and for each model the pair and the sign of row minus column; ``None``: no pair."""
+    names = list(dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)))
+    by_names = {(pair.a, pair.b): (pair, 1) for pair in pairs} | {(pair.b, pair.a): (pair, -1) for pair in pairs}
+    return [{"name": name, "cells": [by_names.get((name, other)) for other in names]} for name in names]
+
+
 def _flip_rows(test_lists: Sequence[Sequence[Evaluation]]) -> Iterable[list[object]]:
     """One row per video and run, for the videos on which the runs of one test list disagree."""
     yield [*TEST_LIST, "video_id", "label", "run", "predicted", "correct", "confidence", "true_probability"]
@@ -245,6 +270,7 @@ def _page(
     pairs: Sequence[Pair],
     details: Sequence[PairDetails],
     repeats: Sequence[Sequence[Mapping[str, Any]]],
+    models: Sequence[ModelPair],
 ) -> str:
     results = [evaluation.results for evaluation in evaluations]
     widest = max(
@@ -258,6 +284,8 @@ def _page(
         unit=evaluations[0].unit,
         titles=VIDEO_TITLES,
         evaluations=evaluations,
+        models=models,
+        model_matrix=_matrix(models),
         labels={e.number: _label(e.results, ("model", *REPEAT)).removeprefix("model ") for e in evaluations},
         reports={e.number: relative_url(e.folder / "report.html", folder) for e in evaluations},
         pairs=pairs,

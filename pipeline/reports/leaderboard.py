@@ -109,29 +109,30 @@ def experiments(rows: Sequence[Row]) -> list[Experiment]:
         groups.setdefault(str([row.get(key) for key in EXPERIMENT]), []).append(row)
     on_same_videos: dict[tuple[str, str], list[list[Row]]] = {}
     for group in groups.values():
-        group.sort(key=_place)
+        group.sort(key=place)
         key = str(group[0].get("dataset")), str(group[0].get("evaluated_on") or "")
         on_same_videos.setdefault(key, []).append(group)
     return [one for _, alike in sorted(on_same_videos.items()) for one in _ranked(alike)]
 
 
-def _place(row: Row) -> tuple[str, ...]:
+def place(row: Row) -> tuple[str, ...]:
+    """The fold and the seed of a run."""
     return tuple(str(row.get(key)) for key in REPEAT)
 
 
 def _ranked(groups: Sequence[Sequence[Row]]) -> list[Experiment]:
-    common = _common_places([frozenset(map(_place, group)) for group in groups])
+    common = _common_places([frozenset(map(place, group)) for group in groups])
     ranked, others = [], []
     for group in groups:
-        compared = tuple(row for row in group if _place(row) in common)
-        if len({_place(row) for row in compared}) == len(common):
+        compared = tuple(row for row in group if place(row) in common)
+        if len({place(row) for row in compared}) == len(common):
             ranked.append(Experiment(tuple(group), compared))
         else:
-            lacking = sorted(common - set(map(_place, group)))
+            lacking = sorted(common - set(map(place, group)))
             names = [" ".join(REPEAT[:1]), REPEAT[1].replace("_", " "), REPEAT[2]]
             missing = (
-                ", ".join(f"{name} {value}" for name, value in zip(names, place, strict=True) if value != "None")
-                for place in lacking
+                ", ".join(f"{name} {value}" for name, value in zip(names, where, strict=True) if value != "None")
+                for where in lacking
             )
             others.append(Experiment(tuple(group), tuple(group), missing=tuple(missing)))
     ranked.sort(key=lambda one: -mean(one.compared, "video_top1"))

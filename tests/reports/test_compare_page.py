@@ -227,6 +227,25 @@ def test_splits_are_shown_side_by_side(runs: Path, tmp_path: Path) -> None:
     assert "± over" in text
 
 
+def test_models_with_several_seeds_are_compared_as_models(runs: Path, tmp_path: Path) -> None:
+    """There is one verdict for each two models, first of all; the pairs of their runs are folded."""
+    folders = [evaluation(runs, "weak"), evaluation(runs, "strong")]
+    for seed in (1, 2):
+        folders.append(another(runs, "weak", f"weak {seed}", {"seed": seed, "model": "weak"}))
+        folders.append(another(runs, "like strong", f"strong {seed}", {"seed": seed, "model": "strong"}))
+    page = write_comparison(tmp_path, folders)
+    (row,) = read_csv(tmp_path / "models.csv")
+    assert (row["a"], row["b"], row["num_seeds"], row["num_videos"]) == ("strong", "weak", "3", "60")
+    text = text_of(page)
+    assert f"on demo {row['verdict']} Models" in text
+    assert row["verdict"].startswith("strong is better than weak by ") and row["verdict"].endswith(
+        "1 split and 3 seeds."
+    )
+    assert "Run by run: 6 runs, 15 pairs" in text
+    folded = page.read_text().split("Run by run")
+    assert "McNemar's test" in folded[1] and "<table" in folded[0]
+
+
 def test_splits_alone_are_compared_without_pairs(runs: Path, tmp_path: Path) -> None:
     """One experiment on two splits has no pairs, but a mean: the page is written without differences."""
     second = another(runs, "weak", "weak 2", {"split": "2"})

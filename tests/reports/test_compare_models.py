@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.predictions import EvaluationError, Predictions
-from pipeline.reports.best_model import best_models
+from pipeline.reports.compare_models import ModelPair, best_models, compare_models
+from pipeline.reports.leaderboard import experiments
 
 CLASSES = ("run", "walk")
 
@@ -40,6 +41,9 @@ class Board:
         }
         self.rows.append(row)
         self._of[id(row)] = predictions(right, prefix)
+
+    def pairs(self) -> list[ModelPair]:
+        return compare_models(experiments(self.rows), lambda row: self._of[id(row)])  # type: ignore[index]
 
     def sentences(self) -> list[str]:
         return best_models(self.rows, lambda row: self._of[id(row)])  # type: ignore[index]
@@ -78,19 +82,51 @@ def test_without_a_frame_average_the_second_is_named(tmp_path: Path) -> None:
     assert "np_rnn (hidden 64) is first: 100.0 %, 50.0 points above np_rnn (hidden 32) [" in board.sentences()[0]
 
 
-def test_other_videos_or_no_predictions_leave_the_interval_out() -> None:
-    """The sentence is then about the scores alone, and nothing is paired that can't be."""
+def test_models_with_other_videos_or_without_predictions_are_not_compared() -> None:
+    """Nothing is paired that can't be, and one damaged file does not take the leaderboard away."""
     board = Board()
     board.add("np_rnn", [True] * 6)
     board.add("mean", [False] * 6, prefix="other")
-    assert board.sentences() == [
-        "np_rnn is first: 100.0 %, 100.0 points above the frame average, over 1 split and 1 seed."
-    ]
+    assert board.sentences() == []
 
     def missing(row: object) -> Predictions:
         raise EvaluationError("there are none")
 
-    assert "[" not in best_models(board.rows, missing)[0]
+    assert best_models(board.rows, missing) == []
+
+
+def test_one_correction_for_the_pairs_of_models_whatever_the_number_of_runs() -> None:
+    """Three models with four seeds each are three pairs, not 66, and a clear difference is called significant."""
+    board = Board()
+    for seed in range(4):
+        board.add("np_rnn", [True] * 30, seed=seed)
+        board.add("gru", [True] * 30, seed=seed)
+        board.add("mean", [True, True, False] * 10, seed=seed)
+    pairs = board.pairs()
+    assert [(pair.a, pair.b) for pair in pairs] == [
+        ("np_rnn", "gru"),
+        ("np_rnn", "frame average"),
+        ("gru", "frame average"),
+    ]
+    assert [pair.is_significant for pair in pairs] == [False, True, True]
+    # Ten groups with a difference of the same sign: 2 / 2 ** 10, and the smallest of three p-values counts thrice.
+    assert pairs[1].corrected_p == pytest.approx(3 * 2 / 2**10)
+    assert pairs[1].verdict.startswith(
+        "np_rnn is better than the frame average by 33.3 points [33.3, 33.3], p = 0.0059"
+    )
+    assert pairs[1].verdict.endswith("over 1 split and 4 seeds.")
+    assert pairs[0].verdict.startswith("No significant difference between np_rnn and gru: 0.0 points")
+    assert len(pairs[1].flips) == 10 and pairs[1].flips[0].video_id == "2"
+
+
+def test_a_pair_is_compared_where_both_were_run() -> None:
+    """Other splits and seeds of one of them make no difference to it."""
+    board = Board()
+    for split in ("1", "2", "3"):
+        board.add("np_rnn", [True] * 6 if split == "1" else [False] * 6, prefix=split, split=split)
+    board.add("gru", [True] * 3 + [False] * 3, prefix="1", split="1")
+    (pair,) = board.pairs()
+    assert (pair.difference, pair.num_splits, pair.num_videos) == (0.5, 1, 6)
 
 
 @pytest.mark.parametrize("other", [{"dataset": "weizmann"}, {"split": "2", "model": "np_rnn"}])

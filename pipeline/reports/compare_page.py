@@ -39,6 +39,7 @@ from pipeline.reports.pages import (
     points,
     relative_url,
     render_page,
+    shown_titles,
     write_files,
 )
 
@@ -282,7 +283,7 @@ def _page(
         ("sortable.js",),
         dataset=results[0].get("dataset"),
         unit=evaluations[0].unit,
-        titles=VIDEO_TITLES,
+        titles=shown_titles(VIDEO_TITLES, (result.get("num_classes") for result in results)),
         evaluations=evaluations,
         models=models,
         model_matrix=_matrix(models),

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.evaluation.metrics import COUNTS, METRICS
 from pipeline.evaluation.predictions import EvaluationError
 from pipeline.reports.pages import CLIP_AND_VIDEO_TITLES as TITLES
-from pipeline.reports.pages import csv_bytes, drawn, percent, relative_url, render_page, write_files
+from pipeline.reports.pages import csv_bytes, drawn, percent, relative_url, render_page, shown_titles, write_files
 
 Row = Mapping[str, Any]
 
@@ -225,7 +225,7 @@ def _page(experiments: Sequence[Experiment], verdicts: Sequence[str]) -> str:
     runs = [run for one in experiments for run in one.runs]
     facts = [key for key in _known_facts(runs) if key != "run"]
     differing = [key for key in facts if not _is_shared(key, runs)]
-    titles = dict(TITLES)
+    titles = _titles(runs)
     if any(REVERSED_DROP in run for run in runs):
         titles[REVERSED_DROP] = "Drop if reversed"
     bounds = {
@@ -274,38 +274,43 @@ def _compared_on(experiments: Sequence[Experiment]) -> str:
     return f"{sentence}."
 
 
+def _titles(runs: Sequence[Row]) -> dict[str, str]:
+    return shown_titles(TITLES, (run.get("num_classes") for run in runs))
+
+
 def _markdown(experiments: Sequence[Experiment], verdicts: Sequence[str]) -> str:
     runs = [run for one in experiments for run in one.runs]
     # Settings are long: they are shown only where runs differ in them.
     shown = [key for key in _known_facts(runs) if key != "settings" or not _is_shared(key, runs)]
+    titles = _titles(runs)
     sections = []
     if _has_repeats(experiments):
         keys = [key for key in shown if key in EXPERIMENT]
         lines = [
-            _line(["rank", *keys, "runs", *TITLES.values(), "± over", "lacks"]),
-            _line_below_head(["right", *(["left"] * len(keys)), *(["right"] * (1 + len(TITLES))), "left", "left"]),
+            _line(["rank", *keys, "runs", *titles.values(), "± over", "lacks"]),
+            _line_below_head(["right", *(["left"] * len(keys)), *(["right"] * (1 + len(titles))), "left", "left"]),
         ]
-        lines += [_mean_line(one, keys) for one in experiments]
+        lines += [_mean_line(one, keys, titles) for one in experiments]
         notes = " ".join(filter(None, [_compared_on(experiments), "± is one sample standard deviation."]))
         sections.append("## Mean over runs\n\n" + "\n".join(lines) + f"\n\n{notes}\n")
     lines = [
-        _line([*shown, "videos", *TITLES.values()]),
-        _line_below_head([*(["left"] * len(shown)), *(["right"] * (1 + len(TITLES)))]),
+        _line([*shown, "videos", *titles.values()]),
+        _line_below_head([*(["left"] * len(shown)), *(["right"] * (1 + len(titles)))]),
     ]
     for run in runs:
-        scores = [_with_interval(run, name) for name in TITLES]
+        scores = [_with_interval(run, name) for name in titles]
         lines.append(_line([*(run.get(key) for key in shown), run.get("num_videos"), *scores]))
     sections.append("## Runs\n\n" + "\n".join(lines) + f"\n\nIn brackets: 95 % interval, {_resampling(runs)}.\n")
     head = "".join(f"{_escape(verdict)}\n\n" for verdict in verdicts)
     return f"# Leaderboard\n\n{head}All scores in percent of the test videos or clips.\n\n" + "\n".join(sections)
 
 
-def _mean_line(one: Experiment, keys: Sequence[str]) -> str:
+def _mean_line(one: Experiment, keys: Sequence[str], titles: Iterable[str]) -> str:
     facts = [one.runs[0].get(key) for key in keys]
-    means = [percent(mean(one.compared, name)) for name in TITLES]
+    means = [percent(mean(one.compared, name)) for name in titles]
     over = None
     if len(one.compared) > 1:
-        deviations = [percent(deviation(one.compared, name)[0]) for name in TITLES]
+        deviations = [percent(deviation(one.compared, name)[0]) for name in titles]
         means = [f"{value} ± {spread}" for value, spread in zip(means, deviations, strict=True)]
         over = deviation(one.compared, "video_top1")[1]
     return _line([one.rank, *facts, one.coverage, *means, over, "; ".join(one.missing)])

@@ -30,6 +30,19 @@ CLIP_AND_VIDEO_TITLES = {
     "clip_top5": "Clip top-5",
 }
 
+_TOP = 5
+
+
+def shown_titles(titles: Mapping[str, str], num_classes: Iterable[int | None]) -> dict[str, str]:
+    """The titles without those of top-5 if no run has more than five classes: the true class is then always among them.
+
+    ``num_classes`` are those of the runs; ``None``: unknown.
+    """
+    if any(number is None or number > _TOP for number in num_classes):
+        return dict(titles)
+    return {name: title for name, title in titles.items() if not name.endswith("top5")}
+
+
 _FOLDER = Path(__file__).parent
 # Apostrophes first, so that text which has one already is told from text that was given one. Spreadsheets skip white
 # space, and some take full-width signs for the plain ones.

@@ -39,7 +39,14 @@ from pipeline.reports.figures import (
     length_figure,
     spectrum_figure,
 )
-from pipeline.reports.pages import CLIP_AND_VIDEO_TITLES, VIDEO_TITLES, csv_bytes, render_page, write_files
+from pipeline.reports.pages import (
+    CLIP_AND_VIDEO_TITLES,
+    VIDEO_TITLES,
+    csv_bytes,
+    render_page,
+    shown_titles,
+    write_files,
+)
 from pipeline.reports.verdict import order_sentence, verdict
 
 NUM_LISTED = 20  # rows of the tables of confused pairs and confident mistakes; the CSV files contain all of them
@@ -218,9 +225,7 @@ def _page(
         over_time: probabilities after each frame ``[num_frames, num_classes]``, by video id.
         strips: URLs relative to the page, by video id.
     """
-    titles = CLIP_AND_VIDEO_TITLES if unit == "video" else VIDEO_TITLES
-    if len(predictions.classes) <= 5:  # then the true class is always among the top five
-        titles = {name: title for name, title in titles.items() if not name.endswith("top5")}
+    titles = shown_titles(CLIP_AND_VIDEO_TITLES if unit == "video" else VIDEO_TITLES, [len(predictions.classes)])
     return render_page(
         "report.html.j2",
         ("sortable.js", "video_cards.js", "report.js"),

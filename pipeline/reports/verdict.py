@@ -86,7 +86,7 @@ def _advice(predictions: Predictions, history: Sequence[Mapping[str, object]], u
         )
     pairs = confused_pairs(predictions)
     both_ways = sum(pair.count for pair in pairs if {pair.true, pair.predicted} == {pairs[0].true, pairs[0].predicted})
-    if both_ways >= 3 and both_ways >= NOTABLE_SHARE * num_wrong:
+    if len(predictions.classes) > 2 and both_ways >= 3 and both_ways >= NOTABLE_SHARE * num_wrong:
         return (
             f"These two classes alone account for {percent(both_ways / num_wrong)} % of all mistakes. Start with their "
             f"{unit}s: click the pair in the table below."

@@ -202,3 +202,11 @@ def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="'broken' lacks clip_top1"):
         write_leaderboard(tmp_path, [{"run": "broken"}])
     assert not list(tmp_path.iterdir())
+
+
+def test_top5_of_five_classes_is_not_shown(tmp_path: Path) -> None:
+    """It is always 100 %. The CSV keeps it, and so does a table with a run of more classes."""
+    markdown = write_leaderboard(tmp_path, [run("a", 0.5, num_classes=5), run("b", 0.5, num_classes=2)])
+    assert "op-5" not in markdown and "op-5" not in (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert read_csv(tmp_path)[0]["video_top5"] == "0.5"
+    assert "Video top-5" in write_leaderboard(tmp_path, [run("a", 0.5, num_classes=5), run("b", 0.5, num_classes=6)])

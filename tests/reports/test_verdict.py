@@ -35,6 +35,13 @@ def test_the_worst_pair_is_named_in_both_directions() -> None:
     assert "80.0 % of all mistakes" in text
 
 
+def test_of_two_classes_no_pair_is_accused() -> None:
+    """All mistakes are between the two, so that says nothing."""
+    clips = [(video, [0.9, 0.1] if video < 10 else [0.1, 0.9]) for video in range(20)]
+    text = verdict(predictions_of([0] * 6 + [1] * 14, clips, num_classes=2))
+    assert "of all mistakes" not in text and "4 videos of “b”" in text
+
+
 def test_scattered_mistakes_accuse_no_class() -> None:
     """No pair of classes is named where every confusion occurred once."""
     text = verdict(answers([*MOSTLY_RIGHT, (0, 1), (2, 3)]))

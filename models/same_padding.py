@@ -4,6 +4,7 @@ timm computes this padding from the size of each input, at run time. An exported
 time on shape arithmetic and on padding apart from the convolutions. With a constant size it is a part of them.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,35 +21,35 @@ _PLAIN: dict[str, type[nn.Module]] = {
 def fix_same_padding(network: nn.Module, size: int) -> None:
     """Make the padding of timm's layers constant, for images of ``size`` x ``size`` pixels.
 
-    The results are the same, bit for bit. The names of these layers' weights change.
+    The results are the same, bit for bit, and so are the names of the weights.
     """
-    layers = {
-        name: module
-        for name, module in network.named_modules()
-        if type(module).__name__ in _PLAIN or getattr(module, "same_pad", False)
-    }
+    layers = [
+        module for module in network.modules() if type(module).__name__ in _PLAIN or getattr(module, "same_pad", False)
+    ]
     if not layers:
         return
     from timm.layers.padding import pad_same_arg
 
-    sizes: dict[nn.Module, Any] = {}
+    sizes: dict[Any, Any] = {}
 
     def note_size(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         sizes[layer] = inputs[0].shape[-2:]
 
-    hooks = [layer.register_forward_pre_hook(note_size) for layer in layers.values()]
+    hooks = [layer.register_forward_pre_hook(note_size) for layer in layers]
     with torch.inference_mode():
         network.eval()(torch.zeros(1, 3, size, size))
     for hook in hooks:
         hook.remove()
-    for name, layer in layers.items():
-        if layer not in sizes:  # the network does not use it
-            continue
-        shape: Any = layer.kernel_size, layer.stride, getattr(layer, "dilation", (1, 1))
+    for layer in sizes:  # all that the network uses
+        shape = layer.kernel_size, layer.stride, getattr(layer, "dilation", (1, 1))
         padding = pad_same_arg(sizes[layer], *shape)
         if plain := _PLAIN.get(type(layer).__name__):
             layer.__class__ = plain
         else:  # a convolution that standardises its weights
             layer.same_pad = False
         fill = -torch.inf if isinstance(layer, nn.MaxPool2d) else 0.0
-        network.set_submodule(name, nn.Sequential(nn.ConstantPad2d(tuple(padding), fill), layer))
+        layer.register_forward_pre_hook(partial(_pad, tuple(padding), fill))
+
+
+def _pad(padding: tuple[int, ...], fill: float, layer: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return nn.functional.pad(inputs[0], padding, value=fill)

@@ -33,14 +33,15 @@ def fix_same_padding(network: nn.Module, size: int) -> None:
     sizes: dict[Any, Any] = {}
 
     def note_size(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        sizes[layer] = inputs[0].shape[-2:]
+        size = inputs[0].shape[-2:]
+        sizes[layer] = size if sizes.setdefault(layer, size) == size else None
 
     hooks = [layer.register_forward_pre_hook(note_size) for layer in layers]
     with torch.inference_mode():
         network.eval()(torch.zeros(1, 3, size, size))
     for hook in hooks:
         hook.remove()
-    for layer in sizes:  # all that the network uses
+    for layer in (layer for layer, size in sizes.items() if size is not None):  # used, and always at one size
         shape = layer.kernel_size, layer.stride, getattr(layer, "dilation", (1, 1))
         padding = pad_same_arg(sizes[layer], *shape)
         if plain := _PLAIN.get(type(layer).__name__):

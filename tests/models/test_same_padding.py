@@ -42,6 +42,20 @@ def test_pools_pad_as_before() -> None:
     assert torch.equal(network(images), expected)
 
 
+def test_a_layer_used_at_two_sizes_stays_as_it_is() -> None:
+    """No constant is right for it."""
+    declare_missing_ops()
+    from timm.layers.conv2d_same import Conv2dSame
+
+    layer = Conv2dSame(3, 3, 3, 2)
+    network = nn.Sequential(layer, layer)
+    images = torch.randn(1, 3, 11, 11)
+    expected = network(images)
+    fix_same_padding(network, 11)
+    assert torch.equal(network(images), expected)
+    assert type(layer) is Conv2dSame
+
+
 def test_the_default_backbone_computes_no_shapes() -> None:
     """Its exported graph pads by constants, which ONNX Runtime makes a part of the convolutions."""
     network = load_backbone(pretrained=False).network

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from tests.helpers import REPOSITORY
 from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import call
+from tests.helpers.object_server import ObjectServer, serve_objects
 
 # Tests run in parallel and compute little: one thread each is several times faster than threads that wait for each
 # other. Commands that tests start inherit the setting.
@@ -65,3 +68,39 @@ def squares_run(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: tuple[s
     )
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "videos" / "run"
+
+
+@pytest.fixture(scope="session")
+def _object_server() -> Iterator[ObjectServer]:
+    pytest.importorskip("moto.server", reason="no S3 server: moto is not installed (pip install -e '.[dev]')")
+    pytest.importorskip("obstore", reason="obstore is not installed (pip install -e '.[objects]')")
+    with serve_objects() as server:
+        yield server
+
+
+@pytest.fixture
+def object_server(
+    _object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[ObjectServer]:
+    """An S3 server without faults, which this process and its children use; the user's cache folder is the test's."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{_object_server.port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    _object_server.fault = None
+    _object_server.requests.clear()
+    yield _object_server
+    _object_server.fault = None
+
+
+@pytest.fixture
+def bucket(object_server: ObjectServer) -> str:
+    """The address of a new bucket."""
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    url = f"http://127.0.0.1:{object_server.port}/{name}"
+    urllib.request.urlopen(urllib.request.Request(url, method="PUT")).close()
+    object_server.requests.clear()
+    return f"s3://{name}"

@@ -110,9 +110,9 @@ def measure_speed(records: Sequence[VideoRecord], options: Arguments, folder: Pa
     print(f"{name}, {sampling}, {len(records)} videos, {os.cpu_count()} cores, {encoder.runtime}; frames/s", flush=True)
     print(f"{'':8}" + "".join(f"{key:>13}" for key in rates), flush=True)
     for number in range(options.rounds):
-        config = FeatureConfig(backbone=name, weights=weights, cache=folder / f"cache-{number}", sampling=str(sampling))
-        cache = FeatureCache(config)
-        shutil.copytree(folder / "onnx", config.cache / "onnx", dirs_exist_ok=True)
+        path = folder / f"cache-{number}"
+        cache = FeatureCache(FeatureConfig(backbone=name, weights=weights, cache=path, sampling=str(sampling)))
+        shutil.copytree(folder / "onnx", path / "onnx", dirs_exist_ok=True)
         rates["bare decode"].append(rate_of(decode_alone(paths[:20], sampling)))
         rates["a"].append(rate_of(read_alone(paths, backbone, sampling)))
         rates["b"].append(encode_alone(encoder, backbone.preprocessing.crop, options.seconds))
@@ -122,7 +122,7 @@ def measure_speed(records: Sequence[VideoRecord], options: Arguments, folder: Pa
         if summary.num_failed:
             raise SystemExit(f"{summary.num_failed} videos failed; see {cache.store.errors_path('benchmark')}")
         rates["plain"].append(rate_of(plain.features(paths, sampling, options.seconds)))
-        entries = [path.stat().st_size for path in cache.store.folder.rglob("*.safetensors")]
+        entries = [entry.stat().st_size for entry in path.rglob("*.safetensors")]
         bytes_per_video = sum(entries) / len(entries)
         print(f"round {number:2}" + "".join(f"{values[-1]:13.1f}" for values in rates.values()), flush=True)
     limits = [1 / (1 / a + 1 / b) for a, b in zip(rates["a"], rates["b"], strict=True)]

@@ -15,6 +15,7 @@ import torch
 from data.catalog import DataConfig, load_data
 from data.demo.dataset import require_rendered
 from data.errors import UserError
+from data.objects import Place
 from data.records import DatasetError
 from pipeline.cache.job import FeatureCache
 from pipeline.evaluation.predictions import FILE_NAME, Predictions
@@ -126,7 +127,7 @@ def _is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
 class Tasks:
     """Opens tasks, and loads the datasets, backbones and features that they share only once."""
 
-    def __init__(self, device: torch.device, writable: Path | None = None) -> None:
+    def __init__(self, device: torch.device, writable: Place | None = None) -> None:
         """``writable``: the only feature store that may be written; ``None``: any."""
         self.device, self._writable = device, writable
         self._data: dict[DataConfig, Any] = {}

@@ -19,6 +19,7 @@ import tyro
 
 from data.command import parse_arguments, run_command
 from data.listing import find_videos
+from data.objects import Place
 from data.processes import available_cores
 from data.progress import Progress
 
@@ -42,8 +43,9 @@ class Arguments:
     """write one JSON object per video and line to this file, with the probabilities of all classes; - is stdout"""
     csv: Path | None = None
     """write a table with one row per video to this file, with the probabilities of all classes; - is stdout"""
-    cache: Path | None = None
-    """folder of a feature store to keep the features in, so that the next prediction decodes nothing"""
+    cache: Place | None = None
+    """feature store (a folder or s3://bucket/prefix) that keeps the features, so that the next prediction decodes
+    nothing"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto uses a GPU if there is one"""
     workers: int = available_cores()

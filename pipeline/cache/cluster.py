@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data.errors import UserError
+from data.objects import Place
 from data.records import VideoRecord
 from pipeline.cache.job import FeatureCache, VideoOutcome
 from pipeline.settings.config import ConfigError, FeatureConfig, JobConfig
@@ -125,7 +126,7 @@ class SharedFiles:
     the videos would fail them all, faster than the other nodes extract them.
     """
 
-    recipe: Path
+    recipe: Place
     recipe_time_ns: int
     video: Path | None
 

@@ -26,6 +26,7 @@ from data.catalog import DataConfig, load_dataset
 from data.command import parse_arguments
 from data.errors import UserError
 from data.identity import identify
+from data.objects import Place, map_places
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
 from models.preprocessing import CENTER
@@ -65,7 +66,7 @@ class ExportArguments:
     format: Literal["npy", "parquet"] = "npy"
     """parquet needs pip install -e '.[parquet]'"""
     data: DataConfig = field(default_factory=DataConfig)
-    cache: Path = Path("cache")
+    cache: Place = Path("cache")
     """the feature store"""
     fingerprint: str = ""
     """if several kinds of features are cached: the start of the fingerprint to export (see status)"""
@@ -86,7 +87,7 @@ class ImportArguments:
     name: str
     """name of these features, for --backbone imported:NAME"""
     data: DataConfig = field(default_factory=DataConfig)
-    cache: Path = Path("cache")
+    cache: Place = Path("cache")
     """the feature store"""
 
 
@@ -124,7 +125,7 @@ def export_command(arguments: Sequence[str]) -> int:
     return 1 if summary.missing or summary.damaged else 0
 
 
-def find_store(cache: Path, dataset: VideoDataset, fingerprint: str = "") -> FeatureStore:
+def find_store(cache: Place, dataset: VideoDataset, fingerprint: str = "") -> FeatureStore:
     """The only store that contains features of the dataset and whose fingerprint starts with ``fingerprint``.
 
     Raises:
@@ -150,7 +151,7 @@ def find_store(cache: Path, dataset: VideoDataset, fingerprint: str = "") -> Fea
     return found[0]
 
 
-def _contains(store: Path, dataset: str) -> bool:
+def _contains(store: Place, dataset: str) -> bool:
     folders = [f for f in dataset_folders(store) if (f.dataset, f.view) == (dataset, CENTER)]
     return any(True for folder in folders for _ in list_entries(folder))
 
@@ -201,17 +202,22 @@ class _Exported:
     def videos(self) -> Iterator[tuple[VideoRecord, VideoFeatures]]:
         name = locate(self._store, self._dataset)
         self._store.check_import(name)
-        with closing(Progress(total=len(self._dataset.videos), unit="video", what="exporting")) as progress:
-            for video in self._dataset.videos:
-                try:
-                    found = self._store.read(name, video.video_id)
-                except DamagedEntry as error:
-                    self._damaged[video.video_id] = str(error)
+
+        def read(video: VideoRecord) -> VideoFeatures | DamagedEntry | None:
+            try:
+                return self._store.read(name, video.video_id)
+            except DamagedEntry as error:
+                return error
+
+        videos = self._dataset.videos
+        with closing(Progress(total=len(videos), unit="video", what="exporting")) as progress:
+            for video, found in zip(videos, map_places(self._store.folder, read, videos), strict=True):
+                if isinstance(found, DamagedEntry):
+                    self._damaged[video.video_id] = str(found)
+                elif found is None:
+                    self._missing.append(video.video_id)
                 else:
-                    if found is None:
-                        self._missing.append(video.video_id)
-                    else:
-                        yield video, found
+                    yield video, found
                 progress.advance(failed=len(self._missing) + len(self._damaged))
 
     def summary(self) -> ExportSummary:
@@ -244,7 +250,7 @@ def import_command(arguments: Sequence[str]) -> int:
     return 1 if summary.missing or summary.refused else 0
 
 
-def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path) -> ImportSummary:
+def import_features(source: Path, dataset: VideoDataset, name: str, cache: Place) -> ImportSummary:
     """Store the features in the ``.npy`` files of ``source`` under ``name``.
 
     They replace a video's earlier features of that name, which are also removed if the new file is refused. Earlier
@@ -267,21 +273,26 @@ def import_features(source: Path, dataset: VideoDataset, name: str, cache: Path)
     missing = [video for video in dataset.videos if video.video_id not in files]
     _check_earlier(store, folder, missing, feature_dim)
     refused = {}
+
+    def store_one(video: VideoRecord) -> str | None:
+        path = files[video.video_id]
+        try:
+            store.write(folder, video.video_id, _imported(read_npy(path), video.path))
+        except (ExchangeError, NameTooLongError) as error:
+            if isinstance(error, ExchangeError):
+                store.remove(folder, video.video_id)
+            store.note_failure(folder, video.video_id, path, str(error))
+            return str(error)
+        return None
+
+    videos = [video for video in dataset.videos if video.video_id in files]
     with (
         store.importing(folder),
         closing(Progress(total=len(files), unit="video", what="importing")) as progress,
     ):
-        for video in dataset.videos:
-            if video.video_id not in files:
-                continue
-            path = files[video.video_id]
-            try:
-                store.write(folder, video.video_id, _imported(read_npy(path), video.path))
-            except (ExchangeError, NameTooLongError) as error:
-                refused[video.video_id] = str(error)
-                if isinstance(error, ExchangeError):
-                    store.remove(folder, video.video_id)
-                store.note_failure(folder, video.video_id, path, str(error))
+        for video, refusal in zip(videos, map_places(store.folder, store_one, videos), strict=True):
+            if refusal is not None:
+                refused[video.video_id] = refusal
             progress.advance(refused=len(refused))
     return ImportSummary(
         num_imported=len(files) - len(refused),
@@ -400,7 +411,10 @@ def _imported(features: npt.NDArray[np.float16], video: Path) -> VideoFeatures:
 
 def _check_earlier(store: FeatureStore, dataset: str, videos: Sequence[VideoRecord], feature_dim: int) -> None:
     """Raise ``ExchangeError`` if these videos have features of another size, which would be mixed with the new ones."""
+    listed = store.listed(dataset, {video.video_id for video in videos})
     for video in videos:
+        if video.video_id not in listed:
+            continue
         try:
             earlier = store.read(dataset, video.video_id)
         except DamagedEntry:

@@ -12,6 +12,7 @@ import yaml
 
 from data.atomic import find_abandoned, write_text_atomically
 from data.catalog import SEQUENCE_TASKS
+from data.objects import ObjectPath, Place, local_folder, map_places
 from data.records import VideoDataset
 from models.preprocessing import CENTER
 from pipeline.cache.packed import stale_files
@@ -28,11 +29,13 @@ from pipeline.cache.store import (
     list_entries,
     open_store,
     read_failures,
+    video_id_of,
 )
 from pipeline.features.recipe import IMPORTED, FeatureRecipe
 from pipeline.settings.config import ConfigError
 
 SECONDS_PER_DAY = 24 * 3600
+_OUTDATED = "failures since fixed or repeated"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Garbage:
     """A file or folder that can be deleted; ``remove`` raises ``OSError``."""
 
     kind: str
-    path: Path
+    path: Place
     num_bytes: int
     remove: Callable[[], None]
 
@@ -54,7 +57,7 @@ class Findings:
 
 
 def find_garbage(
-    cache: Path, runs: Sequence[Path], keep_days: float, dataset: VideoDataset | None, imported: Sequence[str] = ()
+    cache: Place, runs: Sequence[Path], keep_days: float, dataset: VideoDataset | None, imported: Sequence[str] = ()
 ) -> Findings:
     """Find everything that nothing needs any more. Changes nothing.
 
@@ -95,15 +98,16 @@ def find_garbage(
             kind = f"unused store: {store.recipe.backbone} {store.recipe.sampling}"
             garbage.append(Garbage(kind, folder, sum(file.st_size for file in files), partial(remove_store, folder)))
             continue
-        garbage += _abandoned(folder)
+        garbage += _abandoned(local_folder(folder))
         parts = dataset_folders(folder)
         if dataset is not None and not is_kept:
             name = locate(store, dataset)
             garbage += _orphans([part for part in parts if part.dataset == name], dataset)
         garbage += [_file("stale packed copy", path, path.stat().st_size) for path in stale_files(store)]
         garbage += [log for part in parts if part.view == CENTER for log in _outdated_lines(folder, part)]
-    garbage += _abandoned(cache / NETWORKS)
-    for network in sorted((cache / NETWORKS).glob("*.onnx")):
+    networks = local_folder(cache) / NETWORKS
+    garbage += _abandoned(networks)
+    for network in sorted(networks.glob("*.onnx")):
         status = network.stat()
         if max(status.st_atime, status.st_mtime) < oldest_in_use:
             garbage.append(_file("unused network", network, status.st_size))
@@ -141,11 +145,18 @@ def _is_sequence_task(config: Path) -> bool:
     return isinstance(settings, dict) and settings.get("dataset") in SEQUENCE_TASKS
 
 
-def remove_store(store: Path) -> None:
+def remove_store(store: Place) -> None:
     """Remove a store, its recipe last: if interrupted, it is still a store, and the next gc removes the rest.
 
     Raises ``OSError``.
     """
+    if isinstance(store, ObjectPath):
+        shutil.rmtree(local_folder(store), ignore_errors=True)
+        objects = (found.path for found in store.walk() if found.path != store / RECIPE)
+        for _ in map_places(store, ObjectPath.unlink, objects):
+            pass
+        (store / RECIPE).unlink()
+        return
     for path in store.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -155,7 +166,7 @@ def remove_store(store: Path) -> None:
     store.rmdir()
 
 
-def _file(kind: str, path: Path, num_bytes: int) -> Garbage:
+def _file(kind: str, path: Place, num_bytes: int) -> Garbage:
     return Garbage(kind, path, num_bytes, partial(path.unlink, missing_ok=True))
 
 
@@ -173,9 +184,12 @@ def _orphans(folders: Sequence[DatasetFolder], dataset: VideoDataset) -> Iterato
                 yield _file("video no longer in the dataset", entry.path, entry.num_bytes)
 
 
-def _outdated_lines(store: Path, folder: DatasetFolder) -> Iterator[Garbage]:
+def _outdated_lines(store: Place, folder: DatasetFolder) -> Iterator[Garbage]:
     """The dataset's ``errors.jsonl``, if it has lines of videos that were stored or failed again since."""
     log = errors_path(store, folder.dataset)
+    if isinstance(log, ObjectPath):
+        yield from _outdated_objects(log, folder)
+        return
     last_failures = {failure.video_id: failure for failure in read_failures(log)}
     if not log.exists():
         return
@@ -185,7 +199,15 @@ def _outdated_lines(store: Path, folder: DatasetFolder) -> Iterator[Garbage]:
     text = "".join(failure.line + "\n" for failure in sorted(kept, key=lambda failure: failure.time))
     num_bytes = size - len(text.encode())
     if num_bytes > 0:
-        yield Garbage("failures since fixed or repeated", log, num_bytes, partial(_rewrite, log, text, size))
+        yield Garbage(_OUTDATED, log, num_bytes, partial(_rewrite, log, text, size))
+
+
+def _outdated_objects(log: ObjectPath, folder: DatasetFolder) -> Iterator[Garbage]:
+    failures = list(log.walk())
+    written = {entry.video_id: entry.written for entry in list_entries(folder)} if failures else {}
+    for failure in failures:
+        if written.get(video_id_of(failure, log), 0.0) > failure.st_mtime:
+            yield _file(_OUTDATED, failure.path, failure.st_size)
 
 
 def _rewrite(log: Path, text: str, size: int) -> None:

@@ -7,17 +7,21 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from data.atomic import remove_abandoned
+from data.objects import local_folder, map_places
 from data.progress import Progress
 from data.records import VideoRecord, require_files
 from models.preprocessing import VIEWS
 from pipeline.cache.packed import PackedFeatures, open_packed, pack
 from pipeline.cache.store import NETWORKS, DamagedEntry, FeatureStore, NameTooLongError
-from pipeline.features.recipe import IMPORTED, Match, Origin, imported_recipe
+from pipeline.features.recipe import IMPORTED, Match, Origin, VideoFeatures, imported_recipe
 from pipeline.features.sampling import FrameSampling
 from pipeline.settings.config import ConfigError, FeatureConfig
+
+_CLOCK_ERROR = 15 * 60.0  # seconds: S3 refuses requests from clocks that are further off
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ class FeatureCache:
         can't be written or an import was interrupted.
         """
         self.store.check_import(dataset)
-        for folder in (self.store.folder, self._networks):
-            remove_abandoned(folder)
+        self.store.remove_abandoned()
+        remove_abandoned(self._networks)
         missing = self._missing(dataset, records)
         if not missing:
             return self._nothing_to_do(len(records))
@@ -164,13 +168,16 @@ class FeatureCache:
 
     def _in_memory(self, dataset: str, records: Sequence[VideoRecord]) -> PackedFeatures:
         """The intact features that the store contains; nothing is written or removed."""
-        found = {}
-        for record in records:
+
+        def read(record: VideoRecord) -> list[VideoFeatures]:
             if self._is_stored(dataset, record):
                 with suppress(DamagedEntry):
                     views = [self.store.read(dataset, record.video_id, view) for view in self.views]
-                    found[record.video_id] = [view for view in views if view is not None]
-        return PackedFeatures.in_memory(found, self.views)
+                    return [view for view in views if view is not None]
+            return []
+
+        found = zip(records, map_places(self.store.folder, read, records), strict=True)
+        return PackedFeatures.in_memory({record.video_id: views for record, views in found if views}, self.views)
 
     @property
     def _only_read(self) -> str:
@@ -196,14 +203,45 @@ class FeatureCache:
         missing = {record.video_id for record in self._missing(dataset, records)}
         stored = [record.video_id for record in records if record.video_id not in missing]
         packed = open_packed(self.store, dataset, stored, self.views)
-        if packed is not None:
-            return packed, set()
-        packed, damaged = pack(self.store, dataset, stored, self.views)
-        return packed, set(damaged)
+        damaged: list[str] = []
+        if packed is None:
+            packed, damaged = pack(self.store, dataset, stored, self.views)
+        return packed, {*damaged, *self._discard_changed(dataset, records, packed)}
+
+    def _discard_changed(self, dataset: str, records: Sequence[VideoRecord], packed: PackedFeatures) -> list[str]:
+        """Remove objects of other files than the videos, which ``_missing`` can overlook; the ids of these videos."""
+        if isinstance(self.store.folder, Path):
+            return []
+        packed_records = [record for record in records if record.video_id in packed.videos]
+        changed = [r.video_id for r in packed_records if not self._is_usable(r, packed.videos[r.video_id].origin)]
+        for video_id in changed:
+            for view in self.views:
+                self.store.remove(dataset, video_id, view)
+        return changed
 
     def _missing(self, dataset: str, records: Sequence[VideoRecord]) -> list[VideoRecord]:
-        """The videos of which the store lacks a view."""
-        return [record for record in records if not self._is_stored(dataset, record)]
+        """The videos of which the store lacks a view.
+
+        Objects are listed, a thousand per request. One is looked into only if the video file has changed since it was
+        written, or if short videos are not accepted.
+        """
+        if isinstance(self.store.folder, Path):
+            return [record for record in records if not self._is_stored(dataset, record)]
+        video_ids = {record.video_id for record in records}
+        views = [self.store.listed(dataset, video_ids, view) for view in self.views]
+        listed = {record for record in records if all(record.video_id in view for view in views)}
+        doubtful = [
+            record
+            for record in records
+            if record in listed
+            and (
+                self.config.on_short == "fail"
+                or _changed_since(record.path, min(view[record.video_id].written for view in views))
+            )
+        ]
+        stored = map_places(self.store.folder, partial(self._is_stored, dataset), doubtful)
+        listed -= {record for record, is_stored in zip(doubtful, stored, strict=True) if not is_stored}
+        return [record for record in records if record not in listed]
 
     def _is_stored(self, dataset: str, record: VideoRecord) -> bool:
         return all(self._is_view_stored(dataset, record, view) for view in self.views)
@@ -220,7 +258,7 @@ class FeatureCache:
 
     @property
     def _networks(self) -> Path:
-        return self.config.cache / NETWORKS
+        return local_folder(self.config.cache) / NETWORKS
 
     def extract(self, dataset: str, records: Iterable[VideoRecord]) -> Generator[VideoOutcome, None, None]:
         """Extract and store the features of videos, and yield their outcomes in order of completion.
@@ -236,10 +274,13 @@ class FeatureCache:
         in_progress: dict[int, VideoRecord] = {}
         made_elsewhere: deque[VideoRecord] = deque()
 
+        def look_up(record: VideoRecord) -> tuple[VideoRecord, bool]:
+            return record, self._is_stored(dataset, record)
+
         def paths() -> Iterator[Path]:
             number = 0
-            for record in records:
-                if self._is_stored(dataset, record):
+            for record, is_stored in map_places(self.store.folder, look_up, records):
+                if is_stored:
                     made_elsewhere.append(record)
                 else:
                     in_progress[number] = record
@@ -258,26 +299,29 @@ class FeatureCache:
             timeout=self.config.video_timeout,
             on_short=self.config.on_short,
         )
-        with closing(results):
-            for number, result in results:
+
+        def keep(numbered: tuple[int, tuple[VideoFeatures, ...] | ExtractionFailure]) -> VideoOutcome:
+            number, result = numbered
+            record = in_progress.pop(number)
+            if isinstance(result, ExtractionFailure):
+                return VideoOutcome(record, failure=result.reason)
+            try:
+                for view, features in zip(self.views, result, strict=True):
+                    if not self._is_view_stored(dataset, record, view):
+                        self.store.write(dataset, record.video_id, features, view)
+            except NameTooLongError as error:
+                return VideoOutcome(record, failure=str(error))
+            origin = result[0].origin
+            shortfall = None
+            if origin.is_short:
+                shortfall = f"{origin.decoded_frames} of {origin.header_frames} frames decode"
+            return VideoOutcome(record, num_frames=len(result[0].features), shortfall=shortfall)
+
+        with closing(results), closing(map_places(self.store.folder, keep, results)) as outcomes:
+            for outcome in outcomes:
                 while made_elsewhere:
                     yield VideoOutcome(made_elsewhere.popleft(), made_elsewhere=True)
-                record = in_progress.pop(number)
-                if isinstance(result, ExtractionFailure):
-                    yield VideoOutcome(record, failure=result.reason)
-                    continue
-                try:
-                    for view, features in zip(self.views, result, strict=True):
-                        if not self._is_view_stored(dataset, record, view):
-                            self.store.write(dataset, record.video_id, features, view)
-                except NameTooLongError as error:
-                    yield VideoOutcome(record, failure=str(error))
-                    continue
-                origin = result[0].origin
-                shortfall = None
-                if origin.is_short:
-                    shortfall = f"{origin.decoded_frames} of {origin.header_frames} frames decode"
-                yield VideoOutcome(record, num_frames=len(result[0].features), shortfall=shortfall)
+                yield outcome
         yield from (VideoOutcome(record, made_elsewhere=True) for record in made_elsewhere)
 
     def _summarize(
@@ -310,3 +354,10 @@ class FeatureCache:
             seconds=round(time.perf_counter() - started, 2),
             store=str(self.store.folder),
         )
+
+
+def _changed_since(path: Path, written: float) -> bool:
+    """Whether a file may have changed after a time of the object store's clock. A file that is missing has not."""
+    with suppress(OSError):
+        return path.stat().st_ctime > written - _CLOCK_ERROR
+    return False

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from data.catalog import DataConfig, load_dataset
 from data.command import parse_arguments
+from data.objects import Place, local_folder, map_places
 from data.progress import Progress
 from data.records import VideoDataset
 from pipeline.cache import exchange
@@ -24,6 +25,8 @@ from pipeline.cache.store import (
     RECIPE,
     DamagedEntry,
     DatasetFolder,
+    Entry,
+    FeatureStore,
     StoreError,
     dataset_folders,
     errors_path,
@@ -61,7 +64,7 @@ class StatusArguments:
     """Show what is cached: entries, sizes and failures by fingerprint and dataset."""
 
     data: OptionalDataset = field(default_factory=OptionalDataset)
-    cache: Path = Path("cache")
+    cache: Place = Path("cache")
     """the feature store"""
     json: bool = False
     """print JSON instead of text"""
@@ -100,8 +103,8 @@ def status(arguments: Sequence[str]) -> int:
     dataset = options.data.load()
     stores, others = find_stores(options.cache)
     rows = [row for store in stores for row in status_rows(store, dataset)]
-    packed_bytes = sum(_size_of(store / PACKED) for store in stores)
-    network_bytes = _size_of(options.cache / NETWORKS)
+    packed_bytes = sum(_size_of(local_folder(store) / PACKED) for store in stores)
+    network_bytes = _size_of(local_folder(options.cache) / NETWORKS)
     if options.json:
         sizes = {"packed_bytes": packed_bytes, "network_bytes": network_bytes}
         print(json.dumps({"stores": [asdict(row) for row in rows], **sizes, "others": [str(path) for path in others]}))
@@ -117,7 +120,7 @@ def status(arguments: Sequence[str]) -> int:
     return 0
 
 
-def status_rows(store: Path, dataset: VideoDataset | None) -> list[StatusRow]:
+def status_rows(store: Place, dataset: VideoDataset | None) -> list[StatusRow]:
     """The rows of a store: one per dataset and view, for all datasets or the given one.
 
     A store without datasets has one empty row.
@@ -137,7 +140,7 @@ def status_rows(store: Path, dataset: VideoDataset | None) -> list[StatusRow]:
     return [_with_counts(empty, folder, errors_path(store, folder.dataset), dataset) for folder in folders]
 
 
-def _with_counts(row: StatusRow, folder: DatasetFolder, log: Path, dataset: VideoDataset | None) -> StatusRow:
+def _with_counts(row: StatusRow, folder: DatasetFolder, log: Place, dataset: VideoDataset | None) -> StatusRow:
     sizes = {entry.video_id: entry.num_bytes for entry in list_entries(folder)}
     failed = {failure.video_id for failure in read_failures(log)} - sizes.keys()
     done = missing = None
@@ -173,7 +176,7 @@ def _status_table(rows: Sequence[StatusRow], with_dataset: bool) -> str:
 class VerifyArguments:
     """Read every entry and check its length, its checksum, its recipe and its video."""
 
-    cache: Path = Path("cache")
+    cache: Place = Path("cache")
     """the feature store"""
     fingerprint: tuple[str, ...] = ()
     """only the stores whose fingerprints start with one of these (default: all)"""
@@ -187,8 +190,8 @@ def verify(arguments: Sequence[str]) -> int:
     """Returns 0 if all entries are intact or the damaged ones were removed, 1 if damaged ones remain."""
     options = _parse(VerifyArguments, "verify", arguments)
     stores = select_stores(find_stores(options.cache)[0], options.fingerprint)
-    damaged: dict[Path, str] = {}
-    unreadable: dict[Path, str] = {}
+    damaged: dict[Place, str] = {}
+    unreadable: dict[Place, str] = {}
     listed = []
     for path in stores:
         try:
@@ -198,13 +201,12 @@ def verify(arguments: Sequence[str]) -> int:
             continue
         listed += [(store, folder, entry) for folder in dataset_folders(path) for entry in list_entries(folder)]
     with closing(Progress(total=len(listed), unit="file", what="verifying")) as progress:
-        for store, folder, entry in listed:
-            try:
-                features = store.read(folder.dataset, entry.video_id, folder.view)
-                if features is None and entry.path.exists():  # another process may have removed it
-                    unreadable[entry.path] = f"{entry.path} can't be opened: check its permissions"
-            except DamagedEntry as error:
-                damaged[entry.path] = str(error).removeprefix(f"{entry.path}: ")
+        checked = map_places(options.cache, lambda one: _check(*one), listed)
+        for (store, folder, entry), (is_readable, damage) in zip(listed, checked, strict=True):
+            if not is_readable:
+                unreadable[entry.path] = f"{entry.path} can't be opened: check its permissions"
+            if damage is not None:
+                damaged[entry.path] = damage.removeprefix(f"{entry.path}: ")
                 if options.remove:
                     store.remove(folder.dataset, entry.video_id, folder.view)
             progress.advance(damaged=len(damaged))
@@ -225,6 +227,15 @@ def verify(arguments: Sequence[str]) -> int:
     return 1 if unreadable or (damaged and not options.remove) else 0
 
 
+def _check(store: FeatureStore, folder: DatasetFolder, entry: Entry) -> tuple[bool, str | None]:
+    """Whether an entry can be opened, and what is wrong with its content."""
+    try:
+        features = store.read(folder.dataset, entry.video_id, folder.view)
+    except DamagedEntry as error:
+        return True, str(error)
+    return features is not None or not entry.path.exists(), None  # another process may have removed it
+
+
 @dataclass(frozen=True)
 class GcArguments:
     """List what is no longer needed, and remove it with --delete.
@@ -235,7 +246,7 @@ class GcArguments:
     """
 
     data: OptionalDataset = field(default_factory=OptionalDataset)
-    cache: Path = Path("cache")
+    cache: Place = Path("cache")
     """the feature store"""
     runs: tuple[Path, ...] = (Path("runs"),)
     """folders of runs; the stores that these runs use are kept"""

@@ -3,19 +3,22 @@
 <cache>/<fingerprint>/packed/<dataset>-<key>.npy       features of all videos and views, one after another
 <cache>/<fingerprint>/packed/<dataset>.index           the rows of each video, and the entries they were copied from
 
-A copy is valid while every requested entry has the size and modification time it had when it was copied. The index is
+(``FeatureStore.packed``; of an object store, in the user's cache folder.)
+
+A copy is valid while every requested entry has the size and modification time (an object: tag) it had when it was
+copied. The index is
 written last and names the file of features, so that a reader sees either the old pair or the new one.
 """
 
 import hashlib
 import json
-import os
 import sys
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from data.atomic import write_atomically
+from data.objects import map_places
 from data.progress import Progress
 from models.preprocessing import CENTER
-from pipeline.cache.store import PACKED, DamagedEntry, FeatureStore, StoreError
+from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError
 from pipeline.features.recipe import Origin, VideoFeatures
 
 _HEADER_BYTES = 128  # of a .npy file with a matrix; numpy pads it for any number of rows
@@ -106,7 +110,8 @@ def open_packed(
     if tuple(about["views"][: len(views)]) != views or not all(video_id in numbers for video_id in video_ids):
         return None
     rows = [numbers[video_id] for video_id in video_ids]
-    current = np.array([_signatures(store, dataset, video_id, views) for video_id in video_ids], dtype=np.int64)
+    signatures = _signatures(store, dataset, video_ids, views)
+    current = np.array([signatures(video_id) for video_id in video_ids], dtype=np.int64)
     if (index["entries"][rows, : len(views)] != current.reshape(len(rows), len(views), 2)).any():
         return None
     try:
@@ -140,8 +145,9 @@ def pack(
         packed = _pack_into_file(store, dataset, video_ids, views)
     except OSError as error:
         print(f"no packed copy of {dataset}, its features are kept in memory: {error}", file=sys.stderr)
-        found = {video_id: _read(store, dataset, video_id, views) for video_id in video_ids}
-        intact = {video_id: video_views for video_id, video_views in found.items() if video_views is not None}
+        read = partial(_read, store, dataset, views=views)
+        found = zip(video_ids, map_places(store.folder, read, video_ids), strict=True)
+        intact = {video_id: video_views for video_id, video_views in found if video_views is not None}
         packed = PackedFeatures.in_memory(intact, views)
     return packed, [video_id for video_id in video_ids if video_id not in packed.videos]
 
@@ -149,7 +155,7 @@ def pack(
 def stale_files(store: FeatureStore) -> list[Path]:
     """Files of packed copies that are out of date or damaged, or that no index names; not those being written."""
     in_use: set[Path] = set()
-    files = [path for path in (store.folder / PACKED).glob("*") if not path.name.startswith(".")]
+    files = [path for path in store.packed.glob("*") if not path.name.startswith(".")]
     for path in files:
         index = _read_index(path) if path.suffix == _INDEX else None
         if index is not None:
@@ -225,15 +231,18 @@ def _copy_entries(
 ) -> _Copied:
     """Copy the features of all videos that have them into the file ``path``."""
     layout, entries, checksum = _Layout(len(views)), [], 0
+    signatures = _signatures(store, dataset, video_ids, views)
+
+    def read(video_id: str) -> tuple[str, list[tuple[int, int]], tuple[VideoFeatures, ...] | None]:
+        # The signatures are taken before reading, so that an entry that is replaced meanwhile is newer than the copy.
+        return video_id, signatures(video_id), _read(store, dataset, video_id, views)
+
     with path.open("wb") as file, closing(Progress(len(video_ids), "video", what="packing features")) as progress:
         file.seek(_HEADER_BYTES)
-        for video_id in video_ids:
-            # Taken before reading, so that an entry that is replaced meanwhile is newer than the copy.
-            signatures = _signatures(store, dataset, video_id, views)
-            video_views = _read(store, dataset, video_id, views)
+        for video_id, entry, video_views in map_places(store.folder, read, video_ids):
             if video_views is not None:
                 layout.add(video_id, video_views)
-                entries.append(signatures)
+                entries.append(entry)
                 for view in video_views:
                     content = np.ascontiguousarray(view.features).data
                     checksum = zlib.crc32(content, checksum)
@@ -317,16 +326,29 @@ def _discard(store: FeatureStore, dataset: str, video_id: str, view: str) -> Non
         store.remove(dataset, video_id, view)
 
 
-def _signatures(store: FeatureStore, dataset: str, video_id: str, views: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Size and modification time (nanoseconds) of a video's entries, which show whether one was rewritten."""
-    signatures = []
-    for view in views:
-        try:
-            status = os.stat(store.path(dataset, video_id, view))
-            signatures.append((status.st_size, status.st_mtime_ns))
-        except OSError:
-            signatures.append(_NO_ENTRY)
-    return signatures
+def _signatures(
+    store: FeatureStore, dataset: str, video_ids: Sequence[str], views: tuple[str, ...]
+) -> Callable[[str], list[tuple[int, int]]]:
+    """A function from a video to the size and version of each of its entries, which show whether one was rewritten.
+
+    Files are looked up one by one, objects are listed now.
+    """
+
+    def look_up(video_id: str) -> list[tuple[int, int]]:
+        signatures = []
+        for view in views:
+            try:
+                status = store.path(dataset, video_id, view).stat()
+                signatures.append((status.st_size, status.st_mtime_ns))
+            except OSError:
+                signatures.append(_NO_ENTRY)
+        return signatures
+
+    if isinstance(store.folder, Path):
+        return look_up
+    listed = [store.listed(dataset, set(video_ids), view) for view in views]
+    found = [{video_id: (entry.num_bytes, entry.version) for video_id, entry in view.items()} for view in listed]
+    return lambda video_id: [view.get(video_id, _NO_ENTRY) for view in found]
 
 
 def _checksum(index: Mapping[str, npt.NDArray[Any]]) -> int:
@@ -339,7 +361,7 @@ def _checksum(index: Mapping[str, npt.NDArray[Any]]) -> int:
 
 
 def _index_path(store: FeatureStore, dataset: str) -> Path:
-    return store.folder / PACKED / f"{dataset}{_INDEX}"
+    return store.packed / f"{dataset}{_INDEX}"
 
 
 def _remove_older(features_path: Path, dataset: str) -> None:

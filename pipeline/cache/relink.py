@@ -17,6 +17,7 @@ import numpy as np
 from data.catalog import DataConfig, load_dataset
 from data.command import parse_arguments
 from data.identity import identify, sample
+from data.objects import ObjectPath, Place
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
 from models.preprocessing import CENTER
@@ -93,7 +94,7 @@ class RelinkArguments:
     """
 
     data: DataConfig = field(default_factory=DataConfig)
-    cache: Path = Path("cache")
+    cache: Place = Path("cache")
     """the feature store"""
     source: str | None = None
     """only from this folder of the store (see status), and also features of videos whose files are missing"""
@@ -123,6 +124,11 @@ class Relinked:
 def relink_command(arguments: Sequence[str]) -> int:
     """Returns 0, or 1 if nothing was found or features differ."""
     options = parse_arguments(RelinkArguments, arguments, prog="python -m pipeline.cache relink")
+    if isinstance(options.cache, ObjectPath):
+        raise StoreError(
+            f"relink works in a folder only, not in {options.cache}: no earlier version, which named features after "
+            "the dataset's path, wrote to an object store. Relink before you copy a store there."
+        )
     dataset = load_dataset(options.data)
     found = []
     for path in find_stores(options.cache)[0]:
@@ -167,6 +173,7 @@ def relink(store: FeatureStore, dataset: VideoDataset, source: str | None, delet
             removed = is_superseded and delete and not store.recipe.is_imported
             if removed:
                 for folder in folders:
+                    assert isinstance(folder.path, Path)
                     shutil.rmtree(folder.path)
             label = f"{store.folder.name}/{name}"
             counts = count[COPIED], count[PRESENT], count[DIFFERENT]

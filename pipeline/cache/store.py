@@ -1,4 +1,4 @@
-"""The feature store on disk: one file per video, complete or absent, in a folder named after the recipe.
+"""The feature store: one file or object per video, complete or absent, in a folder named after the recipe.
 
 <cache>/<fingerprint>/recipe.json                         everything that can change a number, as readable JSON
 <cache>/<fingerprint>/<dataset>/<video_id>.safetensors    the features of one video
@@ -7,6 +7,10 @@
 <cache>/<fingerprint>/<dataset>/.unfinished-import        while files are imported, or if that was interrupted
 <cache>/<fingerprint>/packed/...                          copies for training (``packed.py``)
 <cache>/onnx/...                                          exported networks
+
+In an object store the entries have the same names. Objects can't be appended to or locked: each failure is an object,
+``<fingerprint>/.failures/<dataset>/<video_id>.json``, and what must be local is in the user's cache folder
+(``data.objects.local_folder``).
 """
 
 import errno
@@ -14,23 +18,30 @@ import json
 import os
 import re
 import time
-import zlib
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
 
-from data.atomic import write_atomically, write_text_atomically
+from data.atomic import remove_abandoned
 from data.errors import UserError
+from data.objects import (
+    ObjectNameError,
+    ObjectPath,
+    ObjectStatus,
+    ObjectStoreError,
+    Place,
+    local_folder,
+    subfolders,
+    write_place,
+)
 from models.preprocessing import CENTER, VIEWS
+from pipeline.cache import entry
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
 from pipeline.settings.config import ConfigError
 
@@ -39,6 +50,8 @@ PACKED = "packed"
 RECIPE = "recipe.json"
 _ENTRY_SUFFIX = ".safetensors"
 _ERRORS = "errors.jsonl"
+_FAILURES = ".failures"
+_FAILURE_SUFFIX = ".json"
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
 
@@ -57,7 +70,7 @@ class DamagedEntry(Exception):
 class FeatureStore:
     """The features that one recipe makes, by dataset and video."""
 
-    def __init__(self, cache: Path, recipe: FeatureRecipe) -> None:
+    def __init__(self, cache: Place, recipe: FeatureRecipe) -> None:
         """Open ``<cache>/<fingerprint>``, or create it.
 
         Raises ``StoreError`` if the folder contains another recipe's features, or can't be read or created.
@@ -67,7 +80,8 @@ class FeatureStore:
         path = self.folder / RECIPE
         if not path.exists():
             try:
-                write_text_atomically(path, recipe.to_json())
+                # Another process may write it, too: the same content, because the folder's name is its hash.
+                write_place(path, recipe.to_json().encode())
             except OSError as error:
                 raise _not_writable(error) from error
             return
@@ -79,29 +93,37 @@ class FeatureStore:
                 "Move the folder away, or choose another --cache."
             )
 
-    def path(self, dataset: str, video_id: str, view: str = CENTER) -> Path:
-        folder = dataset if view == CENTER else f"{dataset}@{view}"
-        return self.folder / folder / f"{video_id}{_ENTRY_SUFFIX}"
+    @property
+    def packed(self) -> Path:
+        """The folder of the copies for training."""
+        return local_folder(self.folder) / PACKED
+
+    def path(self, dataset: str, video_id: str, view: str = CENTER) -> Place:
+        return self._entries(dataset, view) / f"{video_id}{_ENTRY_SUFFIX}"
+
+    def _entries(self, dataset: str, view: str) -> Place:
+        return self.folder / (dataset if view == CENTER else f"{dataset}@{view}")
+
+    def listed(self, dataset: str, video_ids: Container[str], view: str = CENTER) -> dict[str, "Entry"]:
+        """The entries of these videos, from the names alone: they may be damaged, or of another video file."""
+        folder = DatasetFolder(dataset, view, self._entries(dataset, view))
+        return {found.video_id: found for found in list_entries(folder) if found.video_id in video_ids}
+
+    def remove_abandoned(self) -> None:
+        """Remove what killed jobs left on disk. Objects are whole or not there."""
+        remove_abandoned(local_folder(self.folder))
 
     def write(self, dataset: str, video_id: str, video: VideoFeatures, view: str = CENTER) -> None:
         """Publish the features of one video, atomically.
 
         Raises ``StoreError`` (full disk, read-only store); its subclass ``NameTooLongError`` concerns this video only.
         """
-        tensors = {"features": video.features, "frame_indices": video.frame_indices}
-        metadata = {
-            "fingerprint": self.recipe.fingerprint,
-            "video_id": video_id,
-            "view": view,
-            "origin": json.dumps(asdict(video.origin)),
-        }
         path = self.path(dataset, video_id, view)
-        metadata["crc32"] = str(_checksum(metadata, video.features, video.frame_indices))
-
-        # Not save_file: its temporary file doesn't name this process, and only its owner could read the result.
-        content = save(tensors, metadata)
+        content = entry.encode(video, self.recipe.fingerprint, video_id, view)
         try:
-            write_atomically(path, lambda temporary: temporary.write_bytes(content))
+            write_place(path, content)
+        except ObjectNameError as error:
+            raise NameTooLongError(str(error)) from error
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 raise NameTooLongError(
@@ -116,9 +138,12 @@ class FeatureStore:
         ``None`` if there are no features, the file is cut off, or it belongs to another recipe or video.
         """
         try:
-            with safe_open(self.path(dataset, video_id, view), framework="numpy") as file:
-                header = file.metadata()
+            header = entry.read_metadata(self.path(dataset, video_id, view))
             return Origin(**json.loads(header["origin"])) if self._matches(video_id, view, header) else None
+        except ObjectNameError:
+            return None
+        except ObjectStoreError:  # a ValueError, too; an entry that can't be asked for is not a missing one
+            raise
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
@@ -129,13 +154,13 @@ class FeatureStore:
         """
         path = self.path(dataset, video_id, view)
         try:
-            with safe_open(path, framework="numpy") as file:
-                features, frame_indices = file.get_tensor("features"), file.get_tensor("frame_indices")
-                header = file.metadata()
+            header, features, frame_indices = entry.read(path)
             origin = Origin(**json.loads(header["origin"]))
-            intact = header.pop("crc32") == str(_checksum(header, features, frame_indices))
-        except FileNotFoundError:
+            intact = header.pop("crc32") == str(entry.checksum(header, features, frame_indices))
+        except (FileNotFoundError, ObjectNameError):
             return None
+        except ObjectStoreError:  # a ValueError, too; an entry that can't be asked for is not a damaged one
+            raise
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DamagedEntry(f"{path}: {error}") from error
         if not intact or not self._matches(video_id, view, header):
@@ -153,6 +178,10 @@ class FeatureStore:
         """Append a line to the dataset's ``errors.jsonl``. Raises ``StoreError``."""
         line = {"time": time.strftime(_TIME_FORMAT), "video_id": video_id, "path": str(path), "reason": reason}
         log = self.errors_path(dataset)
+        if isinstance(log, ObjectPath):
+            with suppress(ObjectNameError):  # the job prints the reason, too
+                (log / f"{video_id}{_FAILURE_SUFFIX}").write_bytes(json.dumps(line).encode() + b"\n")
+            return
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a+b") as file:
@@ -165,7 +194,7 @@ class FeatureStore:
             error.filename = str(log)
             raise _not_writable(error) from error
 
-    def errors_path(self, dataset: str) -> Path:
+    def errors_path(self, dataset: str) -> Place:
         return errors_path(self.folder, dataset)
 
     @contextmanager
@@ -175,9 +204,13 @@ class FeatureStore:
         Raises ``StoreError`` if another process imports under the same name, ``OSError`` if it can't be marked.
         """
         marker = self._unfinished_import(dataset)
+        if isinstance(marker, ObjectPath):
+            with self._importing_objects(marker):
+                yield
+            return
         try:
             marker.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".import.lock", timeout=0):
+            with FileLock(local_folder(self.folder) / ".import.lock", timeout=0):
                 marker.touch()
                 yield
                 marker.unlink()
@@ -187,6 +220,20 @@ class FeatureStore:
                 "another --name."
             ) from error
 
+    @contextmanager
+    def _importing_objects(self, marker: ObjectPath) -> Iterator[None]:
+        """There is no lock. Of two imports at a time, at least the one that ends last fails, and nothing is read."""
+        mine = uuid.uuid4().hex.encode()
+        marker.write_bytes(mine)
+        yield
+        if not marker.exists() or marker.read_bytes() != mine:
+            marker.write_bytes(mine)  # nothing is read, and the other one fails if it has not ended
+            raise StoreError(
+                f"another process imported into {self.folder} ({self.recipe.backbone}) at the same time, so that the "
+                "features of both are mixed. Import again, one after the other."
+            )
+        marker.unlink()
+
     def check_import(self, dataset: str) -> None:
         """Raise ``StoreError`` if an import of the dataset has not ended, so that old and new features are mixed."""
         if self._unfinished_import(dataset).exists():
@@ -195,18 +242,8 @@ class FeatureStore:
                 "earlier features would be mixed with new ones. Import the same files again, to the end."
             )
 
-    def _unfinished_import(self, dataset: str) -> Path:
+    def _unfinished_import(self, dataset: str) -> Place:
         return self.folder / dataset / ".unfinished-import"
-
-
-def _checksum(metadata: dict[str, str], features: npt.NDArray[np.float16], frame_indices: npt.NDArray[np.int32]) -> int:
-    """Checksum of an entry: its metadata, and the arrays with their types and shapes."""
-    arrays: list[npt.NDArray[Any]] = [np.ascontiguousarray(features), np.ascontiguousarray(frame_indices)]
-    described = json.dumps([metadata, *([array.dtype.str, array.shape] for array in arrays)], sort_keys=True)
-    checksum = zlib.crc32(described.encode())
-    for array in arrays:
-        checksum = zlib.crc32(array.data, checksum)
-    return checksum
 
 
 def _not_writable(error: OSError) -> StoreError:
@@ -216,7 +253,7 @@ def _not_writable(error: OSError) -> StoreError:
     )
 
 
-# Listing a cache. No entry is opened, so that 100,000 of them take about a second.
+# Listing a cache. No entry is opened, so that 100,000 of them take about a second, and 1,000 objects one request.
 
 
 @dataclass(frozen=True)
@@ -225,17 +262,21 @@ class DatasetFolder:
 
     dataset: str
     view: str
-    path: Path
+    path: Place
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of features, which may be damaged; ``written`` in seconds since the epoch."""
+    """One file of features, which may be damaged; ``written`` in seconds since the epoch.
+
+    ``version`` differs if the entry was written again: its time in nanoseconds, or an object's tag.
+    """
 
     video_id: str
-    path: Path
+    path: Place
     num_bytes: int
     written: float
+    version: int
 
 
 @dataclass(frozen=True)
@@ -247,23 +288,23 @@ class Failure:
     line: str
 
 
-def find_stores(cache: Path) -> tuple[list[Path], list[Path]]:
+def find_stores(cache: Place) -> tuple[list[Place], list[Place]]:
     """The folders of a cache that are stores, and the other folders, both sorted by name.
 
     Raises ``StoreError`` if ``cache`` is not a folder.
     """
     if not cache.is_dir():
         raise StoreError(f"{cache} is not a folder. Pass the folder with the cached features as --cache.")
-    stores: list[Path] = []
-    others: list[Path] = []
-    for folder in sorted(path for path in cache.iterdir() if path.is_dir() and path.name != NETWORKS):
+    stores: list[Place] = []
+    others: list[Place] = []
+    for folder in sorted((path for path in subfolders(cache) if path.name != NETWORKS), key=str):
         # The name counts too: a run's folder also contains a recipe.json, and must not be deleted as a store.
         is_store = re.fullmatch("[0-9a-f]{16}", folder.name) and (folder / RECIPE).exists()
         (stores if is_store else others).append(folder)
     return stores, others
 
 
-def open_store(folder: Path) -> FeatureStore:
+def open_store(folder: Place) -> FeatureStore:
     """The existing store in this folder.
 
     Raises ``StoreError`` if its recipe can't be read, or is not the one that the folder is named after.
@@ -277,14 +318,14 @@ def open_store(folder: Path) -> FeatureStore:
     return FeatureStore(folder.parent, recipe)
 
 
-def _read_recipe(folder: Path) -> FeatureRecipe:
+def _read_recipe(folder: Place) -> FeatureRecipe:
     try:
         return FeatureRecipe.read(folder / RECIPE)
     except ConfigError as error:
         raise StoreError(f"{error}. Move {folder} away and cache its videos again.") from error
 
 
-def select_stores(stores: Sequence[Path], prefixes: Sequence[str]) -> list[Path]:
+def select_stores(stores: Sequence[Place], prefixes: Sequence[str]) -> list[Place]:
     """The stores whose fingerprints start with one of ``prefixes``; all stores if there is no prefix.
 
     Raises ``StoreError`` if a prefix matches no store.
@@ -298,10 +339,10 @@ def select_stores(stores: Sequence[Path], prefixes: Sequence[str]) -> list[Path]
     return [store for store in stores if store.name.startswith(tuple(prefix[:16] for prefix in prefixes))]
 
 
-def dataset_folders(store: Path) -> list[DatasetFolder]:
+def dataset_folders(store: Place) -> list[DatasetFolder]:
     """The store's folders by dataset and view, sorted by name."""
     found = []
-    for path in sorted(child for child in store.iterdir() if child.is_dir() and child.name != PACKED):
+    for path in sorted((child for child in subfolders(store) if child.name not in (PACKED, _FAILURES)), key=str):
         dataset, _, view = path.name.rpartition("@")
         if dataset and view in VIEWS and view != CENTER:
             found.append(DatasetFolder(dataset, view, path))
@@ -312,7 +353,18 @@ def dataset_folders(store: Path) -> list[DatasetFolder]:
 
 def list_entries(folder: DatasetFolder) -> Iterator[Entry]:
     """The entries of a dataset, in no order. Those that another process removes meanwhile are left out."""
+    if isinstance(folder.path, ObjectPath):
+        return (
+            Entry(video_id_of(found, folder.path), found.path, found.st_size, found.st_mtime, found.version)
+            for found in folder.path.walk()
+            if found.path.name.endswith(_ENTRY_SUFFIX)
+        )
     return _walk(str(folder.path), "")
+
+
+def video_id_of(found: ObjectStatus, folder: ObjectPath) -> str:
+    """The video of an entry or a failure, whose name is relative to ``folder`` and has one suffix."""
+    return found.path.key.removeprefix(f"{folder.key}/").rpartition(".")[0]
 
 
 def _walk(folder: str, prefix: str) -> Iterator[Entry]:
@@ -324,11 +376,13 @@ def _walk(folder: str, prefix: str) -> Iterator[Entry]:
                 with suppress(FileNotFoundError):
                     status = child.stat()
                     video_id = prefix + child.name.removesuffix(_ENTRY_SUFFIX)
-                    yield Entry(video_id, Path(child.path), status.st_size, status.st_mtime)
+                    yield Entry(video_id, Path(child.path), status.st_size, status.st_mtime, status.st_mtime_ns)
 
 
-def file_statuses(folder: Path) -> list[os.stat_result]:
+def file_statuses(folder: Place) -> list[os.stat_result] | list[ObjectStatus]:
     """Sizes and times of all files under a folder; empty if there is no folder."""
+    if isinstance(folder, ObjectPath):
+        return list(folder.walk())
     files = []
     for path, _, names in os.walk(folder):
         for name in names:
@@ -337,12 +391,18 @@ def file_statuses(folder: Path) -> list[os.stat_result]:
     return files
 
 
-def errors_path(store: Path, dataset: str) -> Path:
-    return store / dataset / _ERRORS
+def errors_path(store: Place, dataset: str) -> Place:
+    """The ``errors.jsonl`` of a dataset; in an object store, the folder with an object for each failed video."""
+    return store / _FAILURES / dataset if isinstance(store, ObjectPath) else store / dataset / _ERRORS
 
 
-def read_failures(log: Path) -> list[Failure]:
-    """The lines of an ``errors.jsonl``, oldest first, without damaged ones; empty if there is no file."""
+def read_failures(log: Place) -> list[Failure]:
+    """The lines of an ``errors.jsonl``, oldest first, without damaged ones; empty if there is no file.
+
+    Of objects, the last failure of each video, without reading them: ``line`` is the object's address.
+    """
+    if isinstance(log, ObjectPath):
+        return [Failure(video_id_of(found, log), found.st_mtime, str(found.path)) for found in log.walk()]
     failures = []
     with suppress(FileNotFoundError):
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from data.checksum import JSON
 from data.identity import FileIdentity, identify, stamp_of
+from data.objects import ObjectStoreError, Place
 from data.video import FrameCount
 from pipeline.settings.config import ConfigError
 
@@ -86,10 +87,12 @@ class FeatureRecipe:
         return cls(**(values | texts | numbers | {"contents": contents}))
 
     @classmethod
-    def read(cls, path: Path) -> "FeatureRecipe":
+    def read(cls, path: Place) -> "FeatureRecipe":
         """Read a ``recipe.json``. Raises ``ConfigError`` if it is missing or damaged."""
         try:
             return cls.from_json(path.read_bytes().decode())
+        except ObjectStoreError:
+            raise
         except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path} can't be read ({error})") from error
 

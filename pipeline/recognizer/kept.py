@@ -5,8 +5,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from data.atomic import remove_abandoned
 from data.identity import identify
+from data.objects import Place
 from pipeline.cache.store import DamagedEntry, FeatureStore
 from pipeline.features.extract import ExtractionFailure
 from pipeline.features.recipe import VideoFeatures
@@ -19,14 +19,14 @@ Result = tuple[int, tuple[VideoFeatures, ...] | ExtractionFailure]
 
 
 def extract_and_keep(
-    recognizer: Recognizer, videos: Sequence[Path], cache: Path, workers: int, timeout: float
+    recognizer: Recognizer, videos: Sequence[Path], cache: Place, workers: int, timeout: float
 ) -> Generator[Result, None, None]:
     """``Recognizer.extract``, but videos whose features are in the store at ``cache`` are not decoded.
 
     Raises ``StoreError`` if the store can't be read or written.
     """
     store = FeatureStore(cache, recognizer.recipe)
-    remove_abandoned(store.folder)
+    store.remove_abandoned()
     stored: deque[tuple[int, str]] = deque()
     positions: list[int] = []
 

@@ -1,7 +1,6 @@
 """A trained run, ready to recognise actions in new videos and streams."""
 
 import dataclasses
-import os
 import shlex
 import tempfile
 from collections.abc import Generator, Iterable, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from data.objects import user_cache_folder
 from data.video import Frame, VideoError
 from models.backbones import Backbone, load_backbone
 from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
@@ -187,12 +187,8 @@ def _user_encoder(backbone: Backbone, device: torch.device, runtime: Runtime, vi
 
     Not in the run's own cache: a run from somebody else does not decide where this machine writes.
     """
-    # XDG Base Directory Specification: a relative path is invalid.
-    parent = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not parent.is_absolute():
-        parent = Path("~/.cache").expanduser()
     try:
-        return make_encoder(backbone, device, runtime, parent / "np-rnn-action-recognition" / NETWORKS, views)
+        return make_encoder(backbone, device, runtime, user_cache_folder() / NETWORKS, views)
     except OSError:  # no home, or a read-only one
         with tempfile.TemporaryDirectory() as folder:
             return make_encoder(backbone, device, runtime, Path(folder), views)

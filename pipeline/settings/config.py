@@ -11,6 +11,7 @@ import tyro
 
 from data.catalog import DataConfig
 from data.errors import UserError
+from data.objects import Place
 from data.processes import available_cores
 from models.config import ModelConfig
 from models.preprocessing import VIEWS
@@ -55,8 +56,8 @@ class FeatureConfig:
     views: int = 1
     """crops of each frame: 1 (centre), 2 (also mirrored), up to 10 (also the corners); training draws one at random,
     evaluation averages all"""
-    cache: Path = Path("cache")
-    """folder of the feature store"""
+    cache: Place = Path("cache")
+    """folder of the feature store, or an address in an object store (s3://bucket/prefix; docs/scale.md)"""
     on_short: Literal["keep", "fail"] = "keep"
     """what to do with a video that has fewer frames than its header says: keep those frames and record it, or fail"""
     video_timeout: float = 60.0
@@ -260,8 +261,8 @@ class EvaluationOverrides:
     """number of videos whose frames the report shows, mistakes first; 0 for none"""
     root: Path | None = None
     """the dataset's folder, if it has moved"""
-    cache: Path | None = None
-    """the feature store's folder, if it has moved"""
+    cache: Place | None = None
+    """the feature store, if it has moved"""
     allow_missing: bool = False
     """count videos without features as wrong answers instead of stopping"""
 

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from data.catalog import SEQUENCE_TASKS, VIDEO_DATASETS, DataConfig
 from data.command import parse_arguments
 from data.errors import UserError, did_you_mean
+from data.objects import ObjectPath
 from pipeline.settings.config import Config, ConfigError, EvaluationOverrides
 
 T = TypeVar("T")
@@ -33,12 +34,12 @@ def to_flat(config: Any) -> dict[str, Any]:
         if field.name == "config":
             continue
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, Path | ObjectPath):
+            flat[field.name] = str(value)
+        elif dataclasses.is_dataclass(value):
             flat |= to_flat(value)
         elif isinstance(value, tuple):
             flat[field.name] = list(value)
-        elif isinstance(value, Path):
-            flat[field.name] = str(value)
         else:
             flat[field.name] = value
     return flat
@@ -65,11 +66,12 @@ def from_flat(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def _build(kind: type[T], values: Mapping[str, Any]) -> T:
     arguments: dict[str, Any] = {}
+    annotated = get_type_hints(kind, include_extras=True)
     for name, hint in get_type_hints(kind).items():
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             arguments[name] = _build(hint, values)
         elif name in values:
-            arguments[name] = _convert(name, hint, values[name])
+            arguments[name] = _convert(name, annotated[name], values[name])
     return kind(**arguments)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models import initializers as init
 from models.config import ModelConfig
+from models.features import power_normalize, zero_padding
 from models.relu_rnn import ReluRNN
 
 STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
@@ -385,25 +386,6 @@ def _inverse(deviation: Tensor) -> Tensor:
     return torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), torch.ones_like(deviation))
 
 
-def power_normalize(features: Tensor) -> Tensor:
-    """The signed square root of each feature, scaled to a unit vector per frame: ``[..., D]`` -> ``[..., D]``.
-
-    It tames the few large values of CNN features. Perronnin et al., "Improving the Fisher Kernel for Large-Scale Image
-    Classification" (2010), section 3.3. It works in place, so no gradient can flow back to the features.
-    """
-    magnitudes = features.abs()
-    # The squared length of a frame of square roots is the sum of its magnitudes. The constant is for features of zero.
-    scale = magnitudes.mul_(magnitudes.sum(-1, keepdim=True)).add_(1e-12).rsqrt_()
-    return scale.mul_(features)
-
-
 def _add_temperature(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
     """Complete a state dict that was saved before the temperature existed."""
     state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
-
-
-def zero_padding(values: Tensor, lengths: Tensor) -> Tensor:
-    """A copy of ``[T, B, ...]`` with zeros after each sequence's end; ``lengths`` is int64 ``[B]``."""
-    is_padding = torch.arange(len(values), device=lengths.device)[:, None] >= lengths
-    # Several times faster on a CPU than masked_fill, which visits every number.
-    return values.flatten(0, 1).index_fill(0, is_padding.flatten().nonzero().squeeze(1), 0).view_as(values)

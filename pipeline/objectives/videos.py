@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from data.records import DatasetError, Split, VideoDataset, VideoRecord
-from models.classifier import SequenceClassifier, power_normalize
+from models.classifier import SequenceClassifier
+from models.features import power_normalize
 from pipeline.cache.job import FeatureCache
 from pipeline.cache.packed import PackedFeatures
 from pipeline.cache.relink import locate

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.records import VideoRecord
-from models.classifier import zero_padding
+from models.features import zero_padding
 from pipeline.cache.packed import PackedFeatures
 from pipeline.training.clips import ClipSampling
 

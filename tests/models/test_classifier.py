@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.classifier import STATE_NETWORKS, SequenceClassifier, power_normalize
+from models.classifier import STATE_NETWORKS, SequenceClassifier
 from models.config import Inputs, ModelConfig, ModelConfigError, ModelName, Readout
+from models.features import power_normalize
 
 MODELS = get_args(ModelName)
 READOUTS, INPUTS = get_args(Readout), get_args(Inputs)
@@ -218,17 +219,6 @@ def test_a_state_dict_without_temperature_loads_with_one() -> None:
     model.load_state_dict(older)
     assert model.temperature == 1
     assert "temperature" not in older and "temperature" in model.state_dict()
-
-
-def test_power_normalisation_by_hand() -> None:
-    """Signed square roots of unit length, a zero frame and tiny features included; a gradient is an error."""
-    features = torch.tensor([[9.0, -16.0, 0.0], [0.0, 0.0, 0.0], [9e-5, -16e-5, 0.0]])
-    expected = torch.tensor([[0.6, -0.8, 0.0], [0.0, 0.0, 0.0], [0.6, -0.8, 0.0]])
-    before = features.clone()
-    torch.testing.assert_close(power_normalize(features), expected, rtol=1e-4, atol=1e-6)
-    assert torch.equal(features, before)
-    with pytest.raises(RuntimeError, match="inplace operation"):
-        power_normalize(features.requires_grad_()).sum().backward()
 
 
 def test_scale_of_a_frame_does_not_matter_after_power_normalisation() -> None:

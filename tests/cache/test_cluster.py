@@ -96,7 +96,7 @@ class Running:
 
 def test_a_node_is_lost(job: Job, cluster: Cluster, tmp_path: Path) -> None:
     """One of two nodes dies in the middle of the job: every video is stored once and intact in the end."""
-    two_classes(tmp_path / "videos", NUM_VIDEOS, num_frames=24)
+    two_classes(tmp_path / "videos", NUM_VIDEOS, num_frames=100)  # else they are done before the node is gone
     with Running(job, tmp_path) as running:
         running.wait_until(lambda: "workers: 2" in running.errors and len(job.entries()) >= 4)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)

@@ -42,7 +42,7 @@ def test_the_timed_file_has_the_announced_frames(tmp_path: Path) -> None:
 
 
 def test_found_false_and_missed_actions_are_counted_by_hand() -> None:
-    """Of two actions one is found, and one segment is false: F1 is a half; the rates are per minute and per action."""
+    """One of two actions is found, and one segment is false: F1 is a half; the rates are per minute and per action."""
     probabilities = np.full((20, 3), 0.2, np.float32)
     probabilities[2:8, 1] = 0.9  # from 0.4 to 1.6 s: right
     probabilities[15:, 2] = 0.9  # from 3 s: the class is 1

@@ -16,7 +16,7 @@ class UserError(ValueError):
     """
 
 
-def printable(path: Path) -> str:
+def printable(path: Path | str) -> str:
     """The path with the bytes that are not UTF-8 escaped, as in ``caf\\xe9``. It equals the path if there are none."""
     return os.fsencode(path).decode(errors="backslashreplace")
 

@@ -8,7 +8,9 @@ import hashlib
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +18,9 @@ from data.errors import did_you_mean
 from data.group_pattern import find_groups
 from data.groups import check_disjoint, draw_fraction, draw_validation
 from data.identity import name_by_content
-from data.listing import find_csv, no_video, read_csv, videos_below, walk_class_folders
+from data.listing import find_csv, names_below, no_video, read_csv, walk_class_folders
 from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_usable_paths
+from data.video_list import Column, Texts, VideoList
 
 if TYPE_CHECKING:
     from data.catalog import DataConfig
@@ -39,37 +42,44 @@ def load(config: "DataConfig") -> VideoDataset:
 
     Raises:
         DatasetError: there are no videos, the CSV is invalid (the message gives file and line), a path is not UTF-8,
-            there are fewer than two classes, a group is unknown, or there are too few groups to split.
+            or there are fewer than two classes. Looking up the split raises it if a group is unknown, or if there are
+            too few groups to split.
     """
     root = config.root_or("folder")
     require_usable_paths([Path(os.path.realpath(root))])
     csv_path = find_csv(root)
-    entries = read_csv(csv_path) if csv_path else list(walk_class_folders(root))
-    require_usable_paths(entry.path for entry in entries)
-    classes = tuple(sorted({entry.class_name for entry in entries}))
+    video_ids, folders, groups = Texts(), Column[Path](), Texts()
+    class_names, parts = Column[str](), Column[str]()
+    for entry in read_csv(csv_path) if csv_path else walk_class_folders(root):
+        video_ids.append(entry.video_id)
+        folders.append(entry.folder)
+        class_names.append(entry.class_name)
+        if entry.group is not None:
+            groups.append(entry.group)
+        if entry.part is not None:
+            parts.append(entry.part)
+    classes = tuple(sorted(class_names.distinct))
     if len(classes) < 2:
         raise DatasetError(
             f"{csv_path or root} contains only one class, {classes[0]!r}; a classifier needs at least two. "
             "Name a folder with one folder per class, or a CSV with more than one label."
         )
     label_of = {class_name: label for label, class_name in enumerate(classes)}
+    labels = array("I", (label_of[class_name] for class_name in class_names))
+    videos = VideoList(video_ids, folders, labels, groups or video_ids)
+    require_usable_paths(map(os.path.join, folders, video_ids))
     if config.group_pattern is not None:
-        groups = find_groups(config.group_pattern, [entry.path for entry in entries])
-    else:
-        groups = [entry.video_id if entry.group is None else entry.group for entry in entries]
-    videos = tuple(
-        VideoRecord(entry.video_id, entry.path, label_of[entry.class_name], group)
-        for entry, group in zip(entries, groups, strict=True)
-    )
+        groups = Texts()
+        for group in find_groups(config.group_pattern, [video.path for video in videos]):
+            groups.append(group)
+        videos = VideoList(video_ids, folders, labels, groups)
     if config.holdout_group is not None:
-        split = hold_out(videos, config.holdout_group, config)
-    elif entries[0].part is not None:
-        split = split_as_listed(videos, [entry.part or "" for entry in entries], config)
+        splits = _DrawnWhenUsed(f"holdout-{config.holdout_group}", partial(hold_out, config=config), videos)
+    elif parts:
+        splits = _DrawnWhenUsed("listed", partial(split_as_listed, parts=parts, config=config), videos)
     else:
-        split = split_by_seed(videos, config)
-    check_disjoint(split)
+        splits = _DrawnWhenUsed(f"seed{config.split_seed}", partial(split_by_seed, config=config), videos)
     _warn_of_look_alikes("classes", classes)
-    _warn_of_look_alikes("groups", {video.group for video in videos if video.group != video.video_id})
     # Neighbouring CSVs are different datasets.
     own_name = root.stem.strip(".") if csv_path == root else root.resolve().name
     name = config.dataset_name or own_name or "folder"
@@ -80,7 +90,7 @@ def load(config: "DataConfig") -> VideoDataset:
         config.dataset_name or name_by_content(name, videos),
         classes,
         videos,
-        {split.name: split},
+        splits,
         remedy,
         former_store_name="" if config.dataset_name else name_by_path(folder),
     )
@@ -99,10 +109,14 @@ def load_unlabelled(config: "DataConfig") -> VideoDataset:
     require_usable_paths([Path(os.path.realpath(root))])
     if not root.is_dir():
         raise DatasetError(f"looked for videos in {root}, which is not a folder. Name one with --root.")
-    paths = videos_below(root)
-    if not paths:
+    video_ids, folders, groups = Texts(), Column[Path](), Column[str]()
+    for video_id in names_below(root):
+        video_ids.append(video_id)
+        folders.append(root)
+        groups.append("")
+    if not video_ids:
         raise no_video(root)
-    videos = tuple(VideoRecord(path.relative_to(root).as_posix(), path, label=0, group="") for path in paths)
+    videos = VideoList(video_ids, folders, array("I", bytes(4 * len(video_ids))), groups)
     name = config.dataset_name or root.resolve().name or "unlabelled"
     return VideoDataset(
         name,
@@ -112,6 +126,34 @@ def load_unlabelled(config: "DataConfig") -> VideoDataset:
         {},
         former_store_name="" if config.dataset_name else name_by_path(root),
     )
+
+
+class _DrawnWhenUsed(Mapping[str, Split]):
+    """One split, drawn when it is first looked up: a caching job needs none, and drawing takes time and memory."""
+
+    def __init__(
+        self, name: str, draw: Callable[[Sequence[VideoRecord]], Split], videos: Sequence[VideoRecord]
+    ) -> None:
+        self._name, self._draw, self._videos = name, draw, videos
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((self._name,))
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, name: str) -> Split:
+        if name != self._name:
+            raise KeyError(name)
+        return self._split
+
+    @cached_property
+    def _split(self) -> Split:
+        videos = tuple(self._videos)
+        _warn_of_look_alikes("groups", {video.group for video in videos if video.group != video.video_id})
+        split = self._draw(videos)
+        check_disjoint(split)
+        return split
 
 
 def name_by_path(folder: Path) -> str:
@@ -135,7 +177,7 @@ def split_by_seed(videos: Sequence[VideoRecord], config: "DataConfig") -> Split:
     return Split(f"seed{config.split_seed}", train, validation, test)
 
 
-def split_as_listed(videos: Sequence[VideoRecord], parts: Sequence[str], config: "DataConfig") -> Split:
+def split_as_listed(videos: Sequence[VideoRecord], parts: Iterable[str], config: "DataConfig") -> Split:
     """Return the split that the CSV lists; if it has no validation videos, some training groups are drawn."""
     by_part = {
         name: tuple(video for video, part in zip(videos, parts, strict=True) if part == name)
@@ -152,8 +194,10 @@ def split_as_listed(videos: Sequence[VideoRecord], parts: Sequence[str], config:
     return Split("listed", train, validation, by_part["test"])
 
 
-def hold_out(videos: Sequence[VideoRecord], group: str, config: "DataConfig") -> Split:
+def hold_out(videos: Sequence[VideoRecord], config: "DataConfig") -> Split:
     """Test on one group, train on the others; validation groups are drawn from the others."""
+    group = config.holdout_group
+    assert group is not None
     groups = {video.group for video in videos}
     if group not in groups:
         raise DatasetError(f"no group {group!r} to hold out.{did_you_mean(group, groups)}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.records import VideoRecord
+from data.video_list import ids_of
 
 PIECE_BYTES = 16 * 1024
 SAMPLE_SIZE = 16
@@ -47,7 +48,8 @@ def stamp_of(status: os.stat_result) -> str:
 
 def sample(videos: Sequence[VideoRecord]) -> list[VideoRecord]:
     """A few videos, drawn by their ids, so that most stay the same when others are added or removed."""
-    return heapq.nsmallest(SAMPLE_SIZE, videos, key=lambda video: _sha256(video.video_id))
+    drawn = heapq.nsmallest(SAMPLE_SIZE, enumerate(ids_of(videos)), key=lambda numbered: _sha256(numbered[1]))
+    return [videos[number] for number, _ in drawn]
 
 
 def name_by_content(prefix: str, videos: Sequence[VideoRecord]) -> str:

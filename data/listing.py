@@ -7,11 +7,14 @@ root/videos.csv: path,label[,group][,split]    paths are relative to the CSV's f
 
 import csv
 import glob
-import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from data.errors import nearest_name
 from data.records import DatasetError
@@ -30,11 +33,11 @@ MISSPELT_COLUMN = 0.7
 class Entry:
     """A video as the folder or the CSV names it.
 
-    ``group`` and the ``part`` of the split are ``None`` if not given.
+    ``video_id`` is relative to ``folder``. ``group`` and the ``part`` of the split are ``None`` if not given.
     """
 
     video_id: str
-    path: Path
+    folder: Path
     class_name: str
     group: str | None = None
     part: str | None = None
@@ -70,75 +73,83 @@ def walk_class_folders(root: Path) -> Iterator[Entry]:
     Raises:
         DatasetError: there is no video; one is outside the class folders; the folders are splits, not classes.
     """
-    paths = videos_below(root)
-    if not paths:
+    loose: list[str] = []
+    class_names: set[str] = set()
+    for video_id in names_below(root):
+        class_name, separator, _ = video_id.partition("/")
+        if separator:
+            class_names.add(class_name)
+            yield Entry(video_id, root, class_name)
+        else:
+            loose.append(video_id)
+    if not loose and not class_names:
         raise DatasetError(
             f"no video in {root}. Looked for {root}/<class>/<video> with the endings "
             f"{' '.join(sorted(VIDEO_EXTENSIONS))}, and for a CSV with the columns path,label."
         )
-    loose = [path.name for path in paths if path.parent == root]
     if loose:
         raise DatasetError(
             f"{len(loose)} videos are in {root} itself, outside any class folder, e.g. {', '.join(loose[:3])}. "
             "Move each into the folder of its class, or list all in a CSV with the columns path,label."
         )
-    class_names = {path.relative_to(root).parts[0] for path in paths}
     if {name.lower() for name in class_names} <= SPLIT_VALUES.keys():
         raise DatasetError(
             f"the folders {', '.join(sorted(class_names))} in {root} look like splits, not classes. List the videos in "
             f"{root / 'videos.csv'} with the columns path,label,split."
         )
-    for path in paths:
-        relative = path.relative_to(root)
-        yield Entry(relative.as_posix(), path, relative.parts[0])
 
 
-def read_csv(path: Path) -> list[Entry]:
-    """Read the videos that a CSV with the columns ``path,label[,group][,split]`` lists, in its order.
+def read_csv(path: Path) -> Iterator[Entry]:
+    """Yield the videos that a CSV with the columns ``path,label[,group][,split]`` lists, in its order.
 
     Their ids are relative to the CSV's folder; those of videos outside it, to the common parent of these.
 
     Raises:
         DatasetError: the file is damaged; a column is missing, misspelt or there twice; a cell is empty; a split is
-            unknown; a video is listed twice. The message gives file and line.
+            unknown; a video is listed twice (raised at the end). The message gives file and line.
     """
-    rows = list(_rows(path))
-    paths = [Path(os.path.normpath(path.parent / row["path"])) for _, row in rows]
-    bases = _bases(paths, path.parent)
-    entries: list[Entry] = []
-    line_of: dict[str, int] = {}
-    for (line, row), video_path, base in zip(rows, paths, bases, strict=True):
+    hashes = array("q")  # instead of the ids, which take ten times the memory
+    for line, row, video_id, folder in _located_rows(path):
         where = f"{path}, line {line}"
-        video_id = Path(os.path.relpath(video_path, base)).as_posix()
         for column, value in row.items():
             if not value:
                 raise DatasetError(f"{where}: {column} is empty. Fill it in.")
         part = row.get("split")
         if part is not None and part.lower() not in SPLIT_VALUES:
             raise DatasetError(f"{where}: unknown split {part!r}. Write train, validation (or val), or test.")
+        hashes.append(hash(video_id))
+        yield Entry(
+            video_id=video_id,
+            folder=folder,
+            class_name=row["label"],
+            group=row.get("group"),
+            part=SPLIT_VALUES[part.lower()] if part is not None else None,
+        )
+    if not hashes:
+        raise DatasetError(f"{path} lists no video. Add lines with path,label.")
+    if len(np.unique(hashes)) < len(hashes):
+        _require_unique(path)
+
+
+def _require_unique(path: Path) -> None:
+    line_of: dict[str, int] = {}
+    for line, row, video_id, _ in _located_rows(path):
         if video_id in line_of:
             raise DatasetError(
-                f"{where}: {row['path']} is also in line {line_of[video_id]}, as {video_id}. Remove one. If they are "
-                "two files, move the CSV to a folder that contains both."
+                f"{path}, line {line}: {row['path']} is also in line {line_of[video_id]}, as {video_id}. Remove one. "
+                "If they are two files, move the CSV to a folder that contains both."
             )
         line_of[video_id] = line
-        entries.append(
-            Entry(
-                video_id=video_id,
-                path=video_path,
-                class_name=row["label"],
-                group=row.get("group"),
-                part=SPLIT_VALUES[part.lower()] if part is not None else None,
-            )
-        )
-    if not entries:
-        raise DatasetError(f"{path} lists no video. Add lines with path,label.")
-    return entries
 
 
 def videos_below(root: Path) -> list[Path]:
     """Return all video files below ``root``, sorted, without hidden ones."""
-    return sorted(path for path in _walk(root) if path.suffix.lower() in VIDEO_EXTENSIONS)
+    return [root / name for name in names_below(root)]
+
+
+def names_below(root: Path) -> Iterator[str]:
+    """Yield the videos below ``root`` as ``videos_below`` returns them, relative to ``root``."""
+    return _walk(str(root), "", set())
 
 
 def find_videos(names: Iterable[str]) -> list[Path]:
@@ -171,29 +182,32 @@ def no_video(root: Path) -> DatasetError:
     return DatasetError(f"no video in {root}. Looked for the endings {' '.join(sorted(VIDEO_EXTENSIONS))}.")
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(folder: str, prefix: str, seen: set[str]) -> Iterator[str]:
     # Class folders are often links to another disk, so links are followed; each real folder is visited once.
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder) / name for name in names if not name.startswith("."))
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    found: list[tuple[str, bool]] = []
+    with suppress(OSError), os.scandir(folder) as entries:  # a folder that can't be read is left out
+        found = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
+    for name, is_folder in found:
+        if is_folder:
+            yield from _walk(os.path.join(folder, name), f"{prefix}{name}/", seen)
+        elif os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
+            yield prefix + name
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line number and the known columns of every row, stripped."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise DatasetError(f"{path}, line {line}: a NUL character. The file is damaged or UTF-16: save it as UTF-8.")
-    rows = _csv_rows(path, text)
+    rows = _csv_rows(path)
     _, cells = next(rows, (1, []))
     header = [name.strip() for name in cells]
     for required in REQUIRED_COLUMNS:
@@ -222,23 +236,55 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield line, {name: row[name] for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in row}
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of the line on which each row begins, and its cells."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
-        for cells in reader:
-            yield line, cells
-            line = reader.line_num + 1
+        with path.open(encoding="utf-8-sig") as file:
+            reader = csv.reader(_lines(path, file), strict=True)
+            for cells in reader:
+                yield line, cells
+                line = reader.line_num + 1
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path} is not UTF-8 text (after line {line}: {error.reason}). Save it as UTF-8."
+        ) from error
     except csv.Error as error:
         raise DatasetError(f"{path}, line {line}: {error}. Is a quote not closed?") from error
 
 
-def _bases(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Return for each path the folder that its id is relative to: ``folder``, or the common parent of those outside."""
-    parents = [os.path.dirname(os.path.abspath(path)) for path in paths]
-    home = os.path.abspath(folder)
-    inside = [os.path.commonpath([home, parent]) == home for parent in parents]
-    outside = [parent for parent, is_inside in zip(parents, inside, strict=True) if not is_inside]
-    common = Path(os.path.commonpath(outside)) if outside else folder
-    return [folder if is_inside else common for is_inside in inside]
+def _lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise DatasetError(
+                f"{path}, line {number}: a NUL character. The file is damaged or UTF-16: save it as UTF-8."
+            )
+        yield line
+
+
+def _located_rows(path: Path) -> Iterator[tuple[int, dict[str, str], str, Path]]:
+    """Yield the line number and the columns of every row, the id of its video, and the folder it is relative to.
+
+    That is the CSV's folder, or for videos outside it the common parent of these.
+    """
+    folder = Path(os.path.normpath(path.parent))
+    home_prefix = os.path.join(os.path.abspath(folder), "")
+    common: str | None = None
+    for _, row in _rows(path):
+        video = _absolute(folder, row["path"])
+        if not video.startswith(home_prefix):
+            parent = os.path.dirname(video)
+            common = parent if common is None else os.path.commonpath([common, parent])
+    outside = Path(common or folder)
+    outside_prefix = os.path.join(outside, "")
+    for line, row in _rows(path):
+        video = _absolute(folder, row["path"])
+        if video.startswith(home_prefix):
+            yield line, row, video[len(home_prefix) :], folder
+        else:
+            yield line, row, video[len(outside_prefix) :], outside
+
+
+def _absolute(folder: Path, path: str) -> str:
+    # POSIX lets a path begin with two slashes.
+    return os.path.abspath(os.path.join(folder, path)).replace("//", "/")

@@ -1,7 +1,7 @@
 """The types that describe a dataset: its videos and its splits."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,8 @@ class VideoDataset:
         store_name: names its folder in the feature store; differs between datasets whose ``video_id`` may collide.
         classes: class names; their order gives the labels.
         videos: every video, each once, in a stable order.
-        splits: by name, e.g. ``{"1": ..., "2": ..., "3": ...}``.
+        splits: by name, e.g. ``{"1": ..., "2": ..., "3": ...}``. Looking one up may draw it, and raise
+            ``DatasetError``.
         remedy: what to do if video files are missing; ends the error message.
         former_store_name: if ``store_name`` depends on the videos: the name that earlier versions gave the folder.
             Features of these videos are then found in folders of other names too (``pipeline.cache.relink.locate``).
@@ -58,13 +59,13 @@ class VideoDataset:
     name: str
     store_name: str
     classes: tuple[str, ...]
-    videos: tuple[VideoRecord, ...]
-    splits: dict[str, Split]
+    videos: Sequence[VideoRecord]
+    splits: Mapping[str, Split]
     remedy: str = ""
     former_store_name: str = ""
 
     def split(self, name: str) -> Split:
-        """Return the split called ``name``. Raises ``DatasetError``, which lists the known names."""
+        """Return the split called ``name``. Raises ``DatasetError``; for an unknown name, it lists the known ones."""
         if name not in self.splits:
             raise DatasetError(f"{self.name} has no split {name!r}. Splits: {', '.join(self.splits)}")
         return self.splits[name]
@@ -82,7 +83,7 @@ def require_files(videos: Sequence[VideoRecord], remedy: str = "") -> None:
         raise DatasetError(f"{len(missing)} of {len(videos)} videos to decode do not exist, e.g. {examples}. {remedy}")
 
 
-def require_usable_paths(paths: Iterable[Path]) -> None:
+def require_usable_paths(paths: Iterable[Path | str]) -> None:
     """Raise ``DatasetError`` if paths are not UTF-8 or contain NUL: no decoder can open them, no report can name them.
 
     The one message counts them and names the first three.

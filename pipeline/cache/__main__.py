@@ -14,18 +14,19 @@ from data.catalog import load_dataset
 from data.command import run_command
 from data.errors import did_you_mean
 from data.records import VideoDataset, VideoRecord, require_files
+from data.video_list import Selection, ids_of
 from pipeline.cache.shards import Shard
 from pipeline.settings.config import CacheConfig, ConfigError
 from pipeline.settings.parsing import parse_command_line
 
 
-def chosen_videos(dataset: VideoDataset, split: str, shard: Shard) -> list[VideoRecord]:
+def chosen_videos(dataset: VideoDataset, split: str, shard: Shard) -> Sequence[VideoRecord]:
     """The videos of a split (``all``: the whole dataset) that belong to a shard. Raises ``DatasetError``."""
     videos: Sequence[VideoRecord] = dataset.videos
     if split != "all":
         chosen = dataset.split(split)
         videos = chosen.train + chosen.validation + chosen.test
-    return [video for video in videos if shard.contains(video.video_id)]
+    return Selection.of(videos, map(shard.contains, ids_of(videos))) if shard.count > 1 else videos
 
 
 def main(arguments: Sequence[str]) -> int:

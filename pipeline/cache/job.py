@@ -1,7 +1,6 @@
 """The feature caching job: extract the features that the store does not contain yet."""
 
 import json
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from data.atomic import remove_abandoned
 from data.objects import local_folder, map_places
 from data.progress import Progress
 from data.records import VideoRecord, require_files
+from data.video_list import Selection
 from models.preprocessing import VIEWS
 from pipeline.cache.packed import PackedFeatures, open_packed, pack
 from pipeline.cache.store import NETWORKS, DamagedEntry, FeatureStore, NameTooLongError
@@ -59,7 +59,7 @@ class VideoOutcome:
     shortfall: str | None = None
 
 
-Extract = Callable[[str, Iterable[VideoRecord]], Generator[VideoOutcome, None, None]]
+Extract = Callable[[str, Sequence[VideoRecord]], Generator[VideoOutcome, None, None]]
 """Extracts and stores the features of a dataset's videos, and yields the outcome of each."""
 
 
@@ -123,8 +123,7 @@ class FeatureCache:
             return replace(summary, num_cached_before=len(records) - len(missing), num_failed=len(missing))
         require_files(missing, remedy)
         # Jobs that share a store rarely extract the same video if each takes its own order.
-        random.Random().shuffle(missing)
-        outcomes = (extract or self.extract)(dataset, missing)
+        outcomes = (extract or self.extract)(dataset, missing.shuffled())
         return self._summarize(dataset, outcomes, len(missing), len(records))
 
     def load(
@@ -219,14 +218,14 @@ class FeatureCache:
                 self.store.remove(dataset, video_id, view)
         return changed
 
-    def _missing(self, dataset: str, records: Sequence[VideoRecord]) -> list[VideoRecord]:
+    def _missing(self, dataset: str, records: Sequence[VideoRecord]) -> Selection:
         """The videos of which the store lacks a view.
 
         Objects are listed, a thousand per request. One is looked into only if the video file has changed since it was
         written, or if short videos are not accepted.
         """
         if isinstance(self.store.folder, Path):
-            return [record for record in records if not self._is_stored(dataset, record)]
+            return Selection.of(records, (not self._is_stored(dataset, record) for record in records))
         video_ids = {record.video_id for record in records}
         views = [self.store.listed(dataset, video_ids, view) for view in self.views]
         listed = {record for record in records if all(record.video_id in view for view in views)}
@@ -241,7 +240,7 @@ class FeatureCache:
         ]
         stored = map_places(self.store.folder, partial(self._is_stored, dataset), doubtful)
         listed -= {record for record, is_stored in zip(doubtful, stored, strict=True) if not is_stored}
-        return [record for record in records if record not in listed]
+        return Selection.of(records, (record not in listed for record in records))
 
     def _is_stored(self, dataset: str, record: VideoRecord) -> bool:
         return all(self._is_view_stored(dataset, record, view) for view in self.views)

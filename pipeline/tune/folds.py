@@ -27,7 +27,7 @@ def videos_to_tune_on(
     is_drawn = config.dataset == "folder" and split.name == f"seed{config.split_seed}"
     videos = dataset.videos if is_drawn else (*split.train, *split.validation)
     if half is None:
-        return videos
+        return tuple(videos)
     groups = sorted({video.group for video in videos})
     order = np.random.default_rng(0).permutation(len(groups))
     chosen = {groups[position] for position in order[0 if half == "first" else 1 :: 2]}

@@ -1,6 +1,7 @@
 """data/folder.py: class folders, CSV, drawn and listed splits, invalid ones, and videos without labels."""
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_an_unknown_group_names_the_nearest_or_all(people: Path) -> None:
     """A typo in the held-out group is answered with the nearest group, any other name with a list of the groups."""
     for name, hint in (("p33", r"Did you mean 'p3'\?"), ("daria", "There are: p0, p1, .* p9")):
         with pytest.raises(DatasetError, match=rf"no group '{name}' .*{hint}"):
-            load(people, group_pattern="^(p[0-9])", holdout_group=name)
+            only_split(load(people, group_pattern="^(p[0-9])", holdout_group=name))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_validation_is_drawn_from_a_listed_training_set(tmp_path: Path) -> None:
 def test_a_listed_group_in_two_parts_is_refused(tmp_path: Path) -> None:
     """A list that trains and tests on the same person is an error, not a good score."""
     with pytest.raises(DatasetError, match="split listed: train and test share 1 groups, e.g. g1"):
-        load(write_csv(tmp_path, CSV.replace("c.avi,run,g3", "c.avi,run,g1")))
+        only_split(load(write_csv(tmp_path, CSV.replace("c.avi,run,g3", "c.avi,run,g1"))))
 
 
 def test_videos_outside_the_folder_have_unique_ids(tmp_path: Path) -> None:
@@ -258,10 +259,10 @@ def test_names_that_look_alike_are_a_warning(
 ) -> None:
     """Classes or groups that differ only in case or Unicode form may be one: both are named, with escapes."""
     rows = [{"path": f"{number}.avi", "label": "ab"[number % 2], "group": f"g{number}"} for number in range(6)]
-    load(write_csv(tmp_path, "path,label,group\n" + "".join(",".join(row.values()) + "\n" for row in rows)))
+    only_split(load(write_csv(tmp_path, "path,label,group\n" + "".join(",".join(row.values()) + "\n" for row in rows))))
     assert capsys.readouterr().err == ""
     rows[0][column], rows[1][column] = one, other
-    load(write_csv(tmp_path, "path,label,group\n" + "".join(",".join(row.values()) + "\n" for row in rows)))
+    only_split(load(write_csv(tmp_path, "path,label,group\n" + "".join(",".join(row.values()) + "\n" for row in rows))))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: the ") and ascii(one) in line and ascii(other) in line
 
@@ -330,7 +331,33 @@ def test_missing_files_are_reported_at_once(tmp_path: Path) -> None:
 def test_folders_that_are_not_a_dataset(tmp_path: Path, names: list[str], message: str) -> None:
     """An empty folder, one class, loose videos, split folders and too few videos each have their own clear error."""
     with pytest.raises(DatasetError, match=message):
-        load(touch(tmp_path, *names))
+        only_split(load(touch(tmp_path, *names)))
+
+
+def test_many_videos_take_little_memory(tmp_path: Path) -> None:
+    """A caching job of millions of videos fits into memory: from a CSV or a folder, none of them stays as a record."""
+    count = 4000
+    (tmp_path / "videos.csv").write_text("path,label\n" + "".join(f"run/{n:07d}.avi,{n % 2}\n" for n in range(count)))
+    touch(tmp_path, *(f"run/{number:07d}.avi" for number in range(count)))
+    for kind in ("folder", "unlabelled"):
+        load_dataset(DataConfig(kind, tmp_path))  # what is imported does not count
+        tracemalloc.start()
+        try:
+            dataset = load_dataset(DataConfig(kind, tmp_path))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(dataset.videos) == count and peak / count < 250, (kind, peak / count)
+
+
+def test_videos_that_cannot_be_split_are_cached(tmp_path: Path) -> None:
+    """A caching job needs no split, so only looking one up draws it, and says why that can't be done."""
+    dataset = load(touch(tmp_path, "run/a.avi", "sit/b.avi"))
+    assert (list(dataset.splits), len(dataset.videos)) == (["seed0"], 2)
+    with pytest.raises(DatasetError, match="no split 'seed1'. Splits: seed0"):
+        dataset.split("seed1")
+    with pytest.raises(DatasetError, match="too few for a test set"):
+        dataset.split("seed0")
 
 
 def test_a_root_that_does_not_exist(tmp_path: Path) -> None:

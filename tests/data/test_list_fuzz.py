@@ -73,6 +73,7 @@ def fuzz(root: Path, dataset: str, num_files: int) -> Counter[str]:
         (root / name).write_bytes(damaged(lists[name].encode(), rng))
         try:
             loaded = load_dataset(config)
+            list(loaded.splits.values())
         except DatasetError as error:
             assert str(root) in str(error) or "split" in str(error) or "group" in str(error), (seed, error)
             outcomes["refused"] += 1

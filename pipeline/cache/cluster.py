@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,18 @@ _FAILED_STARTS = 3
 _SECONDS_TO_CONNECT = 10.0
 
 
+# The driver and its tasks exchange tuples of strings and numbers. Ray takes many times as long for records with paths,
+# and for lists, whose items it serializes one by one.
+Report = tuple[str, tuple[int, str | None, bool, str | None]]
+"""The id of a video, and the values of its ``VideoOutcome`` after ``record``."""
+
+
 class ClusterError(UserError):
     """The cluster can't do the job. The message says what was requested, what is available, and what to do."""
 
 
 def extract_on_cluster(
-    cache: FeatureCache, job: JobConfig, dataset: str, records: Iterable[VideoRecord]
+    cache: FeatureCache, job: JobConfig, dataset: str, videos: Sequence[VideoRecord]
 ) -> Generator[VideoOutcome, None, None]:
     """Like ``FeatureCache.extract``, in Ray tasks of ``job.ray_cpus`` and ``job.ray_gpus`` each.
 
@@ -63,7 +70,6 @@ def extract_on_cluster(
         ConfigError: the settings contradict each other.
         StoreError: a task can't write into the store.
     """
-    videos = [replace(record, path=record.path.absolute()) for record in records]
     features = worker_features(cache.config, job)
     shared_files = SharedFiles.of_job(cache, videos)
     with _connected(job.ray_address):
@@ -133,7 +139,7 @@ class SharedFiles:
     @classmethod
     def of_job(cls, cache: FeatureCache, videos: Sequence[VideoRecord]) -> "SharedFiles":
         recipe = (cache.store.folder / "recipe.json").absolute()
-        video = next((record.path for record in videos if os.path.exists(record.path)), None)
+        video = next((record.path.absolute() for record in videos if os.path.exists(record.path)), None)
         return cls(recipe, recipe.stat().st_mtime_ns, video)
 
     def check(self) -> None:
@@ -151,21 +157,25 @@ class SharedFiles:
 
 
 def extract_batch(
-    features: FeatureConfig, dataset: str, shared_files: SharedFiles, videos: Sequence[VideoRecord]
-) -> Generator[str | list[VideoOutcome], None, None]:
-    """The Ray task. Yields the node's host name once the backbone is loaded, then outcomes, once a second.
+    features: FeatureConfig, dataset: str, shared_files: SharedFiles, videos: tuple[tuple[str, str], ...]
+) -> Generator[str | tuple[Report, ...], None, None]:
+    """The Ray task. Yields the node's host name once the backbone is loaded, then reports, once a second.
+
+    Args:
+        videos: id and absolute path of each.
 
     Raises ``ClusterError`` if the node is set up for another job, and what ``FeatureCache`` raises.
     """
     cache = _open_cache(features, shared_files)
     yield socket.gethostname()
-    outcomes, last_report = [], time.monotonic()
-    for outcome in cache.extract(dataset, videos):
-        outcomes.append(outcome)
+    reports, last_report = [], time.monotonic()
+    for outcome in cache.extract(dataset, [VideoRecord(video_id, Path(path), 0, "") for video_id, path in videos]):
+        values = (outcome.num_frames, outcome.failure, outcome.made_elsewhere, outcome.shortfall)
+        reports.append((outcome.record.video_id, values))
         if time.monotonic() - last_report >= _SECONDS_BETWEEN_REPORTS:
-            yield outcomes
-            outcomes, last_report = [], time.monotonic()
-    yield outcomes
+            yield tuple(reports)
+            reports, last_report = [], time.monotonic()
+    yield tuple(reports)
 
 
 @functools.cache
@@ -183,25 +193,28 @@ def _open_cache(features: FeatureConfig, shared_files: SharedFiles) -> FeatureCa
 
 
 class Backlog:
-    """The videos that no task has.
+    """The videos that no task has. They are read as they are taken.
 
     The videos of a lost task come back. Which of them is to blame is unknown, so a video that comes back twice runs
     alone from then on, and is given up if that task is lost too.
     """
 
-    def __init__(self, videos: Iterable[VideoRecord]) -> None:
-        self._waiting = deque(videos)
+    def __init__(self, videos: Sequence[VideoRecord]) -> None:
+        self._new, self._num_new = iter(videos), len(videos)
+        self._returned: deque[VideoRecord] = deque()
         self._suspects: deque[VideoRecord] = deque()
         self._num_losses: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._suspects)
+        return self._num_new + len(self._returned) + len(self._suspects)
 
     def take(self, count: int) -> list[VideoRecord]:
         """The next batch, of up to ``count`` videos."""
         if self._suspects:
             return [self._suspects.popleft()]
-        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+        batch = list(islice(self._new, count))
+        self._num_new -= len(batch)
+        return batch + [self._returned.popleft() for _ in range(min(count - len(batch), len(self._returned)))]
 
     def put_back(self, videos: Iterable[VideoRecord]) -> None:
         """Return the videos of a task that never started."""
@@ -220,7 +233,7 @@ class Backlog:
         return given_up
 
     def _queue_of(self, video: VideoRecord) -> deque[VideoRecord]:
-        return self._suspects if self._num_losses[video.video_id] >= LOSSES_BEFORE_ALONE else self._waiting
+        return self._suspects if self._num_losses[video.video_id] >= LOSSES_BEFORE_ALONE else self._returned
 
 
 def num_workers_with_room(nodes: Sequence[Mapping[str, Any]], cpus: float, gpus: float) -> int:
@@ -337,7 +350,8 @@ class _Driver:
             # Batches shrink towards the end, so that all tasks end at about the same time.
             share = len(self._backlog) // (2 * self._room)
             videos = self._backlog.take(min(max(share, self._num_readers + 1), _LARGEST_BATCH))
-            stream = self._remote.remote(*self._arguments, videos)
+            named = tuple((video.video_id, str(video.path.absolute())) for video in videos)
+            stream = self._remote.remote(*self._arguments, named)
             self._tasks.append(_Task(stream, {video.video_id: video for video in videos}))
 
     def _receive(self, task: _Task) -> Generator[VideoOutcome, None, None]:
@@ -354,9 +368,8 @@ class _Driver:
                 task.host = report
                 self._num_failed_starts = 0
                 return
-            for outcome in report:
-                del task.unreported[outcome.record.video_id]
-                yield outcome
+            for video_id, values in report:
+                yield VideoOutcome(task.unreported.pop(video_id), *values)
 
     def _handle_loss(self, task: _Task, error: RayError) -> Generator[VideoOutcome, None, None]:
         cause = getattr(error, "cause", None)

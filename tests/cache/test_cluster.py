@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data.records import VideoRecord
 from pipeline.cache.__main__ import main
-from pipeline.cache.job import FeatureCache, VideoOutcome
+from pipeline.cache.job import FeatureCache
 from pipeline.cache.store import StoreError
 from pipeline.settings.config import ConfigError, FeatureConfig, JobConfig
 from tests.cache.test_job import Job, two_classes
@@ -33,6 +33,7 @@ from pipeline.cache import cluster as cluster_module  # noqa: E402
 from pipeline.cache.cluster import (  # noqa: E402
     Backlog,
     ClusterError,
+    Report,
     SharedFiles,
     extract_batch,
     extract_on_cluster,
@@ -143,17 +144,18 @@ def test_interrupted(job: Job, tmp_path: Path) -> None:
 
 
 def extract_or_die(
-    features: FeatureConfig, dataset: str, shared_files: SharedFiles, videos: Sequence[VideoRecord]
-) -> Iterator[str | list[VideoOutcome]]:
+    features: FeatureConfig, dataset: str, shared_files: SharedFiles, videos: tuple[tuple[str, str], ...]
+) -> Iterator[str | tuple[Report, ...]]:
     """Stands in for ``extract_batch``: extracts nothing, and kills its process on a video called ``poison``."""
     yield "host"
-    for video in videos:
-        if video.video_id == "poison":
+    for video_id, path in videos:
+        assert os.path.isabs(path)
+        if video_id == "poison":
             os._exit(1)
-        yield [VideoOutcome(video, num_frames=1)]
+        yield ((video_id, (1, None, False, None)),)
 
 
-def find_disk_full(*_: Any) -> Iterator[str | list[VideoOutcome]]:
+def find_disk_full(*_: Any) -> Iterator[str | tuple[Report, ...]]:
     yield "host"
     raise StoreError("full")
 
@@ -231,20 +233,20 @@ def test_a_worker_with_another_recipe_is_rejected(cache: FeatureCache) -> None:
     """A node with other weights under the same name would make features that the job does not need."""
     features = replace(cache.config, sampling="uniform:3")
     with pytest.raises(ClusterError, match="features of another recipe"):
-        next(extract_batch(features, "set", SharedFiles.of_job(cache, []), []))
+        next(extract_batch(features, "set", SharedFiles.of_job(cache, []), ()))
 
 
 def test_a_worker_reports_every_video_of_its_batches(cache: FeatureCache, tmp_path: Path) -> None:
     """A task reports its host, then each of its videos; the next one in the same process uses the loaded backbone."""
     two_classes(tmp_path / "videos", 5)
     paths = sorted((tmp_path / "videos").rglob("*.avi"))
-    videos = [VideoRecord(path.name, path, 0, "g") for path in paths]
-    features, shared_files = replace(cache.config, workers=1), SharedFiles.of_job(cache, videos)
+    videos = tuple((path.name, str(path)) for path in paths)
+    features, shared_files = replace(cache.config, workers=1), SharedFiles.of_job(cache, [])
     for batch in (videos[:3], videos[3:]):
         host, *reports = extract_batch(features, "set", shared_files, batch)
         assert isinstance(host, str)
         outcomes = [outcome for report in reports for outcome in report]
-        assert [outcome.record for outcome in outcomes if isinstance(outcome, VideoOutcome)] == batch
+        assert outcomes == [(video_id, (8, None, False, None)) for video_id, _ in batch]
     assert assert_all_intact(cache.config.cache) == 5
 
 
@@ -288,6 +290,29 @@ def test_room_is_counted_node_by_node() -> None:
     assert num_workers_with_room([], cpus=1, gpus=0) == 0
 
 
+class CountedList(list[VideoRecord]):
+    """A list that counts the records that were read from it."""
+
+    num_read = 0
+
+    def __iter__(self) -> Iterator[VideoRecord]:
+        for record in super().__iter__():
+            self.num_read += 1
+            yield record
+
+
+def test_the_backlog_reads_videos_as_they_are_taken() -> None:
+    """The records of millions of videos are never in memory at once; new videos come before those of lost tasks."""
+    videos = CountedList(make_record(str(number)) for number in range(10))
+    backlog = Backlog(videos)
+    first = backlog.take(3)
+    assert ([video.video_id for video in first], videos.num_read, len(backlog)) == (["0", "1", "2"], 3, 7)
+    backlog.put_back(first)
+    assert (len(backlog.take(4)), videos.num_read, len(backlog)) == (4, 7, 6)
+    assert [video.video_id for video in backlog.take(9)] == ["7", "8", "9", "0", "1", "2"]
+    assert not backlog and backlog.take(1) == []
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     num_videos=st.integers(1, 60),
@@ -297,7 +322,7 @@ def test_room_is_counted_node_by_node() -> None:
 )
 def test_only_videos_that_kill_are_given_up(num_videos: int, poison: set[int], num_workers: int, seed: Any) -> None:
     """However videos are mixed in batches, each is extracted or given up once, and only killing ones are given up."""
-    backlog = Backlog(make_record(str(number)) for number in range(num_videos))
+    backlog = Backlog([make_record(str(number)) for number in range(num_videos)])
     batches: list[dict[str, VideoRecord]] = [{} for _ in range(num_workers)]
     extracted: list[str] = []
     given_up: list[str] = []

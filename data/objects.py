@@ -126,9 +126,9 @@ class ObjectPath:
         # Not HEAD, whose answer has no body that says why it was refused.
         return _status(self, self._request(lambda store, client: store.get(client, self._usable_key()).meta))
 
-    def read_bytes(self, limit: int | None = None) -> bytes:
-        """The content, or its first ``limit`` bytes."""
-        options = None if limit is None else {"range": (0, limit)}
+    def read_bytes(self, limit: int | None = None, offset: int = 0) -> bytes:
+        """The content, or at most ``limit`` bytes of it from ``offset`` on."""
+        options = None if limit is None else {"range": (offset, offset + limit)}
         return self._request(
             lambda store, client: store.get(client, self._usable_key(), options=options).bytes().to_bytes()
         )

@@ -3,7 +3,7 @@
 python -m pipeline.cache --dataset ucf101                 fill the store; several such jobs may share it
 python -m pipeline.cache --dataset ucf101 --engine ray    the same on all machines of a Ray cluster
 python -m pipeline.cache --dataset ucf101 --frames FOLDER write the sampled frames as JPEGs instead
-python -m pipeline.cache status|verify|gc|relink|export|import   manage the store (each has --help)
+python -m pipeline.cache status|verify|gc|compact|relink|export|import   manage the store (each has --help)
 """
 
 import sys

@@ -12,7 +12,11 @@ from safetensors import safe_open
 from safetensors.numpy import load, save
 
 from data.objects import Place
+from pipeline.cache.archives import Member
 from pipeline.features.recipe import VideoFeatures
+
+Content = tuple[dict[str, str], npt.NDArray[np.float16], npt.NDArray[np.int32]]
+"""Metadata, features and frame indices."""
 
 _HEAD_BYTES = 4096  # contains the header, unless names are very long
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -41,8 +45,8 @@ def checksum(metadata: dict[str, str], features: npt.NDArray[np.float16], frame_
     return crc32
 
 
-def read_metadata(path: Place) -> dict[str, str]:
-    """The metadata alone: of an object, one request for its beginning.
+def read_metadata(path: Place | Member) -> dict[str, str]:
+    """The metadata alone: of an object or a member of an archive, one request for its beginning.
 
     Raises ``OSError``, ``SafetensorError``, ``KeyError``, ``TypeError`` or ``ValueError`` if it can't be read.
     """
@@ -54,12 +58,16 @@ def read_metadata(path: Place) -> dict[str, str]:
     return _metadata(head if end <= len(head) else path.read_bytes(end))
 
 
-def read(path: Place) -> tuple[dict[str, str], npt.NDArray[np.float16], npt.NDArray[np.int32]]:
+def read(path: Place | Member) -> Content:
     """Metadata, features and frame indices, not checked yet. Raises as ``read_metadata`` does."""
     if isinstance(path, Path):
         with safe_open(path, framework="numpy") as file:
             return file.metadata(), file.get_tensor("features"), file.get_tensor("frame_indices")
-    content = path.read_bytes()
+    return decode(path.read_bytes())
+
+
+def decode(content: bytes) -> Content:
+    """What ``read`` returns. Raises as it does, but no ``OSError``."""
     tensors = load(content)
     return _metadata(content), tensors["features"], tensors["frame_indices"]
 

@@ -30,6 +30,7 @@ from data.objects import Place, map_places
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
 from models.preprocessing import CENTER
+from pipeline.cache.listing import list_entries
 from pipeline.cache.parquet import Row, write_parquet
 from pipeline.cache.relink import locate
 from pipeline.cache.store import (
@@ -40,7 +41,6 @@ from pipeline.cache.store import (
     StoreError,
     dataset_folders,
     find_stores,
-    list_entries,
     open_store,
     select_stores,
 )

@@ -15,21 +15,21 @@ from data.catalog import SEQUENCE_TASKS
 from data.objects import ObjectPath, Place, local_folder, map_places
 from data.records import VideoDataset
 from models.preprocessing import CENTER
+from pipeline.cache.archives import stray_indices
+from pipeline.cache.listing import DatasetFolder, list_entries, video_id_of
 from pipeline.cache.packed import stale_files
 from pipeline.cache.relink import locate
 from pipeline.cache.store import (
     NETWORKS,
     RECIPE,
-    DatasetFolder,
+    FeatureStore,
     StoreError,
     dataset_folders,
     errors_path,
     file_statuses,
     find_stores,
-    list_entries,
     open_store,
     read_failures,
-    video_id_of,
 )
 from pipeline.features.recipe import IMPORTED, FeatureRecipe
 from pipeline.settings.config import ConfigError
@@ -102,7 +102,8 @@ def find_garbage(
         parts = dataset_folders(folder)
         if dataset is not None and not is_kept:
             name = locate(store, dataset)
-            garbage += _orphans([part for part in parts if part.dataset == name], dataset)
+            garbage += _orphans(store, [part for part in parts if part.dataset == name], dataset)
+        garbage += [index for part in parts for index in _stray_indices(part)]
         garbage += [_file("stale packed copy", path, path.stat().st_size) for path in stale_files(store)]
         garbage += [log for part in parts if part.view == CENTER for log in _outdated_lines(folder, part)]
     networks = local_folder(cache) / NETWORKS
@@ -176,12 +177,30 @@ def _abandoned(folder: Path) -> Iterator[Garbage]:
             yield _file("left by a killed job", path, path.stat().st_size)
 
 
-def _orphans(folders: Sequence[DatasetFolder], dataset: VideoDataset) -> Iterator[Garbage]:
+def _stray_indices(folder: DatasetFolder) -> Iterator[Garbage]:
+    for path in stray_indices(folder.path):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            if status.st_mtime < time.time() - SECONDS_PER_DAY:  # a younger one may get its archive any moment
+                yield _file("left by a killed job", path, status.st_size)
+
+
+def _orphans(store: FeatureStore, folders: Sequence[DatasetFolder], dataset: VideoDataset) -> Iterator[Garbage]:
+    kind = "video no longer in the dataset"
     video_ids = {video.video_id for video in dataset.videos}
     for folder in folders:
+        archives = store.archives(folder.dataset, folder.view)
+        archived = []
         for entry in list_entries(folder):
             if entry.video_id not in video_ids:
-                yield _file("video no longer in the dataset", entry.path, entry.num_bytes)
+                if entry.archive is not None:
+                    archived.append(entry)
+                else:
+                    yield _file(kind, entry.path, entry.num_bytes)
+        if archived:  # an index is written once for all of them; their space is free after the next compact
+            remove = partial(archives.remove, *(entry.video_id for entry in archived))
+            num_bytes = sum(entry.num_bytes for entry in archived)
+            yield Garbage(f"{len(archived)} videos no longer in the dataset", archives.folder, num_bytes, remove)
 
 
 def _outdated_lines(store: Place, folder: DatasetFolder) -> Iterator[Garbage]:

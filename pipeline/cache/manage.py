@@ -1,4 +1,4 @@
-"""Commands that manage the feature store: ``python -m pipeline.cache status|verify|gc|relink|export|import``."""
+"""Commands that manage the feature store: ``python -m pipeline.cache status`` and those in ``COMMANDS``."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,22 +17,21 @@ from data.objects import Place, local_folder, map_places
 from data.progress import Progress
 from data.records import VideoDataset
 from pipeline.cache import exchange
+from pipeline.cache.compact import compact_command
 from pipeline.cache.garbage import Garbage, find_garbage
+from pipeline.cache.listing import DatasetFolder, Entry, list_entries
 from pipeline.cache.relink import locate, relink_command
 from pipeline.cache.store import (
     NETWORKS,
     PACKED,
     RECIPE,
     DamagedEntry,
-    DatasetFolder,
-    Entry,
     FeatureStore,
     StoreError,
     dataset_folders,
     errors_path,
     file_statuses,
     find_stores,
-    list_entries,
     open_store,
     read_failures,
     select_stores,
@@ -141,20 +140,25 @@ def status_rows(store: Place, dataset: VideoDataset | None) -> list[StatusRow]:
 
 
 def _with_counts(row: StatusRow, folder: DatasetFolder, log: Place, dataset: VideoDataset | None) -> StatusRow:
-    sizes = {entry.video_id: entry.num_bytes for entry in list_entries(folder)}
-    failed = {failure.video_id for failure in read_failures(log)} - sizes.keys()
+    failed = {failure.video_id for failure in read_failures(log)}
+    video_ids = None if dataset is None else {video.video_id for video in dataset.videos}
+    num_entries = num_bytes = num_done = 0
+    for entry in list_entries(folder):  # one at a time: there may be millions
+        num_entries += 1
+        num_bytes += entry.num_bytes
+        num_done += video_ids is not None and entry.video_id in video_ids
+        failed.discard(entry.video_id)
     done = missing = None
-    if dataset is not None:
-        video_ids = {video.video_id for video in dataset.videos}
+    if video_ids is not None:
         failed &= video_ids
-        done = len(video_ids & sizes.keys())
+        done = num_done
         missing = len(video_ids) - done - len(failed)
     return replace(
         row,
         dataset=folder.dataset,
         view=folder.view,
-        num_entries=len(sizes),
-        num_bytes=sum(sizes.values()),
+        num_entries=num_entries,
+        num_bytes=num_bytes,
         failed=len(failed),
         done=done,
         missing=missing,
@@ -334,6 +338,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "verify": verify,
     "gc": gc,
     "relink": relink_command,
+    "compact": compact_command,
     "export": exchange.export_command,
     "import": exchange.import_command,
 }

@@ -24,13 +24,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
 from data.atomic import write_atomically
 from data.objects import map_places
 from data.progress import Progress
 from models.preprocessing import CENTER
+from pipeline.cache import indices
 from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError
 from pipeline.features.recipe import Origin, VideoFeatures
 
@@ -218,7 +217,7 @@ def _pack_into_file(
     (copied,) = done
     index = _make_index(copied, features_path.name, views)
     try:
-        write_atomically(index_path, lambda temporary: temporary.write_bytes(save(index)))
+        write_atomically(index_path, lambda temporary: temporary.write_bytes(indices.to_bytes(index)))
     except OSError:
         features_path.unlink(missing_ok=True)
         raise
@@ -257,7 +256,7 @@ def _copy_entries(
 
 
 def _make_index(copied: _Copied, features_name: str, views: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays that ``_read_index`` returns, with their checksum."""
+    """The arrays that ``_read_index`` returns."""
     videos = copied.layout.videos
     about = {
         "features": features_name,
@@ -275,7 +274,7 @@ def _make_index(copied: _Copied, features_name: str, views: tuple[str, ...]) -> 
         "extents": np.array(extents, dtype=np.int64).reshape(len(videos), 2),
         "frame_indices": copied.layout.frame_indices(),
     }
-    return index | {"crc32": np.array([_checksum(index)], dtype=np.int64)}
+    return index
 
 
 def _read_index(path: Path) -> dict[str, npt.NDArray[Any]] | None:
@@ -285,9 +284,8 @@ def _read_index(path: Path) -> dict[str, npt.NDArray[Any]] | None:
     video; ``frame_indices``: per row.
     """
     try:
-        index = load_file(path)
-        return index if int(index.pop("crc32")[0]) == _checksum(index) else None
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError):
+        return indices.from_bytes(path.read_bytes())
+    except OSError:
         return None
 
 
@@ -335,29 +333,13 @@ def _signatures(
     """
 
     def look_up(video_id: str) -> list[tuple[int, int]]:
-        signatures = []
-        for view in views:
-            try:
-                status = store.path(dataset, video_id, view).stat()
-                signatures.append((status.st_size, status.st_mtime_ns))
-            except OSError:
-                signatures.append(_NO_ENTRY)
-        return signatures
+        return [store.version(dataset, video_id, view) or _NO_ENTRY for view in views]
 
     if isinstance(store.folder, Path):
         return look_up
     listed = [store.listed(dataset, set(video_ids), view) for view in views]
     found = [{video_id: (entry.num_bytes, entry.version) for video_id, entry in view.items()} for view in listed]
     return lambda video_id: [view.get(video_id, _NO_ENTRY) for view in found]
-
-
-def _checksum(index: Mapping[str, npt.NDArray[Any]]) -> int:
-    """Checksum of arrays with their names, types and shapes."""
-    checksum = 0
-    for name, array in sorted(index.items()):
-        checksum = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
-    return checksum
 
 
 def _index_path(store: FeatureStore, dataset: str) -> Path:

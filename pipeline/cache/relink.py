@@ -21,16 +21,8 @@ from data.objects import ObjectPath, Place
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
 from models.preprocessing import CENTER
-from pipeline.cache.store import (
-    DamagedEntry,
-    DatasetFolder,
-    FeatureStore,
-    StoreError,
-    dataset_folders,
-    find_stores,
-    list_entries,
-    open_store,
-)
+from pipeline.cache.listing import DatasetFolder, list_entries
+from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError, dataset_folders, find_stores, open_store
 from pipeline.features.recipe import Match
 
 

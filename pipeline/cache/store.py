@@ -1,7 +1,8 @@
-"""The feature store: one file or object per video, complete or absent, in a folder named after the recipe.
+"""The feature store: one entry per video, complete or absent, in a folder named after the recipe.
 
 <cache>/<fingerprint>/recipe.json                         everything that can change a number, as readable JSON
 <cache>/<fingerprint>/<dataset>/<video_id>.safetensors    the features of one video
+<cache>/<fingerprint>/<dataset>/.archives/...             the features of many videos per file (``archives.py``)
 <cache>/<fingerprint>/<dataset>@<view>/...                the same for its mirrored or cropped views
 <cache>/<fingerprint>/<dataset>/errors.jsonl              videos that failed, with the reason
 <cache>/<fingerprint>/<dataset>/.unfinished-import        while files are imported, or if that was interrupted
@@ -19,11 +20,12 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -42,17 +44,21 @@ from data.objects import (
 )
 from models.preprocessing import CENTER, VIEWS
 from pipeline.cache import entry
+from pipeline.cache.archives import ENTRY_SUFFIX, Archives, Member
+from pipeline.cache.listing import DatasetFolder, Entry, list_entries, video_id_of
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
 from pipeline.settings.config import ConfigError
 
 NETWORKS = "onnx"
 PACKED = "packed"
 RECIPE = "recipe.json"
-_ENTRY_SUFFIX = ".safetensors"
 _ERRORS = "errors.jsonl"
 _FAILURES = ".failures"
 _FAILURE_SUFFIX = ".json"
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
+
+
+Result = TypeVar("Result")
 
 
 class StoreError(UserError):
@@ -77,6 +83,7 @@ class FeatureStore:
         """
         self.recipe = recipe
         self.folder = cache / recipe.folder_name
+        self._archives: dict[tuple[str, str], Archives] = {}
         path = self.folder / RECIPE
         if not path.exists():
             try:
@@ -99,15 +106,40 @@ class FeatureStore:
         return local_folder(self.folder) / PACKED
 
     def path(self, dataset: str, video_id: str, view: str = CENTER) -> Place:
-        return self._entries(dataset, view) / f"{video_id}{_ENTRY_SUFFIX}"
+        """The file or object of an entry that is not in an archive."""
+        return self._entries(dataset, view) / f"{video_id}{ENTRY_SUFFIX}"
 
     def _entries(self, dataset: str, view: str) -> Place:
         return self.folder / (dataset if view == CENTER else f"{dataset}@{view}")
 
-    def listed(self, dataset: str, video_ids: Container[str], view: str = CENTER) -> dict[str, "Entry"]:
+    def archives(self, dataset: str, view: str = CENTER) -> Archives:
+        return self._archives.setdefault((dataset, view), Archives(self._entries(dataset, view)))
+
+    def _read(self, dataset: str, video_id: str, view: str, read: Callable[[Place | Member], Result]) -> Result:
+        """``read`` of the entry, wherever it is. Raises ``FileNotFoundError`` if there is none."""
+        try:
+            return read(self.path(dataset, video_id, view))
+        except FileNotFoundError:
+            return self.archives(dataset, view).read(video_id, read)
+
+    def listed(self, dataset: str, video_ids: Container[str], view: str = CENTER) -> dict[str, Entry]:
         """The entries of these videos, from the names alone: they may be damaged, or of another video file."""
         folder = DatasetFolder(dataset, view, self._entries(dataset, view))
         return {found.video_id: found for found in list_entries(folder) if found.video_id in video_ids}
+
+    def version(self, dataset: str, video_id: str, view: str = CENTER) -> tuple[int, int] | None:
+        """Size and version of an entry, which show whether it was written again; ``None`` if there is none."""
+        try:
+            return version_of(self.path(dataset, video_id, view))
+        except OSError:
+            member = self.archives(dataset, view).find(video_id)
+            return None if member is None else (member.num_bytes, member.version)
+
+    def _place(self, dataset: str, video_id: str, view: str) -> Place:
+        """What names the entry in messages."""
+        path = self.path(dataset, video_id, view)
+        member = None if path.exists() else self.archives(dataset, view).find(video_id)
+        return path if member is None else member.path
 
     def remove_abandoned(self) -> None:
         """Remove what killed jobs left on disk. Objects are whole or not there."""
@@ -128,7 +160,7 @@ class FeatureStore:
             if error.errno == errno.ENAMETOOLONG:
                 raise NameTooLongError(
                     f"the name of {video_id} is too long: a file name has at most 255 bytes, including "
-                    f"{_ENTRY_SUFFIX}. Rename the video."
+                    f"{ENTRY_SUFFIX}. Rename the video."
                 ) from error
             raise _not_writable(error) from error
 
@@ -138,7 +170,7 @@ class FeatureStore:
         ``None`` if there are no features, the file is cut off, or it belongs to another recipe or video.
         """
         try:
-            header = entry.read_metadata(self.path(dataset, video_id, view))
+            header = self._read(dataset, video_id, view, entry.read_metadata)
             return Origin(**json.loads(header["origin"])) if self._matches(video_id, view, header) else None
         except ObjectNameError:
             return None
@@ -152,19 +184,36 @@ class FeatureStore:
 
         Raises ``DamagedEntry`` if the length, the checksum, the recipe or the video is not the expected one.
         """
-        path = self.path(dataset, video_id, view)
+        return self._checked(dataset, video_id, view, lambda place: self._intact(entry.read(place), video_id, view))
+
+    def read_content(self, dataset: str, video_id: str, view: str = CENTER) -> bytes | None:
+        """The content of a video's entry, checked as by ``read``."""
+
+        def read(place: Place | Member) -> bytes:
+            content = place.read_bytes()
+            self._intact(entry.decode(content), video_id, view)
+            return content
+
+        return self._checked(dataset, video_id, view, read)
+
+    def _checked(
+        self, dataset: str, video_id: str, view: str, read: Callable[[Place | Member], Result]
+    ) -> Result | None:
         try:
-            header, features, frame_indices = entry.read(path)
-            origin = Origin(**json.loads(header["origin"]))
-            intact = header.pop("crc32") == str(entry.checksum(header, features, frame_indices))
+            return self._read(dataset, video_id, view, read)
         except (FileNotFoundError, ObjectNameError):
             return None
         except ObjectStoreError:  # a ValueError, too; an entry that can't be asked for is not a damaged one
             raise
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise DamagedEntry(f"{path}: {error}") from error
+            raise DamagedEntry(f"{self._place(dataset, video_id, view)}: {error}") from error
+
+    def _intact(self, found: entry.Content, video_id: str, view: str) -> VideoFeatures:
+        header, features, frame_indices = found
+        origin = Origin(**json.loads(header["origin"]))
+        intact = header.pop("crc32") == str(entry.checksum(header, features, frame_indices))
         if not intact or not self._matches(video_id, view, header):
-            raise DamagedEntry(f"{path}: the content is not what was written for this video")
+            raise ValueError("the content is not what was written for this video")
         return VideoFeatures(features, frame_indices, origin)
 
     def _matches(self, video_id: str, view: str, header: dict[str, str]) -> bool:
@@ -173,6 +222,7 @@ class FeatureStore:
 
     def remove(self, dataset: str, video_id: str, view: str = CENTER) -> None:
         self.path(dataset, video_id, view).unlink(missing_ok=True)
+        self.archives(dataset, view).remove(video_id)
 
     def note_failure(self, dataset: str, video_id: str, path: Path, reason: str) -> None:
         """Append a line to the dataset's ``errors.jsonl``. Raises ``StoreError``."""
@@ -246,37 +296,17 @@ class FeatureStore:
         return self.folder / dataset / ".unfinished-import"
 
 
+def version_of(path: Place) -> tuple[int, int]:
+    """Size and version of a file or object. Raises ``OSError`` or ``ObjectStoreError``."""
+    status = path.stat()
+    return status.st_size, status.version if isinstance(status, ObjectStatus) else status.st_mtime_ns
+
+
 def _not_writable(error: OSError) -> StoreError:
     return StoreError(
         f"the feature store can't be written: {error}. Finished work is kept: make room or fix the permissions (or "
         "choose another --cache), then run the same command again."
     )
-
-
-# Listing a cache. No entry is opened, so that 100,000 of them take about a second, and 1,000 objects one request.
-
-
-@dataclass(frozen=True)
-class DatasetFolder:
-    """The folder with the entries of one dataset in one view, in one store."""
-
-    dataset: str
-    view: str
-    path: Place
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of features, which may be damaged; ``written`` in seconds since the epoch.
-
-    ``version`` differs if the entry was written again: its time in nanoseconds, or an object's tag.
-    """
-
-    video_id: str
-    path: Place
-    num_bytes: int
-    written: float
-    version: int
 
 
 @dataclass(frozen=True)
@@ -349,34 +379,6 @@ def dataset_folders(store: Place) -> list[DatasetFolder]:
         else:
             found.append(DatasetFolder(path.name, CENTER, path))
     return found
-
-
-def list_entries(folder: DatasetFolder) -> Iterator[Entry]:
-    """The entries of a dataset, in no order. Those that another process removes meanwhile are left out."""
-    if isinstance(folder.path, ObjectPath):
-        return (
-            Entry(video_id_of(found, folder.path), found.path, found.st_size, found.st_mtime, found.version)
-            for found in folder.path.walk()
-            if found.path.name.endswith(_ENTRY_SUFFIX)
-        )
-    return _walk(str(folder.path), "")
-
-
-def video_id_of(found: ObjectStatus, folder: ObjectPath) -> str:
-    """The video of an entry or a failure, whose name is relative to ``folder`` and has one suffix."""
-    return found.path.key.removeprefix(f"{folder.key}/").rpartition(".")[0]
-
-
-def _walk(folder: str, prefix: str) -> Iterator[Entry]:
-    with suppress(FileNotFoundError), os.scandir(folder) as children:
-        for child in children:
-            if child.is_dir():
-                yield from _walk(child.path, f"{prefix}{child.name}/")
-            elif child.name.endswith(_ENTRY_SUFFIX):
-                with suppress(FileNotFoundError):
-                    status = child.stat()
-                    video_id = prefix + child.name.removesuffix(_ENTRY_SUFFIX)
-                    yield Entry(video_id, Path(child.path), status.st_size, status.st_mtime, status.st_mtime_ns)
 
 
 def file_statuses(folder: Place) -> list[os.stat_result] | list[ObjectStatus]:

@@ -35,7 +35,8 @@ from data.records import VideoRecord
 from models.classifier import SequenceClassifier
 from models.config import ModelConfig
 from models.preprocessing import CENTER
-from pipeline.cache.packed import PackedFeatures, PackedVideo
+from pipeline.cache.packed import PackedFeatures
+from pipeline.cache.packed_videos import PackedVideo
 from pipeline.evaluation.comparison import order_drops
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import Predictions

@@ -1,7 +1,8 @@
-"""What indices of large files consist of: arrays in one file with a checksum, and names in little memory."""
+"""What indices of large files consist of: arrays in one file with a checksum, and texts and names in little memory."""
 
 import hashlib
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
@@ -30,10 +31,84 @@ def from_bytes(content: bytes) -> Arrays | None:
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
     """Checksum of arrays with their names, types and shapes."""
     checksum = 0
-    for name, array in sorted(arrays.items()):
-        checksum = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    for name, values in sorted(arrays.items()):
+        checksum = zlib.crc32(f"{name} {values.dtype.str} {values.shape}".encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(values).data, checksum)
     return checksum
+
+
+class TextWriter:
+    """Collects texts one by one."""
+
+    def __init__(self) -> None:
+        self._content, self._ends = bytearray(), array("q")
+
+    def add(self, text: str) -> None:
+        self._content += _encode(text)
+        self._ends.append(len(self._content))
+
+    def texts(self) -> "Texts":
+        return Texts(np.array(self._content, np.uint8), np.array(self._ends, np.int64))
+
+
+class Texts:
+    """Texts by their numbers from 0, each in 8 bytes besides its own.
+
+    Attributes:
+        content: uint8; all texts in UTF-8, one after another.
+    """
+
+    def __init__(self, content: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
+        """``ends``: where each text ends. Raises ``ValueError`` if they are not those of the content."""
+        self.content = content
+        self._starts = np.concatenate([np.zeros(1, np.int64), ends])
+        if self._starts[-1] != len(content) or (self._starts[1:] < self._starts[:-1]).any():
+            raise ValueError("the texts are damaged")
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Texts":
+        writer = TextWriter()
+        for text in texts:
+            writer.add(text)
+        return writer.texts()
+
+    @classmethod
+    def concatenate(cls, parts: Iterable["Texts"]) -> Self:
+        parts = [*parts]
+        offsets = np.cumsum([0, *(len(part.content) for part in parts)])
+        ends = [part._starts[1:] + offset for part, offset in zip(parts, offsets, strict=False)]
+        content = np.concatenate([np.empty(0, np.uint8), *(part.content for part in parts)])
+        return cls(content, np.concatenate([np.empty(0, np.int64), *ends]))
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, name: str) -> Self:
+        """From what ``to_arrays`` returned. Raises ``KeyError`` or ``ValueError``."""
+        return cls(arrays[name], arrays[f"{name}_ends"])
+
+    def to_arrays(self, name: str) -> Arrays:
+        return {name: self.content, f"{name}_ends": self._starts[1:]}
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, number: int) -> str:
+        return self.encoded(number).decode(errors="surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
+
+    def encoded(self, number: int) -> bytes:
+        return self.content[self._starts[number] : self._starts[number + 1]].tobytes()
+
+    def first_bytes(self) -> bytes:
+        """The first byte of each text that is not empty."""
+        starts = self._starts[:-1]
+        return self.content[starts[starts < self._starts[1:]]].tobytes()
+
+    def select(self, chosen: npt.NDArray[np.bool_]) -> "Texts":
+        """The chosen ones, a bool per text."""
+        lengths = np.diff(self._starts)
+        return Texts(self.content[np.repeat(chosen, lengths)], np.cumsum(lengths[chosen]))
 
 
 class Names:
@@ -42,75 +117,43 @@ class Names:
     A dictionary would need 250. Names may occur several times.
     """
 
-    def __init__(self, text: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]):
-        """``text``: all names, one after another; ``ends`` and ``hashes``: of each. Raises ``ValueError``."""
-        starts = np.concatenate([np.zeros(1, np.int64), ends])
-        if len(hashes) != len(ends) or starts[-1] != len(text) or (np.diff(starts) < 0).any():
+    def __init__(self, texts: Texts, hashes: npt.NDArray[np.uint64] | None = None) -> None:
+        """``hashes``: those of an earlier table with these names. Raises ``ValueError`` if their number differs."""
+        if hashes is None:
+            hashed = (_hash(texts.encoded(number)) for number in range(len(texts)))
+            hashes = np.fromiter(hashed, np.uint64, len(texts))
+        if len(hashes) != len(texts):
             raise ValueError("the names are damaged")
-        self.text, self._starts, self.hashes = text, starts, hashes
+        self.texts, self.hashes = texts, hashes
         self._order = np.argsort(hashes, kind="stable")
         self._sorted = hashes[self._order]
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Self:
-        text, ends, hashes = bytearray(), [], []
-        for name in names:
-            encoded = _encode(name)
-            text += encoded
-            ends.append(len(text))
-            hashes.append(_hash(encoded))
-        return cls(np.frombuffer(text, np.uint8), np.array(ends, np.int64), np.array(hashes, np.uint64))
+    def concatenate(cls, parts: Iterable["Names"]) -> Self:
+        parts = [*parts]
+        hashes = np.concatenate([np.empty(0, np.uint64), *(part.hashes for part in parts)])
+        return cls(Texts.concatenate(part.texts for part in parts), hashes)
 
     @classmethod
-    def of_arrays(cls, arrays: Arrays) -> Self:
-        """From what ``arrays`` returns. Raises ``KeyError`` or ``ValueError``."""
-        return cls(arrays["names"], arrays["name_ends"], arrays["name_hashes"])
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """From what ``to_arrays`` returned. Raises ``KeyError`` or ``ValueError``."""
+        return cls(Texts.from_arrays(arrays, "names"), arrays["hashes"])
 
-    @classmethod
-    def concatenate(cls, tables: Iterable["Names"]) -> Self:
-        parts = [*tables]
-        offsets = np.cumsum([0, *(len(part.text) for part in parts)])
-        ends = [part._starts[1:] + offset for part, offset in zip(parts, offsets, strict=False)]
-        return cls(
-            np.concatenate([np.empty(0, np.uint8), *(part.text for part in parts)]),
-            np.concatenate([np.empty(0, np.int64), *ends]),
-            np.concatenate([np.empty(0, np.uint64), *(part.hashes for part in parts)]),
-        )
-
-    def select(self, chosen: npt.NDArray[np.bool_]) -> "Names":
-        """The chosen ones, a bool per name."""
-        lengths = np.diff(self._starts)
-        text = self.text[np.repeat(chosen, lengths)]
-        return Names(text, np.cumsum(lengths[chosen]), self.hashes[chosen])
-
-    def starting_with(self, character: str) -> npt.NDArray[np.bool_]:
-        """Which names start with an ASCII character."""
-        filled = np.flatnonzero(np.diff(self._starts))
-        found = np.zeros(len(self), bool)
-        found[filled] = self.text[self._starts[filled]] == ord(character)
-        return found
-
-    def arrays(self) -> Arrays:
-        return {"names": self.text, "name_ends": self._starts[1:], "name_hashes": self.hashes}
+    def to_arrays(self) -> Arrays:
+        return self.texts.to_arrays("names") | {"hashes": self.hashes}
 
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def __getitem__(self, number: int) -> str:
-        return _decode(self.text[self._starts[number] : self._starts[number + 1]].tobytes())
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
-
     def find(self, name: str) -> list[int]:
         """All numbers of a name, ascending."""
         encoded = _encode(name)
-        key = np.uint64(_hash(encoded))
-        place = int(np.searchsorted(self._sorted, key))
+        key = _hash(encoded)
+        place = int(self._sorted.searchsorted(np.uint64(key)))
         found = []
         while place < len(self._sorted) and self._sorted[place] == key:
             number = int(self._order[place])
-            if self.text[self._starts[number] : self._starts[number + 1]].tobytes() == encoded:
+            if self.texts.encoded(number) == encoded:
                 found.append(number)
             place += 1
         return found
@@ -118,16 +161,16 @@ class Names:
     def repeated(self) -> list[list[int]]:
         """The numbers of each name that occurs several times, ascending."""
         same = self._sorted[1:] == self._sorted[:-1]
-        names = {self[int(number)] for number in self._order[:-1][same]}
+        names = {self.texts[int(number)] for number in self._order[:-1][same]}
         return [numbers for numbers in map(self.find, names) if len(numbers) > 1]
 
+    def select(self, chosen: npt.NDArray[np.bool_]) -> "Names":
+        """The chosen ones, a bool per name."""
+        return Names(self.texts.select(chosen), self.hashes[chosen])
 
-def _encode(name: str) -> bytes:
-    return name.encode(errors="surrogateescape")
 
-
-def _decode(encoded: bytes) -> str:
-    return encoded.decode(errors="surrogateescape")
+def _encode(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 def _hash(encoded: bytes) -> int:

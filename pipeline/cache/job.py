@@ -143,7 +143,7 @@ class FeatureCache:
         if self._read_only:
             return self._in_memory(dataset, records), self._nothing_to_do(len(records))
         summary = self.fill(dataset, records, remedy=remedy)
-        packed, damaged = self._pack(dataset, records)
+        packed, damaged = self._pack(dataset, records, summary.num_failed)
         if damaged:
             second = self.fill(dataset, [record for record in records if record.video_id in damaged], remedy=remedy)
             summary = replace(
@@ -155,7 +155,7 @@ class FeatureCache:
                 num_frames=summary.num_frames + second.num_frames,
                 seconds=summary.seconds + second.seconds,
             )
-            packed, _ = self._pack(dataset, records)
+            packed, _ = self._pack(dataset, records, summary.num_failed)
         return packed, summary
 
     def load_once(self, dataset: str, records: Sequence[VideoRecord], remedy: str = "") -> PackedFeatures:
@@ -197,9 +197,9 @@ class FeatureCache:
     def _nothing_to_do(self, num_videos: int) -> CacheSummary:
         return CacheSummary(num_videos, num_videos, store=str(self.store.folder))
 
-    def _pack(self, dataset: str, records: Sequence[VideoRecord]) -> tuple[PackedFeatures, set[str]]:
+    def _pack(self, dataset: str, records: Sequence[VideoRecord], num_failed: int) -> tuple[PackedFeatures, set[str]]:
         """The features that the store contains, packed; and the ids of videos with damaged entries."""
-        missing = {record.video_id for record in self._missing(dataset, records)}
+        missing = {record.video_id for record in (self._missing(dataset, records) if num_failed else ())}
         stored = [record.video_id for record in records if record.video_id not in missing]
         packed = open_packed(self.store, dataset, stored, self.views)
         damaged: list[str] = []

@@ -1,20 +1,22 @@
 """All features of a dataset in one memory-mapped file, for training: a copy of the store's entries.
 
 <cache>/<fingerprint>/packed/<dataset>-<key>.npy       features of all videos and views, one after another
-<cache>/<fingerprint>/packed/<dataset>.index           the rows of each video, and the entries they were copied from
+<cache>/<fingerprint>/packed/<dataset>.table           the rows of each video, and the entries they were copied from
 
 (``FeatureStore.packed``; of an object store, in the user's cache folder.)
 
 A copy is valid while every requested entry has the size and modification time (an object: tag) it had when it was
-copied. The index is
-written last and names the file of features, so that a reader sees either the old pair or the new one.
+copied. The table is written last and names the file of features, so that a reader sees either the old pair or the new
+one.
 """
 
 import hashlib
+import itertools
 import json
 import sys
 import uuid
 import zlib
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
@@ -30,27 +32,13 @@ from data.objects import map_places
 from data.progress import Progress
 from models.preprocessing import CENTER
 from pipeline.cache import indices
+from pipeline.cache.packed_videos import PackedVideo, PackedVideos
 from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError
-from pipeline.features.recipe import Origin, VideoFeatures
+from pipeline.features.recipe import VideoFeatures
 
 _HEADER_BYTES = 128  # of a .npy file with a matrix; numpy pads it for any number of rows
 _NO_ENTRY = (-1, -1)
-_INDEX = ".index"  # a safetensors file, but not named like an entry
-
-
-@dataclass(frozen=True)
-class PackedVideo:
-    """The rows of a video.
-
-    Attributes:
-        start: first row. View ``v`` has ``num_frames`` rows from ``start + v * num_frames``.
-        num_frames: stored frames per view, at least 1.
-        origin: the video file, and the programs that extracted the features.
-    """
-
-    start: int
-    num_frames: int
-    origin: Origin
+_INDEX = ".table"  # a safetensors file, but not named like an entry; ``.index`` was one of an earlier version
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +55,7 @@ class PackedFeatures:
     features: npt.NDArray[np.float16]
     frame_indices: npt.NDArray[np.int32]
     views: tuple[str, ...]
-    videos: dict[str, PackedVideo]
+    videos: Mapping[str, PackedVideo]
 
     @classmethod
     def in_memory(
@@ -79,7 +67,7 @@ class PackedFeatures:
             layout.add(video_id, video_views)
         blocks = [view.features for video_views in videos.values() for view in video_views]
         features = np.concatenate(blocks or [np.empty((0, 0), np.float16)])
-        return cls(features, layout.frame_indices(), views, layout.videos)
+        return cls(features, layout.frame_indices(), views, layout.videos())
 
     def digests(self) -> dict[str, str]:
         """sha256 of each video's features in all views, the first 32 hexadecimal digits, by video id."""
@@ -102,27 +90,22 @@ def open_packed(
     """
     path = _index_path(store, dataset)
     index = _read_index(path)
-    if index is None:
+    if index is None or tuple(index.about["views"][: len(views)]) != views:
         return None
-    about: dict[str, Any] = json.loads(index["about"].tobytes())
-    numbers = {video_id: number for number, video_id in enumerate(about["video_ids"])}
-    if tuple(about["views"][: len(views)]) != views or not all(video_id in numbers for video_id in video_ids):
+    videos = index.videos.chosen(video_ids)
+    if videos is None:
         return None
-    rows = [numbers[video_id] for video_id in video_ids]
-    signatures = _signatures(store, dataset, video_ids, views)
-    current = np.array([signatures(video_id) for video_id in video_ids], dtype=np.int64)
-    if (index["entries"][rows, : len(views)] != current.reshape(len(rows), len(views), 2)).any():
-        return None
+    versions = _versions(store, dataset, video_ids, views)
+    for number, video_id in zip(videos.rows, video_ids, strict=True):
+        if (index.entries[number, : len(views)] != versions(video_id)).any():
+            return None
     try:
-        features = _map(path.with_name(about["features"]), about["shape"])
+        features = _map(path.with_name(index.about["features"]), index.about["shape"])
     except (OSError, ValueError):  # removed by another process that packs, or truncated
         return None
-    if zlib.crc32(features.data) != about["crc32"]:
+    if zlib.crc32(features.data) != index.about["crc32"]:
         return None
-    videos = {}
-    for video_id, number, (start, num_frames) in zip(video_ids, rows, index["extents"][rows].tolist(), strict=True):
-        videos[video_id] = PackedVideo(start, num_frames, Origin(*about["origins"][number]))
-    return PackedFeatures(features, index["frame_indices"], views, videos)
+    return PackedFeatures(features, index.frame_indices, views, videos)
 
 
 def pack(
@@ -157,10 +140,10 @@ def stale_files(store: FeatureStore) -> list[Path]:
     files = [path for path in store.packed.glob("*") if not path.name.startswith(".")]
     for path in files:
         index = _read_index(path) if path.suffix == _INDEX else None
-        if index is not None:
-            about = json.loads(index["about"].tobytes())
-            if open_packed(store, path.stem, about["video_ids"], tuple(about["views"])) is not None:
-                in_use |= {path, path.with_name(about["features"])}
+        if index is None:
+            continue
+        if open_packed(store, path.stem, list(index.videos), tuple(index.about["views"])) is not None:
+            in_use |= {path, path.with_name(index.about["features"])}
     return sorted(set(files) - in_use)
 
 
@@ -168,39 +151,65 @@ class _Layout:
     """Assigns rows to videos, one after another."""
 
     def __init__(self, num_views: int) -> None:
-        self.videos: dict[str, PackedVideo] = {}
         self.num_rows = 0
         self.feature_dim = 0
         self._num_views = num_views
-        self._frame_indices: list[npt.NDArray[np.int32]] = [np.empty(0, np.int32)]
+        self._names, self._origins = indices.TextWriter(), indices.TextWriter()
+        self._extents, self._frame_indices = array("q"), array("i")
 
     def add(self, video_id: str, views: Sequence[VideoFeatures]) -> None:
         first = views[0]
         num_frames, feature_dim = first.features.shape
         assert len(views) == self._num_views, video_id
         assert all(view.features.shape == first.features.shape for view in views), video_id
-        if self.videos and feature_dim != self.feature_dim:
+        if self.num_rows and feature_dim != self.feature_dim:
             raise StoreError(
                 f"the features of {video_id} have {feature_dim} dimensions, earlier ones {self.feature_dim}: another "
                 "program wrote one of them into the store. Remove it and run again."
             )
-        self.videos[video_id] = PackedVideo(self.num_rows, num_frames, first.origin)
+        self._names.add(video_id)
+        self._origins.add(json.dumps(astuple(first.origin)))
+        self._extents.extend((self.num_rows, num_frames))
         self.num_rows += num_frames * self._num_views
         self.feature_dim = feature_dim
-        self._frame_indices += [view.frame_indices for view in views]
+        for view in views:
+            self._frame_indices.frombytes(view.frame_indices.astype(np.int32).tobytes())
+
+    def videos(self) -> PackedVideos:
+        extents = np.array(self._extents, dtype=np.int64).reshape(-1, 2)
+        return PackedVideos(indices.Names(self._names.texts()), extents, self._origins.texts())
 
     def frame_indices(self) -> npt.NDArray[np.int32]:
-        return np.concatenate(self._frame_indices)
+        return np.array(self._frame_indices, dtype=np.int32)
 
 
 @dataclass(frozen=True, eq=False)
 class _Copied:
-    """A written file of features: its rows, and the sizes and times of the entries that they were copied from."""
+    """A written file of features: its rows, and the sizes and versions of the entries that they were copied from."""
 
     features: npt.NDArray[np.float16]
     crc32: int
     layout: _Layout
-    entries: list[list[tuple[int, int]]]
+    entries: "array[int]"
+
+
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """What is in a ``.table``.
+
+    ``about``: name, checksum and shape of the file of features, and its views; ``entries``: int64
+    ``[num_videos, num_views, 2]``, size and version; ``frame_indices``: one per row.
+    """
+
+    about: dict[str, Any]
+    videos: PackedVideos
+    entries: npt.NDArray[np.int64]
+    frame_indices: npt.NDArray[np.int32]
+
+    def to_bytes(self) -> bytes:
+        about = np.frombuffer(json.dumps(self.about).encode(), dtype=np.uint8)
+        arrays: indices.Arrays = {"about": about, "entries": self.entries, "frame_indices": self.frame_indices}
+        return indices.to_bytes(arrays | self.videos.to_arrays())
 
 
 def _pack_into_file(
@@ -217,31 +226,31 @@ def _pack_into_file(
     (copied,) = done
     index = _make_index(copied, features_path.name, views)
     try:
-        write_atomically(index_path, lambda temporary: temporary.write_bytes(indices.to_bytes(index)))
+        write_atomically(index_path, lambda temporary: temporary.write_bytes(index.to_bytes()))
     except OSError:
         features_path.unlink(missing_ok=True)
         raise
     _remove_older(features_path, dataset)
-    return PackedFeatures(copied.features, index["frame_indices"], views, copied.layout.videos)
+    return PackedFeatures(copied.features, index.frame_indices, views, index.videos)
 
 
 def _copy_entries(
     path: Path, store: FeatureStore, dataset: str, video_ids: Sequence[str], views: tuple[str, ...]
 ) -> _Copied:
     """Copy the features of all videos that have them into the file ``path``."""
-    layout, entries, checksum = _Layout(len(views)), [], 0
-    signatures = _signatures(store, dataset, video_ids, views)
+    layout, entries, checksum = _Layout(len(views)), array("q"), 0
+    versions = _versions(store, dataset, video_ids, views)
 
     def read(video_id: str) -> tuple[str, list[tuple[int, int]], tuple[VideoFeatures, ...] | None]:
-        # The signatures are taken before reading, so that an entry that is replaced meanwhile is newer than the copy.
-        return video_id, signatures(video_id), _read(store, dataset, video_id, views)
+        # The versions are taken before reading, so that an entry that is replaced meanwhile is newer than the copy.
+        return video_id, versions(video_id), _read(store, dataset, video_id, views)
 
     with path.open("wb") as file, closing(Progress(len(video_ids), "video", what="packing features")) as progress:
         file.seek(_HEADER_BYTES)
         for video_id, entry, video_views in map_places(store.folder, read, video_ids):
             if video_views is not None:
                 layout.add(video_id, video_views)
-                entries.append(entry)
+                entries.extend(itertools.chain.from_iterable(entry))
                 for view in video_views:
                     content = np.ascontiguousarray(view.features).data
                     checksum = zlib.crc32(content, checksum)
@@ -255,37 +264,21 @@ def _copy_entries(
     return _Copied(_map(path, shape), checksum, layout, entries)
 
 
-def _make_index(copied: _Copied, features_name: str, views: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays that ``_read_index`` returns."""
-    videos = copied.layout.videos
-    about = {
-        "features": features_name,
-        "crc32": copied.crc32,
-        "shape": copied.features.shape,
-        "views": views,
-        "video_ids": list(videos),
-        "origins": [astuple(video.origin) for video in videos.values()],
-    }
-    extents = [(video.start, video.num_frames) for video in videos.values()]
-    index: dict[str, npt.NDArray[Any]] = {
-        # Not in the file's header, which is limited to 100 MB: about half a million videos.
-        "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
-        "entries": np.array(copied.entries, dtype=np.int64).reshape(len(videos), len(views), 2),
-        "extents": np.array(extents, dtype=np.int64).reshape(len(videos), 2),
-        "frame_indices": copied.layout.frame_indices(),
-    }
-    return index
+def _make_index(copied: _Copied, features_name: str, views: tuple[str, ...]) -> _Index:
+    about = {"features": features_name, "crc32": copied.crc32, "shape": copied.features.shape, "views": views}
+    videos, entries = copied.layout.videos(), np.array(copied.entries, dtype=np.int64)
+    return _Index(about, videos, entries.reshape(len(videos), len(views), 2), copied.layout.frame_indices())
 
 
-def _read_index(path: Path) -> dict[str, npt.NDArray[Any]] | None:
-    """The index as arrays by name; ``None`` if it is missing or damaged.
-
-    ``about``: JSON; ``entries``: size and time per video and view; ``extents``: first row and number of frames per
-    video; ``frame_indices``: per row.
-    """
+def _read_index(path: Path) -> _Index | None:
+    """``None`` if it is missing or damaged."""
     try:
-        return indices.from_bytes(path.read_bytes())
-    except OSError:
+        arrays = indices.from_bytes(path.read_bytes())
+        if arrays is None:
+            return None
+        about, videos = json.loads(arrays["about"].tobytes()), PackedVideos.from_arrays(arrays)
+        return _Index(about, videos, arrays["entries"], arrays["frame_indices"])
+    except (OSError, KeyError, ValueError):
         return None
 
 
@@ -324,10 +317,10 @@ def _discard(store: FeatureStore, dataset: str, video_id: str, view: str) -> Non
         store.remove(dataset, video_id, view)
 
 
-def _signatures(
+def _versions(
     store: FeatureStore, dataset: str, video_ids: Sequence[str], views: tuple[str, ...]
 ) -> Callable[[str], list[tuple[int, int]]]:
-    """A function from a video to the size and version of each of its entries, which show whether one was rewritten.
+    """A function from a video to the size and version of each of its entries.
 
     Files are looked up one by one, objects are listed now.
     """

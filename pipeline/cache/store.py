@@ -107,13 +107,13 @@ class FeatureStore:
 
     def path(self, dataset: str, video_id: str, view: str = CENTER) -> Place:
         """The file or object of an entry that is not in an archive."""
-        return self._entries(dataset, view) / f"{video_id}{ENTRY_SUFFIX}"
-
-    def _entries(self, dataset: str, view: str) -> Place:
-        return self.folder / (dataset if view == CENTER else f"{dataset}@{view}")
+        return self.archives(dataset, view).parent / f"{video_id}{ENTRY_SUFFIX}"
 
     def archives(self, dataset: str, view: str = CENTER) -> Archives:
-        return self._archives.setdefault((dataset, view), Archives(self._entries(dataset, view)))
+        if (dataset, view) not in self._archives:
+            folder = self.folder / (dataset if view == CENTER else f"{dataset}@{view}")
+            self._archives[dataset, view] = Archives(folder)
+        return self._archives[dataset, view]
 
     def _read(self, dataset: str, video_id: str, view: str, read: Callable[[Place | Member], Result]) -> Result:
         """``read`` of the entry, wherever it is. Raises ``FileNotFoundError`` if there is none."""
@@ -124,7 +124,7 @@ class FeatureStore:
 
     def listed(self, dataset: str, video_ids: Container[str], view: str = CENTER) -> dict[str, Entry]:
         """The entries of these videos, from the names alone: they may be damaged, or of another video file."""
-        folder = DatasetFolder(dataset, view, self._entries(dataset, view))
+        folder = DatasetFolder(dataset, view, self.archives(dataset, view).parent)
         return {found.video_id: found for found in list_entries(folder) if found.video_id in video_ids}
 
     def version(self, dataset: str, video_id: str, view: str = CENTER) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class FeatureRecipe:
     format_version: int = FORMAT_VERSION
     contents: Mapping[str, str] = field(default_factory=dict, compare=False)
 
-    @property
+    @cached_property  # it is compared with every entry's
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON, 64 hexadecimal digits."""
         canonical = json.dumps(self._as_dict(), sort_keys=True, separators=(",", ":"))

@@ -273,7 +273,7 @@ def write_index(store: FeatureStore, video_ids: Sequence[str], place: tuple[int,
     (tar,) = tars(store)
     rows = len(video_ids)
     arrays = {"places": np.array([place] * rows, np.int64), "written": np.zeros(rows)}
-    tar.with_suffix(".index").write_bytes(indices.to_bytes(indices.Names.of(video_ids).arrays() | arrays))
+    tar.with_suffix(".index").write_bytes(indices.to_bytes(names_of(*video_ids).to_arrays() | arrays))
     return tar
 
 
@@ -318,15 +318,28 @@ def test_nothing_is_archived_while_an_import_is_unfinished(local: FeatureStore) 
 def test_names_are_found_by_number_and_numbers_by_name() -> None:
     """The table of names behaves as a list and a dictionary do."""
     listed = ["b", "", "a/ü", "b", "\udcff"]
-    table = indices.Names.of(listed)
-    assert list(table) == listed and len(table) == 5
+    table = names_of(*listed)
+    assert list(table.texts) == listed and len(table) == 5
     assert table.find("b") == [0, 3] and table.find("c") == [] and table.find("\udcff") == [4]
     assert table.repeated() == [[0, 3]]
-    assert list(table.select(np.array([False, True, True, True, False]))) == ["", "a/ü", "b"]
-    both = indices.Names.concatenate([table, indices.Names.of(["c"])])
-    assert list(both) == [*listed, "c"] and both.find("c") == [5]
-    assert table.starting_with("b").tolist() == [True, False, False, True, False]
-    assert list(indices.Names.of([])) == [] and indices.Names.of([]).find("a") == []
+    assert list(table.select(np.array([False, True, True, True, False])).texts) == ["", "a/ü", "b"]
+    both = indices.Names.concatenate([table, names_of("c")])
+    assert list(both.texts) == [*listed, "c"] and both.find("c") == [5]
+    again = indices.Names.from_arrays(both.to_arrays())
+    assert list(again.texts) == list(both.texts) and again.find("a/ü") == [2]
+    assert table.texts.first_bytes() == b"bab\xff"
+    assert list(names_of().texts) == [] and names_of().find("a") == []
+
+
+def names_of(*names: str) -> indices.Names:
+    return indices.Names(indices.Texts.of(names))
+
+
+@pytest.mark.parametrize("ends", [[1], [2, 1, 3], [1, 4], []])
+def test_texts_with_wrong_ends_are_refused(ends: list[int]) -> None:
+    """Ends that do not belong to the content are an error, not other texts."""
+    with pytest.raises(ValueError, match="damaged"):
+        indices.Texts(np.frombuffer(b"abc", np.uint8), np.array(ends, np.int64))
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", lambda content: content + b"\0"])

@@ -238,7 +238,7 @@ def test_every_flipped_bit_of_a_copy_is_detected(store: FeatureStore) -> None:
     assert len(harmless[".index"]) < 10  # white space
 
 
-@pytest.mark.parametrize("name", ["*.npy", "*.index"])
+@pytest.mark.parametrize("name", ["*.npy", "*.table"])
 @pytest.mark.parametrize("tenth", range(10))
 def test_a_truncated_copy_is_packed_again(store: FeatureStore, name: str, tenth: int) -> None:
     """If either file is truncated anywhere, the copy is unusable until it is packed again."""
@@ -370,7 +370,7 @@ def test_a_full_disk_leaves_nothing_behind(
     assert missing == []
     error = capsys.readouterr().err
     assert "no packed copy of set, its features are kept in memory" in error and "File too large" in error
-    assert ("set.index" in error) == (num_bytes == 800)
+    assert ("set.table" in error) == (num_bytes == 800)
     assert packed_files(store) == {}
 
 

@@ -1,0 +1,139 @@
+"""Measure what a feature store of many videos takes: time and memory of the commands that look at every one of them.
+
+    python -m benchmarks.millions                  # 1,000,000 videos with tiny features: 15 minutes, 4 GB of disk
+    python -m benchmarks.millions --videos 50000   # takes a minute
+
+The videos do not exist: their features (4 frames of 64 numbers) are written as imported ones. Each command runs in a
+process of its own, first with a tenth of the videos, then with all. Its peak memory is that of the process; memory per
+video is the difference of both, so that what Python and its libraries need does not count.
+
+compact   ``python -m pipeline.cache compact``, of a tenth of the videos at a time
+status    ``python -m pipeline.cache status``
+lacking   ``python -m pipeline.cache --dataset folder``: read the list of videos, and find that no features are missing
+pack      the same list; copy all features into the packed file that training reads
+packed    the same list; open that copy
+floor     read the list of videos only
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tabulate import tabulate
+
+from data.progress import Progress
+from pipeline.cache import entry
+from pipeline.cache.store import FeatureStore
+from pipeline.features.recipe import Origin, VideoFeatures, imported_recipe
+
+NAME = "made"
+PARTS = 10
+CLASSES = 100
+ORIGIN = Origin(25.0, 164, 164, 0, "none", "none")
+LOAD = """
+import sys
+from pathlib import Path
+from data.catalog import DataConfig, load_dataset
+from pipeline.cache.job import FeatureCache
+from pipeline.settings.config import FeatureConfig
+dataset = load_dataset(DataConfig(dataset="folder", root=Path(sys.argv[1]), dataset_name="made"))
+cache = FeatureCache(FeatureConfig(cache=Path(sys.argv[2]), backbone="imported:made"))
+packed, _ = cache.load(dataset.store_name, dataset.videos)
+assert len(packed.videos) == len(dataset.videos)
+"""
+LIST = LOAD.partition("cache = ")[0]
+
+
+@dataclass(frozen=True)
+class Options:
+    videos: int = 1_000_000
+    folder: Path | None = None
+    """where the store is made, in a folder of its own that is removed (default: the system's temporary folder)"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one process: seconds, and peak memory in bytes."""
+
+    seconds: float
+    memory: int
+
+
+def measure(*command: object) -> Cost:
+    """Run a command to its end. Raises ``SystemExit`` if it fails."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(map(str, command))} failed")
+    return Cost(time.perf_counter() - started, usage.ru_maxrss * 1024)
+
+
+def video_ids(count: int) -> list[str]:
+    return [f"class_{number % CLASSES:03d}/video_{number:08d}.avi" for number in range(count)]
+
+
+def write_files(store: FeatureStore, names: Sequence[str]) -> None:
+    """Write the entries as files, without the care (fsync) that a job takes, which would take most of the time."""
+    features = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float16)
+    indices = np.arange(4, dtype=np.int32)
+    folders = set()
+    progress = Progress(len(names), "file", what="writing")
+    for name in names:
+        path = store.path(NAME, name)
+        assert isinstance(path, Path)
+        if path.parent not in folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folders.add(path.parent)
+        video = VideoFeatures(features, indices, ORIGIN)
+        path.write_bytes(entry.encode(video, store.recipe.fingerprint, name, "center"))
+        progress.advance()
+    progress.close()
+
+
+def write_list(path: Path, names: Sequence[str]) -> None:
+    rows = (f"{name},{name.partition('/')[0]},{name.rpartition('_')[2][:5]}\n" for name in names)
+    path.write_text("path,label,group\n" + "".join(rows))
+
+
+def main(options: Options) -> None:
+    names = video_ids(options.videos)
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="millions-") as folder:
+        cache, listed = Path(folder) / "cache", Path(folder) / "videos.csv"
+        store = FeatureStore(cache, imported_recipe(NAME))
+        costs: dict[str, list[Cost]] = {}
+        dataset = ["--dataset", "folder", "--root", listed, "--dataset-name", NAME]
+        for part in range(PARTS):
+            done = names[: options.videos * (part + 1) // PARTS]
+            write_files(store, done[options.videos * part // PARTS :])
+            compacted = measure("-m", "pipeline.cache", "compact", "--cache", cache)
+            if part not in (0, PARTS - 1):
+                continue
+            write_list(listed, done)
+            costs.setdefault("compact", []).append(compacted)
+            costs.setdefault("status", []).append(measure("-m", "pipeline.cache", "status", "--cache", cache))
+            lacking = measure("-m", "pipeline.cache", *dataset, "--cache", cache, "--backbone", f"imported:{NAME}")
+            costs.setdefault("lacking", []).append(lacking)
+            for name in ("pack", "packed"):
+                costs.setdefault(name, []).append(measure("-c", LOAD, listed, cache))
+            costs.setdefault("floor", []).append(measure("-c", LIST, listed, cache))
+        files = sum(len(names) for _, _, names in os.walk(cache))
+    more = options.videos - options.videos // PARTS
+    rows = [
+        [name, few.seconds, many.seconds, few.memory / 1e6, many.memory / 1e6, (many.memory - few.memory) / more]
+        for name, (few, many) in costs.items()
+    ]
+    head = ["", f"{options.videos // PARTS:,}: s", f"{options.videos:,}: s", "MB", "MB", "bytes per video"]
+    print(tabulate(rows, head, tablefmt="github", floatfmt=("", ".1f", ".1f", ".0f", ".0f", ".0f")))
+    print(f"\n{files} files in the store")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

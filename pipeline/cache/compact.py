@@ -15,7 +15,7 @@ from data.command import parse_arguments
 from data.objects import ObjectPath, Place, map_places
 from data.progress import Progress
 from pipeline.cache.archives import Archives, ArchiveSize
-from pipeline.cache.listing import DatasetFolder, Entry, list_archived, list_loose
+from pipeline.cache.listing import DatasetFolder, Entry, list_entries, list_loose
 from pipeline.cache.store import (
     DamagedEntry,
     FeatureStore,
@@ -92,8 +92,7 @@ def compact(store: FeatureStore, folder: DatasetFolder, archive_bytes: int = ARC
         num_files = sum(1 for _ in list_loose(folder))
         if not num_files and len(small) < 2 and not any(map(_has_gaps, small)):
             return Compacted()
-        members = (entry for entry in list_archived(archives) if entry.archive in merged)
-        sources = itertools.chain(list_loose(folder), members)
+        sources = (entry for entry in list_entries(folder) if entry.archive is None or entry.archive in merged)
         num_entries = num_archives = 0
         damaged: list[Entry] = []
         total = num_files + sum(size.num_entries for size in small)

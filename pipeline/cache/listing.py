@@ -47,7 +47,11 @@ def list_entries(folder: DatasetFolder) -> Iterator[Entry]:
         if archives.find(entry.video_id) is not None:
             seen_twice.add(entry.video_id)
         yield entry
-    yield from (entry for entry in list_archived(archives) if entry.video_id not in seen_twice)
+    for member in archives:
+        if member.video_id not in seen_twice:
+            yield Entry(
+                member.video_id, member.path, member.num_bytes, member.written, member.version, archive=member.tar
+            )
 
 
 def list_loose(folder: DatasetFolder) -> Iterator[Entry]:
@@ -59,14 +63,6 @@ def list_loose(folder: DatasetFolder) -> Iterator[Entry]:
             if found.path.name.endswith(ENTRY_SUFFIX)
         )
     return _walk(str(folder.path), "")
-
-
-def list_archived(archives: Archives) -> Iterator[Entry]:
-    """The entries in archives, including those that have a newer file or object."""
-    return (
-        Entry(member.video_id, member.path, member.num_bytes, member.written, member.version, member.tar)
-        for member in archives
-    )
 
 
 def video_id_of(found: ObjectStatus, folder: ObjectPath) -> str:

@@ -19,7 +19,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ class _Layout:
                 "program wrote one of them into the store. Remove it and run again."
             )
         self._names.add(video_id)
-        self._origins.add(json.dumps(astuple(first.origin)))
+        self._origins.add(json.dumps([*vars(first.origin).values()]))
         self._extents.extend((self.num_rows, num_frames))
         self.num_rows += num_frames * self._num_views
         self.feature_dim = feature_dim
@@ -303,7 +303,7 @@ def _read(store: FeatureStore, dataset: str, video_id: str, views: tuple[str, ..
     intact = tuple(video for video in found if video is not None)
     if len(intact) < len(views):
         return None
-    if any(not np.array_equal(video.frame_indices, intact[0].frame_indices) for video in intact):
+    if any(not np.array_equal(video.frame_indices, intact[0].frame_indices) for video in intact[1:]):
         # Extracted at different times, by decoders that disagree about the file.
         print(f"damaged entry, extracted again: the views of {video_id} have different frames", file=sys.stderr)
         for view in views:

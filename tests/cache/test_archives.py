@@ -1,6 +1,7 @@
 """Archives and the command that makes them: nothing is lost, and everything is read as from files."""
 
 import io
+import json
 import shutil
 import subprocess
 import tarfile
@@ -20,6 +21,8 @@ from pipeline.cache.listing import DatasetFolder, list_entries
 from pipeline.cache.packed import open_packed, pack
 from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError
 from pipeline.features.recipe import VideoFeatures
+from tests.helpers.clips import make_clip
+from tests.helpers.commands import call
 from tests.helpers.synthetic import RECIPE, make_features
 
 VIDEOS = ("a.avi", "b/größe [1].avi", "b/c.avi", "d" * 200)
@@ -300,6 +303,30 @@ def test_tar_restores_the_files(local: FeatureStore, tmp_path: Path) -> None:
     shutil.rmtree(local.folder / "set" / ARCHIVES)
     assert {path: path.read_bytes() for path in files(local)} == before
     assert_complete(again(local))
+
+
+def test_the_commands_work_on_archives(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
+    """A real job's features are archived, found, exported and verified; a changed video is extracted again."""
+    root, cache = tmp_path / "videos", tmp_path / "cache"
+    clips = [make_clip(root / name, 8, number) for number, name in enumerate(("run/a.avi", "walk/a.avi", "walk/b.avi"))]
+    name, weights = tiny_backbone
+    dataset = ["--dataset", "folder", "--root", root, "--cache", cache]
+    job = ["-m", "pipeline.cache", *dataset, "--backbone", name, "--weights", weights, "--runtime", "torch"]
+    assert json.loads(call(*job, "--workers", 1).stdout)["num_extracted"] == len(clips)
+    done = call("-m", "pipeline.cache", "compact", "--cache", cache)
+    assert json.loads(done.stdout) == {"entries": len(clips), "archives": 1, "damaged": 0}
+    assert not list(cache.rglob("*.safetensors"))
+    assert json.loads(call(*job, "--workers", 1).stdout)["num_cached_before"] == len(clips)
+    done = call("-m", "pipeline.cache", "export", *dataset, "--to", tmp_path / "npy")
+    assert json.loads(done.stdout)["num_exported"] == len(clips)
+    make_clip(clips[0], num_frames=9, number=77)
+    assert json.loads(call(*job, "--workers", 1).stdout)["num_extracted"] == 1
+    status = json.loads(call("-m", "pipeline.cache", "status", *dataset, "--json").stdout)["stores"][0]
+    assert (status["num_entries"], status["done"], status["missing"]) == (len(clips), len(clips), 0)
+    done = call("-m", "pipeline.cache", "compact", "--cache", cache)
+    assert json.loads(done.stdout)["entries"] == len(clips) and len(list(cache.rglob("*.tar"))) == 1
+    assert call("-m", "pipeline.cache", "verify", "--cache", cache).returncode == 0
+    assert json.loads(call(*job, "--workers", 1).stdout)["num_cached_before"] == len(clips)
 
 
 def test_only_one_process_compacts_a_store(local: FeatureStore) -> None:

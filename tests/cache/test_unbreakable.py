@@ -50,7 +50,7 @@ def assert_all_intact(cache: Path) -> int:
 
 def abandoned(cache: Path) -> set[Path]:
     """All files that do not belong to a store."""
-    kept = {".safetensors", ".onnx", ".json", ".jsonl", ".npy", ".index"}
+    kept = {".safetensors", ".onnx", ".json", ".jsonl", ".npy", ".table"}
     return {path for path in cache.rglob("*") if path.is_file() and path.suffix not in kept}
 
 

@@ -117,6 +117,37 @@ def test_caching_and_training(
     assert status["packed_bytes"] > 0
 
 
+def test_a_store_in_archives(
+    flags: list[object],
+    cache: ObjectPath,
+    videos: Path,
+    tmp_path: Path,
+    object_server: ObjectServer,
+    videos_are_older: None,
+    without_pictures: None,
+) -> None:
+    """compact leaves one archive instead of six entries; jobs, training, verify and gc find the features there."""
+    extract(*flags)
+    faults = itertools.cycle([None, (503, "SlowDown"), "torn", None])
+    object_server.fault = lambda method, path: next(faults)
+    done = call("-m", "pipeline.cache", "compact", "--cache", cache)
+    object_server.fault = None
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"entries": 6, "archives": 1, "damaged": 0})
+    assert entries(cache) == [] and len([found for found in cache.walk() if found.path.name.endswith(".tar")]) == 1
+    assert extract(*flags)["num_cached_before"] == 6
+    assert manage("verify", cache) == (0, {"num_entries": 6, "damaged": {}, "removed": False})
+    train = ["train.py", *flags, "--runs", tmp_path / "runs", "--epochs", 1, "--strips", 0, "--name", "a"]
+    done = call(*train)
+    assert done.returncode == 0, message(done)
+    make_clip(videos / "run" / "clip6.avi", num_frames=6, number=6)
+    assert extract(*flags)["num_extracted"] == 1
+    (videos / "run" / "clip0.avi").unlink()
+    dataset = ["--dataset", "folder", "--root", videos, "--runs", tmp_path / "runs"]
+    _, found = manage("gc", cache, *dataset, "--delete")
+    assert [one["kind"] for one in found["garbage"] if "videos" in one["kind"]] == ["1 videos no longer in the dataset"]
+    assert manage("verify", cache)[1]["num_entries"] == 6
+
+
 def test_changed_videos_are_extracted_again(
     flags: list[object],
     videos: Path,

@@ -37,18 +37,40 @@ NAME = "made"
 PARTS = 10
 CLASSES = 100
 ORIGIN = Origin(25.0, 164, 164, 0, "none", "none")
-LOAD = """
-import sys
+# A process says itself what its peak was. What the system says of a child counts this process's memory, too.
+REPORT = """
+import atexit, sys
+def report(path=sys.argv[1]):
+    with open("/proc/self/status") as status, open(path, "w") as file:
+        file.write(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+atexit.register(report)
+"""
+COMMAND = (
+    REPORT
+    + """
+import runpy
+sys.argv = sys.argv[2:]
+runpy.run_module("pipeline.cache", run_name="__main__", alter_sys=True)
+"""
+)
+LIST = (
+    REPORT
+    + """
 from pathlib import Path
 from data.catalog import DataConfig, load_dataset
+dataset = load_dataset(DataConfig(dataset="folder", root=Path(sys.argv[2]), dataset_name="made"))
+"""
+)
+LOAD = (
+    LIST
+    + """
 from pipeline.cache.job import FeatureCache
 from pipeline.settings.config import FeatureConfig
-dataset = load_dataset(DataConfig(dataset="folder", root=Path(sys.argv[1]), dataset_name="made"))
-cache = FeatureCache(FeatureConfig(cache=Path(sys.argv[2]), backbone="imported:made"))
+cache = FeatureCache(FeatureConfig(cache=Path(sys.argv[3]), backbone="imported:made"))
 packed, _ = cache.load(dataset.store_name, dataset.videos)
 assert len(packed.videos) == len(dataset.videos)
 """
-LIST = LOAD.partition("cache = ")[0]
+)
 
 
 @dataclass(frozen=True)
@@ -66,14 +88,14 @@ class Cost:
     memory: int
 
 
-def measure(*command: object) -> Cost:
-    """Run a command to its end. Raises ``SystemExit`` if it fails."""
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(map(str, command))} failed")
-    return Cost(time.perf_counter() - started, usage.ru_maxrss * 1024)
+def measure(code: str, *arguments: object) -> Cost:
+    """Run Python code that begins with ``REPORT`` to its end. Raises ``SystemExit`` if it fails."""
+    with tempfile.NamedTemporaryFile("r") as peak:
+        started = time.perf_counter()
+        command = [sys.executable, "-c", code, peak.name, *map(str, arguments)]
+        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+            raise SystemExit(f"{' '.join(map(str, arguments))} failed")
+        return Cost(time.perf_counter() - started, int(peak.read()) * 1024)
 
 
 def video_ids(count: int) -> list[str]:
@@ -99,7 +121,7 @@ def write_files(store: FeatureStore, names: Sequence[str]) -> None:
 
 
 def write_list(path: Path, names: Sequence[str]) -> None:
-    rows = (f"{name},{name.partition('/')[0]},{name.rpartition('_')[2][:5]}\n" for name in names)
+    rows = (f"{name},{name.partition('/')[0]},{number // CLASSES % 25}\n" for number, name in enumerate(names))
     path.write_text("path,label,group\n" + "".join(rows))
 
 
@@ -113,17 +135,17 @@ def main(options: Options) -> None:
         for part in range(PARTS):
             done = names[: options.videos * (part + 1) // PARTS]
             write_files(store, done[options.videos * part // PARTS :])
-            compacted = measure("-m", "pipeline.cache", "compact", "--cache", cache)
+            compacted = measure(COMMAND, "cache", "compact", "--cache", cache)
             if part not in (0, PARTS - 1):
                 continue
             write_list(listed, done)
             costs.setdefault("compact", []).append(compacted)
-            costs.setdefault("status", []).append(measure("-m", "pipeline.cache", "status", "--cache", cache))
-            lacking = measure("-m", "pipeline.cache", *dataset, "--cache", cache, "--backbone", f"imported:{NAME}")
+            costs.setdefault("status", []).append(measure(COMMAND, "cache", "status", "--cache", cache))
+            lacking = measure(COMMAND, "cache", *dataset, "--cache", cache, "--backbone", f"imported:{NAME}")
             costs.setdefault("lacking", []).append(lacking)
             for name in ("pack", "packed"):
-                costs.setdefault(name, []).append(measure("-c", LOAD, listed, cache))
-            costs.setdefault("floor", []).append(measure("-c", LIST, listed, cache))
+                costs.setdefault(name, []).append(measure(LOAD, listed, cache))
+            costs.setdefault("floor", []).append(measure(LIST, listed, cache))
         files = sum(len(names) for _, _, names in os.walk(cache))
     more = options.videos - options.videos // PARTS
     rows = [

@@ -20,7 +20,8 @@ from data.groups import check_disjoint, draw_fraction, draw_validation
 from data.identity import name_by_content
 from data.listing import find_csv, names_below, no_video, read_csv, walk_class_folders
 from data.records import DatasetError, Split, VideoDataset, VideoRecord, require_usable_paths
-from data.video_list import Column, Texts, VideoList
+from data.texts import Texts
+from data.video_list import Column, VideoList
 
 if TYPE_CHECKING:
     from data.catalog import DataConfig

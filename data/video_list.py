@@ -11,29 +11,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from data.records import VideoRecord
+from data.texts import Texts
 
 Value = TypeVar("Value")
-
-
-class Texts:
-    """Strings, in one buffer."""
-
-    def __init__(self) -> None:
-        self._joined = bytearray()
-        self._ends = array("Q", [0])
-
-    def append(self, text: str) -> None:
-        self._joined += text.encode(errors="surrogatepass")
-        self._ends.append(len(self._joined))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
-
-    def __getitem__(self, index: int) -> str:
-        return self._joined[self._ends[index] : self._ends[index + 1]].decode(errors="surrogatepass")
 
 
 class Column(Generic[Value]):

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from data.atomic import write_atomically
 from data.objects import ObjectPath, ObjectStoreError, Place, write_place
+from data.texts import Texts
 from pipeline.cache import indices
 
 ARCHIVES = ".archives"
@@ -243,7 +244,7 @@ def _make_index(
 ) -> _Index:
     return _Index(
         [tar],
-        indices.Names(indices.Texts.of(names)),
+        indices.Names(Texts(names)),
         np.zeros(len(places), np.int32),
         np.array(places, np.int64).reshape(-1, 3),
         np.array(times, np.float64),
@@ -309,7 +310,7 @@ def _scan(tar: Place) -> _Index:
 def _concatenate(parts: Sequence[_Index]) -> _Index:
     return _Index(
         [tar for part in parts for tar in part.tars],
-        indices.Names.concatenate(part.names for part in parts),
+        indices.Names.concatenate([part.names for part in parts]),
         np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.names) for part in parts]),
         np.concatenate([np.empty((0, 3), np.int64), *(part.places for part in parts)]),
         np.concatenate([np.empty(0), *(part.written for part in parts)]),

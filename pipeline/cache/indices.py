@@ -1,15 +1,16 @@
-"""What indices of large files consist of: arrays in one file with a checksum, and texts and names in little memory."""
+"""What indices of large files consist of: arrays in one file with a checksum, and names that are found quickly."""
 
 import hashlib
 import zlib
-from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+
+from data.texts import Texts, encode
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -37,80 +38,6 @@ def _checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
     return checksum
 
 
-class TextWriter:
-    """Collects texts one by one."""
-
-    def __init__(self) -> None:
-        self._content, self._ends = bytearray(), array("q")
-
-    def add(self, text: str) -> None:
-        self._content += _encode(text)
-        self._ends.append(len(self._content))
-
-    def texts(self) -> "Texts":
-        return Texts(np.array(self._content, np.uint8), np.array(self._ends, np.int64))
-
-
-class Texts:
-    """Texts by their numbers from 0, each in 8 bytes besides its own.
-
-    Attributes:
-        content: uint8; all texts in UTF-8, one after another.
-    """
-
-    def __init__(self, content: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
-        """``ends``: where each text ends. Raises ``ValueError`` if they are not those of the content."""
-        self.content = content
-        self._starts = np.concatenate([np.zeros(1, np.int64), ends])
-        if self._starts[-1] != len(content) or (self._starts[1:] < self._starts[:-1]).any():
-            raise ValueError("the texts are damaged")
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> "Texts":
-        writer = TextWriter()
-        for text in texts:
-            writer.add(text)
-        return writer.texts()
-
-    @classmethod
-    def concatenate(cls, parts: Iterable["Texts"]) -> Self:
-        parts = [*parts]
-        offsets = np.cumsum([0, *(len(part.content) for part in parts)])
-        ends = [part._starts[1:] + offset for part, offset in zip(parts, offsets, strict=False)]
-        content = np.concatenate([np.empty(0, np.uint8), *(part.content for part in parts)])
-        return cls(content, np.concatenate([np.empty(0, np.int64), *ends]))
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays, name: str) -> Self:
-        """From what ``to_arrays`` returned. Raises ``KeyError`` or ``ValueError``."""
-        return cls(arrays[name], arrays[f"{name}_ends"])
-
-    def to_arrays(self, name: str) -> Arrays:
-        return {name: self.content, f"{name}_ends": self._starts[1:]}
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    def __getitem__(self, number: int) -> str:
-        return self.encoded(number).decode(errors="surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
-
-    def encoded(self, number: int) -> bytes:
-        return self.content[self._starts[number] : self._starts[number + 1]].tobytes()
-
-    def first_bytes(self) -> bytes:
-        """The first byte of each text that is not empty."""
-        starts = self._starts[:-1]
-        return self.content[starts[starts < self._starts[1:]]].tobytes()
-
-    def select(self, chosen: npt.NDArray[np.bool_]) -> "Texts":
-        """The chosen ones, a bool per text."""
-        lengths = np.diff(self._starts)
-        return Texts(self.content[np.repeat(chosen, lengths)], np.cumsum(lengths[chosen]))
-
-
 class Names:
     """Names by their numbers from 0, and numbers by names: 32 bytes per name besides its own.
 
@@ -129,25 +56,24 @@ class Names:
         self._sorted = hashes[self._order]
 
     @classmethod
-    def concatenate(cls, parts: Iterable["Names"]) -> Self:
-        parts = [*parts]
+    def concatenate(cls, parts: Sequence["Names"]) -> Self:
         hashes = np.concatenate([np.empty(0, np.uint64), *(part.hashes for part in parts)])
-        return cls(Texts.concatenate(part.texts for part in parts), hashes)
+        return cls(Texts.concatenate([part.texts for part in parts]), hashes)
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
         """From what ``to_arrays`` returned. Raises ``KeyError`` or ``ValueError``."""
-        return cls(Texts.from_arrays(arrays, "names"), arrays["hashes"])
+        return cls(Texts.from_arrays(arrays["names"], arrays["name_ends"]), arrays["name_hashes"])
 
     def to_arrays(self) -> Arrays:
-        return self.texts.to_arrays("names") | {"hashes": self.hashes}
+        return {"names": self.texts.content, "name_ends": self.texts.ends, "name_hashes": self.hashes}
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     def find(self, name: str) -> list[int]:
         """All numbers of a name, ascending."""
-        encoded = _encode(name)
+        encoded = encode(name)
         key = _hash(encoded)
         place = int(self._sorted.searchsorted(np.uint64(key)))
         found = []
@@ -169,9 +95,5 @@ class Names:
         return Names(self.texts.select(chosen), self.hashes[chosen])
 
 
-def _encode(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")
-
-
-def _hash(encoded: bytes) -> int:
+def _hash(encoded: bytes | bytearray) -> int:
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")

@@ -30,6 +30,7 @@ import numpy.typing as npt
 from data.atomic import write_atomically
 from data.objects import map_places
 from data.progress import Progress
+from data.texts import Texts
 from models.preprocessing import CENTER
 from pipeline.cache import indices
 from pipeline.cache.packed_videos import PackedVideo, PackedVideos
@@ -154,7 +155,7 @@ class _Layout:
         self.num_rows = 0
         self.feature_dim = 0
         self._num_views = num_views
-        self._names, self._origins = indices.TextWriter(), indices.TextWriter()
+        self._names, self._origins = Texts(), Texts()
         self._extents, self._frame_indices = array("q"), array("i")
 
     def add(self, video_id: str, views: Sequence[VideoFeatures]) -> None:
@@ -167,8 +168,8 @@ class _Layout:
                 f"the features of {video_id} have {feature_dim} dimensions, earlier ones {self.feature_dim}: another "
                 "program wrote one of them into the store. Remove it and run again."
             )
-        self._names.add(video_id)
-        self._origins.add(json.dumps([*vars(first.origin).values()]))
+        self._names.append(video_id)
+        self._origins.append(json.dumps([*vars(first.origin).values()]))
         self._extents.extend((self.num_rows, num_frames))
         self.num_rows += num_frames * self._num_views
         self.feature_dim = feature_dim
@@ -177,7 +178,7 @@ class _Layout:
 
     def videos(self) -> PackedVideos:
         extents = np.array(self._extents, dtype=np.int64).reshape(-1, 2)
-        return PackedVideos(indices.Names(self._names.texts()), extents, self._origins.texts())
+        return PackedVideos(indices.Names(self._names), extents, self._origins)
 
     def frame_indices(self) -> npt.NDArray[np.int32]:
         return np.array(self._frame_indices, dtype=np.int32)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from data.texts import Texts
 from pipeline.cache import indices
 from pipeline.features.recipe import Origin
 
@@ -33,7 +34,7 @@ class PackedVideos(Mapping[str, PackedVideo]):
         self,
         names: indices.Names,
         extents: npt.NDArray[np.int64],
-        origins: indices.Texts,
+        origins: Texts,
         rows: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """``extents``: first row and number of frames of each name; ``origins``: JSON; ``rows``: all, or some names."""
@@ -60,11 +61,8 @@ class PackedVideos(Mapping[str, PackedVideo]):
 
     def chosen(self, video_ids: Sequence[str]) -> "PackedVideos | None":
         """These videos only; ``None`` if one is missing."""
-        found = [self._names.find(video_id) for video_id in video_ids]
-        if not all(found):
-            return None
-        rows = np.fromiter((rows[0] for rows in found), np.int64, len(found))
-        return PackedVideos(self._names, self._extents, self._origins, rows)
+        rows = np.fromiter(((self._names.find(video_id) or [-1])[0] for video_id in video_ids), np.int64)
+        return None if (rows < 0).any() else PackedVideos(self._names, self._extents, self._origins, rows)
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -73,8 +71,9 @@ class PackedVideos(Mapping[str, PackedVideo]):
     @classmethod
     def from_arrays(cls, arrays: indices.Arrays) -> "PackedVideos":
         """Raises ``KeyError`` or ``ValueError``."""
-        names, origins = indices.Names.from_arrays(arrays), indices.Texts.from_arrays(arrays, "origins")
+        names, origins = indices.Names.from_arrays(arrays), Texts.from_arrays(arrays["origins"], arrays["origin_ends"])
         return cls(names, arrays["extents"], origins)
 
     def to_arrays(self) -> indices.Arrays:
-        return self._names.to_arrays() | {"extents": self._extents} | self._origins.to_arrays("origins")
+        origins: indices.Arrays = {"origins": self._origins.content, "origin_ends": self._origins.ends}
+        return self._names.to_arrays() | origins | {"extents": self._extents}

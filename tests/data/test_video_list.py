@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.records import VideoRecord
-from data.video_list import Column, Selection, Texts, VideoList
+from data.texts import Texts
+from data.video_list import Column, Selection, VideoList
 from tests.helpers.synthetic import make_record
 
 # Whatever a file's name may be, and more: surrogates stand for bytes that are not UTF-8.

@@ -71,6 +71,8 @@ def run_experiment(config: Config, data: Any = None) -> int:
                 open_objective(task, run, run_config)
                 if not run_config.run.overwrite and task.recipe is not None:
                     run.check_recipe(task.recipe)
+        else:
+            open_objective(task, run, run_config)
     if description := task.describe(config.run.splits):
         print(description, file=sys.stderr)
     num_missing = task.prepare()

@@ -17,7 +17,7 @@ The protocol:
   width: a limit of the method, not certainty.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -167,6 +167,21 @@ def metrics(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> d
         "num_classes": len(predictions.classes),
         "num_missing": int(predictions.missing.sum()),
     }
+
+
+def metrics_without(predictions: Predictions, excluded: Collection[str]) -> dict[str, object]:
+    """The scores with some videos left out, ready for JSON; empty if none of them is in the list.
+
+    Returns ``num_excluded`` and ``without_excluded``: each of ``METRICS``, their ``intervals``, ``num_videos`` and
+    ``num_groups``, all as in ``metrics``; ``None`` if no video is left.
+    """
+    others = predictions.without(excluded)
+    num_excluded = len(predictions.video_ids) - (len(others.video_ids) if others else 0)
+    if not num_excluded:
+        return {}
+    names = (*METRICS, "intervals", "num_videos", "num_groups")
+    kept = {name: value for name, value in metrics(others).items() if name in names} if others else None
+    return {"num_excluded": num_excluded, "without_excluded": kept}
 
 
 def confusion_matrix(predictions: Predictions) -> IntArray:

@@ -1,9 +1,10 @@
 """The predictions of a model on a list of videos, and the file that stores them, ``predictions.safetensors``."""
 
+import itertools
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,6 +161,21 @@ class Predictions:
     def top_classes(self) -> IntArray:
         """int64 ``[num_videos, min(5, num_classes)]``: the most probable classes, best first."""
         return np.argsort(-self.video_probabilities, axis=1, kind="stable")[:, :NUM_TOP]
+
+    def without(self, video_ids: Collection[str]) -> "Predictions | None":
+        """The predictions for the other videos; ``None`` if there are no others."""
+        kept = np.array([name not in video_ids for name in self.video_ids])
+        if not kept.any():
+            return None
+        clips = kept[self.clip_videos]
+        return Predictions(
+            classes=self.classes,
+            video_ids=tuple(itertools.compress(self.video_ids, kept)),
+            labels=self.labels[kept],
+            clip_probabilities=self.clip_probabilities[clips],
+            clip_videos=(np.cumsum(kept) - 1)[self.clip_videos[clips]],
+            groups=tuple(itertools.compress(self.groups, kept)) if self.groups else (),
+        )
 
     def save(self, path: Path) -> None:
         """Write all of it to a safetensors file, atomically and with a checksum. Raises ``OSError``."""

@@ -100,6 +100,12 @@ class _Order(BaseModel):
     interval: Interval
 
 
+class _WithoutExcluded(BaseModel):
+    video_top1: Share
+    num_videos: int
+    intervals: dict[str, Interval]
+
+
 class _Metrics(BaseModel, extra="allow"):
     """What tables and pages rely on. What they show besides is plain values."""
 
@@ -121,6 +127,7 @@ class _ClassifierMetrics(_Metrics):
     num_groups: int
     intervals: dict[str, Interval]
     order: dict[str, _Order] | None = None
+    without_excluded: _WithoutExcluded | None = None
 
     @model_validator(mode="after")
     def _has_every_interval(self) -> Self:

@@ -21,7 +21,7 @@ from pipeline.evaluation.provenance import FORMAT, digest, versions
 from pipeline.evaluation.scoring import ORDERS, Order
 from pipeline.features.extract import ExtractionFailure
 from pipeline.features.recipe import VideoFeatures
-from pipeline.objectives.lists import from_json, require_all, videos_to_score
+from pipeline.objectives.lists import excluded_in, from_json, require_all, videos_to_score
 from pipeline.objectives.videos import mistakes_first
 from pipeline.recognizer.bundle import answers_over_time, read_bundle
 from pipeline.recognizer.head import Array, Head
@@ -142,6 +142,7 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
         seconds=seconds,
         strips=strips,
         temperature=description.temperature,
+        excluded=excluded_in(description.split),
     )
 
 

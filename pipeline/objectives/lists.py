@@ -12,12 +12,25 @@ _PARTS = ("train", "validation", "test")
 _MAX_NAMED = 3
 
 
-def to_json(split: Split, classes: Sequence[str]) -> dict[str, Any]:
-    """The content of ``split.json``: the classes, and the id, class and group of every video."""
+def to_json(split: Split, classes: Sequence[str], excluded: Collection[str] = ()) -> dict[str, Any]:
+    """The content of ``split.json``: the classes, and the id, class and group of every video.
+
+    ``excluded`` are the ids of videos that the split is tested with and without, if any; others are left out.
+    """
     lists = {
         part: [[video.video_id, classes[video.label], video.group] for video in getattr(split, part)] for part in _PARTS
     }
-    return {"split": split.name, "classes": list(classes), **lists}
+    tested = [video.video_id for video in split.test if video.video_id in excluded]
+    return {"split": split.name, "classes": list(classes), **lists} | ({"excluded": tested} if tested else {})
+
+
+def excluded_in(saved: Mapping[str, Any] | None) -> frozenset[str]:
+    """The excluded videos that ``to_json`` listed. Raises ``DatasetError`` if they are not a list of test videos."""
+    listed = (saved or {}).get("excluded", [])
+    tested = {str(video[0]) for video in (saved or {}).get("test", []) if video}
+    if not isinstance(listed, list) or not all(isinstance(name, str) and name in tested for name in listed):
+        raise DatasetError("excluded in split.json is not a list of the run's test videos. Restore the file.")
+    return frozenset(listed)
 
 
 def from_json(saved: Mapping[str, Any], dataset: VideoDataset) -> Split:

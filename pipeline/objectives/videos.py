@@ -25,7 +25,8 @@ from pipeline.evaluation.scoring import ORDERS, predict, probabilities_over_time
 from pipeline.evaluation.spectra import spectra
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.objectives.classification import class_validation, cross_entropy
-from pipeline.objectives.lists import from_json, require_all, to_json, videos_to_score
+from pipeline.objectives.exclusion import describe_exclusion, read_excluded, without_excluded
+from pipeline.objectives.lists import excluded_in, from_json, require_all, to_json, videos_to_score
 from pipeline.objectives.streams import stepwise_cross_entropy, stream_validation
 from pipeline.objectives.task import Variant
 from pipeline.reports.strips import make_strips
@@ -143,7 +144,8 @@ class VideoClassification:
             saved: the run's ``split.json``; ``None``: the lists are those of the dataset.
 
         Raises:
-            DatasetError: the dataset has no such split, or its classes are not those of ``saved``.
+            DatasetError: the dataset has no such split, its classes are not those of ``saved``, or the file of excluded
+                videos can't be used.
         """
         self.config, self.overrides = overrides.apply(config), overrides
         self.evaluation_name = overrides.folder_name(config)
@@ -151,6 +153,10 @@ class VideoClassification:
         self._task = task
         self._saved = saved
         self._split = task.dataset.split(split) if saved is None else from_json(saved, task.dataset)
+        self._excluded = excluded_in(saved)
+        if saved is None and config.run.exclude is not None:
+            self._excluded = read_excluded(config.run.exclude, task.dataset)
+            self._split = without_excluded(self._split, self._excluded)
         self._clips = ClipSampling.from_config(self.config.training)
         self.outputs = task.dataset.classes
 
@@ -159,6 +165,8 @@ class VideoClassification:
         table = self._trained_on("training")
         if table is None:
             raise DatasetError(f"split {self._split.name} of {self._task.name} has no training video with features.")
+        if self._saved is None and (file := self.config.run.exclude):
+            print(describe_exclusion(file, self._task.dataset.split(self._split.name), self._excluded), file=sys.stderr)
         if warning := long_clip_warning(table, self._clips):
             print(warning, file=sys.stderr)
         return table
@@ -182,7 +190,8 @@ class VideoClassification:
             tuple(record for record in part if record.video_id in videos)
             for part in (self._split.train, self._split.validation)
         )
-        return to_json(dataclasses.replace(self._split, train=train, validation=validation), self.outputs)
+        split = dataclasses.replace(self._split, train=train, validation=validation)
+        return to_json(split, self.outputs, self._excluded)
 
     def _table(self, records: Sequence[VideoRecord]) -> FeatureTable | None:
         return FeatureTable.from_available(records, self._task.features)
@@ -316,6 +325,7 @@ class VideoClassification:
             spectra=spectra(config.model, self._seed, model),
             baseline=self.baseline(run),
             temperature=model.temperature.item(),
+            excluded=self._excluded,
         )
 
     def _seconds(self, records: Sequence[VideoRecord]) -> dict[str, float]:
@@ -334,7 +344,17 @@ def summary(metrics: Mapping[str, Any]) -> str:
     return (
         f"{metrics['run']}{scored}: video top-1 {metrics['video_top1']:.3f} [{low:.3f}, {high:.3f}], clip top-1 "
         f"{metrics['clip_top1']:.3f}, mean-class {metrics['mean_class_accuracy']:.3f}, "
-        f"{metrics['num_videos']} videos"
+        f"{metrics['num_videos']} videos{_without_excluded(metrics)}"
+    )
+
+
+def _without_excluded(metrics: Mapping[str, Any]) -> str:
+    if not (others := metrics.get("without_excluded")):
+        return ""
+    low, high = others["intervals"]["video_top1"]
+    return (
+        f"; without {metrics['num_excluded']} excluded ones {others['video_top1']:.3f} [{low:.3f}, {high:.3f}], "
+        f"{others['num_videos']} videos"
     )
 
 

@@ -8,7 +8,7 @@ last: where it exists, the others are complete.
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipeline.evaluation.metrics import (
     confusion_matrix,
     expected_calibration_error,
     metrics,
+    metrics_without,
 )
 from pipeline.evaluation.predictions import FILE_NAME, NOT_PREDICTED, EvaluationError, Predictions
 from pipeline.evaluation.provenance import metrics_to_json
@@ -68,6 +69,7 @@ def write_evaluation(
     spectra: Mapping[str, NDArray[np.complexfloating]] | None = None,
     baseline: Path | None = None,
     temperature: float = 1.0,
+    excluded: Collection[str] = (),
     unit: str = "video",
 ) -> dict[str, object]:
     """Write every file of one evaluation into ``folder`` and return the content of ``metrics.json``.
@@ -87,13 +89,14 @@ def write_evaluation(
         spectra: eigenvalues of the recurrent matrix, ``before`` and ``after`` training.
         baseline: evaluation folder of a run to compare with. Where that is impossible, the page gives the reason.
         temperature: what the model's scores were divided by; stored in ``metrics.json``.
+        excluded: videos (of the list or not) that the main scores are shown with and without.
         unit: the name of one row, "video" or "digit".
 
     Raises:
         EvaluationError: a fact has the name of a metric.
         OSError: a file can't be written.
     """
-    results = {**metrics(predictions), "temperature": temperature}
+    results = {**metrics(predictions), **metrics_without(predictions, excluded), "temperature": temperature}
     if reordered:
         results["order"] = order_drops(predictions, reordered)
     if clash := sorted(results.keys() & facts.keys()):

@@ -160,6 +160,9 @@ class RunConfig:
     """name of the run; built from model, split and seed if unset"""
     allow_missing: bool = False
     """continue if videos have no features: skip them in training, count them as wrong answers in evaluation"""
+    exclude: Path | None = None
+    """file of video ids, one per line, such as the exclude.txt of python -m pipeline.audit: these videos are neither
+    trained nor validated on, and the test is scored with and without them"""
     strips: int = 1000
     """number of videos whose frames the report shows, mistakes first; 0 for none"""
     resume: bool = False
@@ -197,6 +200,8 @@ class Config:
             raise ConfigError(
                 f"length times hidden_size must be at most {2**22:,}, not {self.data.length} * {self.model.hidden_size}"
             )
+        if not self.data.has_video and self.run.exclude is not None:
+            raise ConfigError(f"exclude names videos, and {self.data.dataset} has none: leave out --exclude")
 
 
 @dataclass(frozen=True)

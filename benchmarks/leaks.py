@@ -4,10 +4,10 @@
     python -m benchmarks.leaks --dataset folder --root WEIZMANN --group-pattern "^([^_]+)_"
     python -m benchmarks.leaks --made 13320                                  # time and memory
 
-Every video (with --every N, one in N) gets one copy, in turn encoded again (x264 at quality 28), cropped (90 % of width and height), mirrored, or
-trimmed (a fifth is cut off at the start or the end). Each copy is in a group of its own, so that it must not be paired
-with the other videos of its original's group, which show the same person and background. A pair counts as right only if
-it is a copy and its original.
+Every video (with --every N, one in N) gets one copy, in turn encoded again (x264 at quality 28), cropped (90 % of width
+and height), mirrored, or trimmed (a fifth is cut off at the start or the end). Each copy is in a group of its own, so
+that it must not be paired with the other videos of its original's group, which show the same person and background. A
+pair counts as right only if it is a copy and its original.
 """
 
 import resource

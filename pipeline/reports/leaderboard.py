@@ -151,6 +151,13 @@ def _common_places(coverages: Sequence[frozenset[tuple[str, ...]]]) -> frozenset
     return max(sorted(candidates, key=sorted), key=comparable)
 
 
+def parts_by_split(rows: Sequence[Row]) -> dict[str, Any]:
+    """The numbers of videos, groups and classes in each part of each split that the runs were trained on."""
+    keys = FOLD if len({str(row.get("dataset")) for row in rows}) == 1 else ("dataset", *FOLD)
+    named = ((", ".join(str(row[key]) for key in keys if row.get(key) is not None), row) for row in rows)
+    return {name: row["parts"] for name, row in sorted(named, key=lambda one: one[0]) if row.get("parts")}
+
+
 def mean(runs: Sequence[Row], metric: str) -> float:
     """Mean of a metric over one experiment's repeats."""
     return statistics.fmean(run[metric] for run in runs)
@@ -245,6 +252,8 @@ def _page(experiments: Sequence[Experiment], verdicts: Sequence[str]) -> str:
         scales={name: (min(values), max(values)) for name, values in bounds.items()},
         experiments=experiments if _has_repeats(experiments) else (),
         compared_on=_compared_on(experiments),
+        parts=parts_by_split(runs),
+        split_means=_split_means(experiments),
         means={
             number: {
                 name: (mean(one.compared, name), *_deviation(one.compared, name))
@@ -253,6 +262,20 @@ def _page(experiments: Sequence[Experiment], verdicts: Sequence[str]) -> str:
             for number, one in enumerate(experiments)
         },
     )
+
+
+def _split_means(experiments: Sequence[Experiment]) -> dict[str, list[float | None]]:
+    """The mean video top-1 of each experiment on each split, over its seeds; empty if no experiment has several."""
+    keys = [key for key in FOLD if any(run.get(key) is not None for one in experiments for run in one.runs)]
+    folds = sorted({str([run.get(key) for key in keys]): run for one in experiments for run in one.runs}.items())
+    if all(len({str([run.get(key) for key in keys]) for run in one.runs}) < 2 for one in experiments):
+        return {}
+    means: dict[str, list[float | None]] = {}
+    for fold, first in folds:
+        name = ", ".join(f"{key.replace('_', ' ')} {first[key]}" for key in keys if first.get(key) is not None)
+        on_it = [[run for run in one.runs if str([run.get(key) for key in keys]) == fold] for one in experiments]
+        means[name] = [mean(runs, "video_top1") if runs else None for runs in on_it]
+    return means
 
 
 def _has_repeats(experiments: Sequence[Experiment]) -> bool:

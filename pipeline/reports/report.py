@@ -47,10 +47,13 @@ from pipeline.reports.pages import (
     shown_titles,
     write_files,
 )
-from pipeline.reports.verdict import order_sentence, verdict
+from pipeline.reports.verdict import calibration_sentence, order_sentence, verdict
 
 NUM_LISTED = 20  # rows of the tables of confused pairs and confident mistakes; the CSV files contain all of them
 NUM_CURVE_POINTS = 32  # of a curve of probabilities over time; more would only make the page larger
+
+_SHOWN_ELSEWHERE = ("provenance", "parts", "dataset", "evaluated_on", "split", "holdout_group", "model", "seed")
+_FOLDED = ("run", "fingerprint", "num_epochs", "training_seconds", "command", "versions")  # facts that few ask for
 
 OverTime = Mapping[str, NDArray[np.floating]]
 
@@ -230,13 +233,16 @@ def _page(
         "report.html.j2",
         ("sortable.js", "video_cards.js", "report.js"),
         title=_title(facts),
-        facts={key: value for key, value in facts.items() if value is not None and key != "provenance"},
+        facts={key: value for key, value in facts.items() if value not in (None, "") and key not in _SHOWN_ELSEWHERE},
+        folded=_FOLDED,
+        parts={facts.get("split"): facts["parts"]} if facts.get("parts") else {},
         results=results,
         titles=titles,
         unit=unit,
         num_correct=int(predictions.correct.sum()),
         verdict=verdict(predictions, history, unit),
         order_sentence=order_sentence(results["order"]["reversed"]) if "order" in results else None,
+        calibration_sentence=calibration_sentence(predictions, results["expected_calibration_error"]),
         baseline=None if isinstance(baseline, str) else baseline,
         no_baseline=baseline if isinstance(baseline, str) else None,
         pairs=confused_pairs(predictions),

@@ -14,7 +14,8 @@ from pipeline.evaluation.predictions import Predictions
 from pipeline.reports.pages import percent, points
 
 NOTABLE_SHARE = 0.2  # of all mistakes: two classes with more are named as the place to start
-NOTABLE_GAP = 0.1  # between two accuracies, or between accuracy and confidence
+NOTABLE_GAP = 0.1  # between two accuracies
+NEGLIGIBLE_ERROR = 0.05  # expected calibration error
 NEGLIGIBLE_DROP = 0.02  # of accuracy: a classifier that loses less hardly uses the order of frames
 
 
@@ -44,6 +45,27 @@ def order_sentence(reversed_frames: Mapping[str, Any]) -> str:
         conclusion = "there are too few videos to tell whether this classifier uses the order"
     drop, low, high = (points(value) for value in (reversed_frames["drop"], low, high))
     return f"Reversing the frames costs {drop} points [{low}, {high}]: {conclusion}."
+
+
+def calibration_sentence(predictions: Predictions, error: float | None) -> str | None:
+    """Whether its probabilities mean what they say; ``None`` if nothing was predicted.
+
+    ``error`` is the expected calibration error.
+    """
+    answered = ~predictions.missing
+    if error is None or not answered.any():
+        return None
+    confidence, right = float(predictions.confidence[answered].mean()), float(predictions.correct[answered].mean())
+    if error < NEGLIGIBLE_ERROR:
+        conclusion = "they can be taken at face value"
+    elif abs(confidence - right) < error / 2:
+        conclusion = "too high for some answers and too low for others"
+    else:
+        conclusion = "it is overconfident" if confidence > right else "it is not confident enough"
+    return (
+        f"Its probabilities: mean confidence {percent(confidence)} %, correct {percent(right)} %, expected calibration "
+        f"error {percent(error)} %: {conclusion}."
+    )
 
 
 def _lower_bound(predictions: Predictions) -> float:
@@ -103,13 +125,6 @@ def _advice(predictions: Predictions, history: Sequence[Mapping[str, object]], u
                 f"Its training accuracy is only {percent(trained)} %, so it underfits: try longer training, a larger "
                 "network or better features first."
             )
-    answered = ~predictions.missing
-    confidence = float(predictions.confidence[answered].mean())
-    if confidence - predictions.correct[answered].mean() > NOTABLE_GAP:
-        return (
-            f"It is overconfident (mean confidence {percent(confidence)} %): do not take its probabilities at face "
-            "value."
-        )
     return (
         "Start with the confident mistakes below: each has a wrong label or shows what the model actually responds to."
     )

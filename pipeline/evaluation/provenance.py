@@ -20,6 +20,7 @@ from pipeline.training.received import check_file
 from pipeline.training.run import Run, RunError
 
 FORMAT = 5  # of an evaluation's files; a new number makes all evaluations unfinished
+MODEL_CARD = "MODEL_CARD.md"
 _PROJECT = Path(__file__).resolve().parents[2]
 
 

@@ -28,7 +28,7 @@ from pipeline.reports.compare_figures import (
     recall_difference_figure,
     runs_curves,
 )
-from pipeline.reports.compare_models import ModelPair, compare_models
+from pipeline.reports.compare_models import ModelPair, compare_models, model_name
 from pipeline.reports.compare_runs import LEVEL, TEST_LIST, Evaluation, Pair, all_pairs, by_test_list, read_evaluations
 from pipeline.reports.figures import MISSING, StaticFigure, shortened
 from pipeline.reports.leaderboard import EXPERIMENT, FOLD, REPEAT, deviation, experiments, mean, parts_by_split
@@ -83,7 +83,8 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
     if pairs:
         names = [(pair.a.name, pair.b.name) for pair in pairs]
         figures.insert(0, difference_figure(names, [pair.differences["video_top1"] for pair in pairs]))
-    curves = runs_curves({e.name: e.history for e in compared}, {e.name: str(e.results.get("model")) for e in compared})
+    model_of = {run["number"]: model_name(one, board) for one in board for run in one.runs}
+    curves = runs_curves({e.name: e.history for e in compared}, {e.name: model_of[e.number] for e in compared})
     if curves is not None:
         figures.append(curves)
     files = {

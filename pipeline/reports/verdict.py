@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.analysis import accuracy
+from pipeline.evaluation.comparison import PairedDifference
 from pipeline.evaluation.metrics import confused_pairs
 from pipeline.evaluation.predictions import Predictions
 from pipeline.reports.pages import percent, points
@@ -29,6 +30,19 @@ def verdict(predictions: Predictions, history: Sequence[Mapping[str, object]] = 
         )
     parts = [_chance_level(predictions, unit), _confusion(predictions, unit), _advice(predictions, history, unit)]
     return " ".join(part for part in parts if part)
+
+
+def baseline_sentence(name: str, difference: PairedDifference, unit: str = "video") -> str:
+    """The result of the comparison with a baseline; ``difference``: in top-1, this evaluation minus the baseline."""
+    low, high = points(difference.low, plus=True), points(difference.high, plus=True)
+    size = f"{points(difference.difference, plus=True)} points [{low}, {high}]"
+    if difference.low > 0:
+        conclusion = "this model is better"
+    elif difference.high < 0:
+        conclusion = "this model is worse"
+    else:
+        conclusion = "this model is not significantly better or worse"
+    return f"Compared with the baseline {name} on the same {unit}s, {conclusion}: {size}."
 
 
 def order_sentence(reversed_frames: Mapping[str, Any]) -> str:

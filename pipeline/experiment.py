@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data.atomic import write_atomically
 from data.catalog import DataConfig, load_data
 from data.demo.dataset import require_rendered
 from data.errors import UserError
@@ -19,7 +20,7 @@ from data.objects import Place
 from data.records import DatasetError
 from pipeline.cache.job import FeatureCache
 from pipeline.evaluation.predictions import FILE_NAME, Predictions
-from pipeline.evaluation.provenance import FORMAT, finished_metrics, run_digest, training_facts, versions
+from pipeline.evaluation.provenance import FORMAT, MODEL_CARD, finished_metrics, run_digest, training_facts, versions
 from pipeline.objectives.sequences import SequenceTask
 from pipeline.objectives.task import Task
 from pipeline.objectives.videos import VideoTask
@@ -230,7 +231,13 @@ def evaluate_run(run: Run, objective: Objective, device: torch.device, again: bo
         "versions": versions(config.features.backbone if config.data.has_video else None),
         "provenance": provenance,
     }
+    card, readme = folder / MODEL_CARD, run.folder / "README.md"
+    # What the Hugging Face Hub shows of a published run. A text that somebody else wrote stays.
+    is_ours = not readme.exists() or (card.exists() and readme.read_bytes() == card.read_bytes())
     metrics = objective.evaluate(run, model.to(device), folder, facts)
+    if is_ours and card.exists() and folder.name == "evaluation":
+        content = card.read_bytes()
+        write_atomically(readme, lambda temporary: temporary.write_bytes(content))
     return Evaluated(folder, metrics, objective.has_classes)
 
 

@@ -19,7 +19,8 @@ from pipeline.features.recipe import IMPORTED
 from pipeline.training.received import check_file
 from pipeline.training.run import Run, RunError
 
-FORMAT = 4  # of an evaluation's files; a new number makes all evaluations unfinished
+FORMAT = 5  # of an evaluation's files; a new number makes all evaluations unfinished
+MODEL_CARD = "MODEL_CARD.md"
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -106,6 +107,12 @@ class _WithoutExcluded(BaseModel):
     intervals: dict[str, Interval]
 
 
+class _Part(BaseModel):
+    videos: int
+    groups: int
+    classes: int
+
+
 class _Metrics(BaseModel, extra="allow"):
     """What tables and pages rely on. What they show besides is plain values."""
 
@@ -128,6 +135,7 @@ class _ClassifierMetrics(_Metrics):
     intervals: dict[str, Interval]
     order: dict[str, _Order] | None = None
     without_excluded: _WithoutExcluded | None = None
+    parts: dict[str, _Part] | None = None
 
     @model_validator(mode="after")
     def _has_every_interval(self) -> Self:

@@ -22,7 +22,7 @@ from pipeline.evaluation.scoring import ORDERS, Order
 from pipeline.features.extract import ExtractionFailure
 from pipeline.features.recipe import VideoFeatures
 from pipeline.objectives.lists import excluded_in, from_json, require_all, videos_to_score
-from pipeline.objectives.videos import mistakes_first
+from pipeline.objectives.videos import mistakes_first, split_parts
 from pipeline.recognizer.bundle import answers_over_time, read_bundle
 from pipeline.recognizer.head import Array, Head
 from pipeline.recognizer.recognizer import Recognizer
@@ -110,6 +110,7 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
         "backbone": config.features.backbone,
         "clips": str(clips),
         "fingerprint": bundle.recipe.fingerprint,
+        "parts": split_parts(split),
         "model": config.model.model,
         "seed": config.run.seeds[0],
         "settings": settings_text(config),

@@ -283,6 +283,7 @@ class VideoClassification:
             "backbone": self.config.features.backbone,
             "clips": str(self._clips),
             "fingerprint": run.recipe().fingerprint,
+            "parts": split_parts(self._split),
         }
 
     def evaluate(
@@ -358,14 +359,26 @@ def _without_excluded(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def split_parts(split: Split) -> dict[str, dict[str, int]]:
+    """Number of videos, groups and classes in each part of a split."""
+    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    return {
+        name: {
+            "videos": len(videos),
+            "groups": len({video.group for video in videos}),
+            "classes": len({video.label for video in videos}),
+        }
+        for name, videos in parts.items()
+    }
+
+
 def split_table(split: Split) -> str:
-    """Number of videos, groups and classes in each part of a split, as a plain-text table."""
+    """``split_parts`` as a plain-text table."""
     title = f"split {split.name}"
     width = max(len(title), len("validation"))
     lines = [f"{title:<{width}} {'videos':>7} {'groups':>7} {'classes':>7}"]
-    for name, videos in (("train", split.train), ("validation", split.validation), ("test", split.test)):
-        num_groups, num_classes = len({video.group for video in videos}), len({video.label for video in videos})
-        lines.append(f"{name:<{width}} {len(videos):>7} {num_groups:>7} {num_classes:>7}")
+    for name, counts in split_parts(split).items():
+        lines.append(f"{name:<{width}} {counts['videos']:>7} {counts['groups']:>7} {counts['classes']:>7}")
     return "\n".join(lines)
 
 

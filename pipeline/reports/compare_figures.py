@@ -1,10 +1,12 @@
 """The figures of a comparison: B minus A for pairs of models, in top-1, in the confusion matrix and in recall."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pipeline.evaluation.comparison import ConfusionDifference, PairedDifference, RecallDifference
 from pipeline.reports.figures import (
@@ -14,6 +16,7 @@ from pipeline.reports.figures import (
     StaticFigure,
     cell_size,
     name_classes,
+    plain,
     shortened,
     static_figure,
 )
@@ -42,6 +45,48 @@ def difference_figure(pairs: Sequence[tuple[str, str]], differences: Sequence[Pa
             ("a", "b", "difference", "low", "high", "num_videos"),
             *((a, b, d.difference, d.low, d.high, d.num_videos) for (a, b), d in zip(pairs, differences, strict=True)),
         ],
+    )
+
+
+def runs_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], models: Mapping[str, str]) -> StaticFigure | None:
+    """Validation loss and accuracy of several runs by epoch, a colour per model; ``None`` if fewer than two have any.
+
+    Args:
+        histories: the rows of ``metrics.jsonl`` by run.
+        models: the model of each run.
+    """
+    quantities = ("validation_loss", "validation_accuracy")
+    known = {
+        run: rows
+        for run, rows in histories.items()
+        if any(row.get(quantity) is not None for row in rows for quantity in quantities)
+    }
+    if len(known) < 2:
+        return None
+    colours = {name: f"C{number % 10}" for number, name in enumerate(dict.fromkeys(models[run] for run in known))}
+    figure = Figure(figsize=(7.5, 4.6), dpi=110, layout="constrained")
+    rows: list[tuple[object, ...]] = [("run", "model", "epoch", *quantities)]
+    panels = figure.subplots(2, sharex=True)
+    for run, history in known.items():
+        model = models[run]
+        epochs = [row.get("epoch", number) for number, row in enumerate(history, start=1)]
+        for axes, quantity in zip(panels, quantities, strict=True):
+            values = [np.nan if row.get(quantity) is None else row[quantity] for row in history]
+            axes.plot(epochs, values, color=colours[model], linewidth=1, alpha=0.7)
+        rows += [(run, model, epoch, *map(row.get, quantities)) for epoch, row in zip(epochs, history, strict=True)]
+    panels[0].set_ylabel("validation loss")
+    panels[1].set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1.02))
+    for axes in panels:
+        plain(axes)
+    lines = [Line2D([], [], color=colour) for colour in colours.values()]
+    figure.legend(lines, map(shortened, colours), frameon=False, loc="outside upper right", ncols=min(len(lines), 4))
+    return static_figure(
+        figure,
+        "learning_curves",
+        "Learning curves",
+        "A line per run, a colour per model.",
+        f"Validation loss and accuracy of {len(known)} runs, by epoch.",
+        rows=rows,
     )
 
 

@@ -26,11 +26,12 @@ from pipeline.reports.compare_figures import (
     confusion_difference_figure,
     difference_figure,
     recall_difference_figure,
+    runs_curves,
 )
-from pipeline.reports.compare_models import ModelPair, compare_models
+from pipeline.reports.compare_models import ModelPair, compare_models, model_name
 from pipeline.reports.compare_runs import LEVEL, TEST_LIST, Evaluation, Pair, all_pairs, by_test_list, read_evaluations
 from pipeline.reports.figures import MISSING, StaticFigure, shortened
-from pipeline.reports.leaderboard import EXPERIMENT, REPEAT, deviation, experiments, mean
+from pipeline.reports.leaderboard import EXPERIMENT, FOLD, REPEAT, deviation, experiments, mean, parts_by_split
 from pipeline.reports.pages import (
     VIDEO_TITLES,
     csv_bytes,
@@ -46,7 +47,7 @@ from pipeline.reports.pages import (
 NUM_LISTED = 20  # rows of a list on the page; the CSV files contain all
 NUM_DETAILED = 10  # pairs that get matrices and lists of videos; the others are only in the tables
 FIGURES = "comparison_figures"
-_OURS = re.compile(r"(confusion|recall)_difference_\d+_\d+\.(png|svg|csv)")
+_OURS = re.compile(r"((confusion|recall)_difference_\d+_\d+|learning_curves)\.(png|svg|csv)")
 
 
 def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
@@ -82,11 +83,15 @@ def write_comparison(folder: Path, evaluations: Sequence[Path]) -> Path:
     if pairs:
         names = [(pair.a.name, pair.b.name) for pair in pairs]
         figures.insert(0, difference_figure(names, [pair.differences["video_top1"] for pair in pairs]))
+    model_of = {run["number"]: model_name(one, board) for one in board for run in one.runs}
+    curves = runs_curves({e.name: e.history for e in compared}, {e.name: model_of[e.number] for e in compared})
+    if curves is not None:
+        figures.append(curves)
     files = {
         **{f"{FIGURES}/{name}": content for figure in figures for name, content in figure.files().items()},
         "comparison.csv": csv_bytes(_pair_rows(pairs)),
         "flips.csv": csv_bytes(_flip_rows(test_lists)),
-        "comparison.html": _page(folder, compared, pairs, details, repeats, models).encode(errors="replace"),
+        "comparison.html": _page(folder, compared, pairs, details, repeats, models, curves).encode(errors="replace"),
     }
     if models:
         files["models.csv"] = csv_bytes(_model_rows(models))
@@ -272,6 +277,7 @@ def _page(
     details: Sequence[PairDetails],
     repeats: Sequence[Sequence[Mapping[str, Any]]],
     models: Sequence[ModelPair],
+    curves: StaticFigure | None,
 ) -> str:
     results = [evaluation.results for evaluation in evaluations]
     widest = max(
@@ -303,6 +309,8 @@ def _page(
         side_by_side=_side_by_side(repeats),
         differing=_differing_facts(results),
         figures=FIGURES,
+        curves=curves,
+        parts=parts_by_split(results),
     )
 
 
@@ -319,11 +327,13 @@ def _side_by_side(repeats: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, A
     # Experiments with the same model are named after the facts in which they differ.
     are_named = len({run.get("model") for run in every}) == len(repeats)
     naming = ["model"] if are_named else [key for key in EXPERIMENT if len({str(run.get(key)) for run in every}) > 1]
-    columns = list(dict.fromkeys(_label(run, REPEAT) for run in sorted(every, key=lambda run: _label(run, REPEAT))))
+    # Splits side by side, with all seeds in one cell; seeds side by side if there is one split.
+    keys = FOLD if len({_label(run, FOLD) for run in every}) > 1 else REPEAT
+    columns = sorted({_label(run, keys) for run in every})
     rows = [
         {
             "name": _label(runs[0], naming).removeprefix("model ").removeprefix("settings "),
-            "cells": [[run for run in runs if _label(run, REPEAT) == column] for column in columns],
+            "cells": [[run for run in runs if _label(run, keys) == column] for column in columns],
             "means": {metric: (mean(runs, metric), *deviation(runs, metric)) for metric in VIDEO_TITLES},
         }
         for runs in repeats
@@ -333,7 +343,7 @@ def _side_by_side(repeats: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, A
 
 def _differing_facts(results: Sequence[Mapping[str, Any]]) -> dict[str, list[object]]:
     """The facts that differ between runs, with one value per run."""
-    shown_elsewhere = {*METRICS, *COUNTS, "intervals", "order", "accuracy", "run", "command", "provenance"}
+    shown_elsewhere = {*METRICS, *COUNTS, "intervals", "order", "accuracy", "run", "command", "provenance", "parts"}
     facts = [key for key in dict.fromkeys(key for result in results for key in result) if key not in shown_elsewhere]
     values = {fact: [result.get(fact) for result in results] for fact in facts}
     return {fact: by_run for fact, by_run in values.items() if len(set(map(str, by_run))) > 1}

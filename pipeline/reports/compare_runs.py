@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from pipeline.evaluation.comparison import (
     McNemar,
     PairedDifference,
@@ -23,6 +24,7 @@ from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predicti
 from pipeline.evaluation.provenance import metrics_from_json
 from pipeline.reports.leaderboard import FOLD
 from pipeline.reports.pages import p_text, points
+from pipeline.training.run import Run
 
 LEVEL = 0.05
 TEST_LIST = ("evaluated_on", *FOLD)  # evaluations that agree in these facts have the same videos
@@ -45,6 +47,14 @@ class Evaluation:
     folder: Path
     results: Mapping[str, Any]
     predictions: Predictions
+
+    @property
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """The rows of the run's ``metrics.jsonl``; empty if there is none, as beside a bundle, or it is damaged."""
+        try:
+            return Run(self.folder.parent).history()
+        except (OSError, UserError):
+            return ()
 
     @property
     def unit(self) -> str:

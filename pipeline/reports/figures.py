@@ -130,8 +130,8 @@ def calibration_figure(
     axes.plot([0, 1], [0, 1], "--", color="#3a424c", linewidth=1.2, zorder=4)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     below.set(xlabel="confidence", ylabel=f"{unit}s")
-    _plain(axes)
-    _plain(below)
+    plain(axes)
+    plain(below)
     rescaling = f"The scores were divided by a temperature of {temperature:.3g}, fitted on the validation {unit}s."
     if temperature == 1:  # there were no validation videos, or the checkpoint is from an earlier version
         rescaling = "The scores were not rescaled (temperature 1)."
@@ -223,7 +223,7 @@ def learning_curves(history: Sequence[Mapping[str, object]]) -> StaticFigure | N
         panels[quantity].plot(epochs, curve, style, color=colour, marker="." if len(curve) < 40 else "", label=part)
     for quantity, axes in panels.items():
         axes.set_ylabel(quantity)
-        _plain(axes)
+        plain(axes)
         if axes.lines:
             axes.legend(frameon=False)
     panels["accuracy"].set(xlabel="epoch", ylim=(0, 1.02))
@@ -283,11 +283,11 @@ def name_classes(axes: Axes, rows: Sequence[str], columns: Sequence[str], cell: 
 def _single() -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SIZE, dpi=110, layout="constrained")
     axes = figure.subplots()
-    _plain(axes)
+    plain(axes)
     return figure, axes
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -3,7 +3,6 @@
 Experiments are ranked by what was measured alike: on the same splits and with the same seeds.
 """
 
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,17 @@ from typing import Any
 from pipeline.evaluation.metrics import COUNTS, METRICS
 from pipeline.evaluation.predictions import EvaluationError
 from pipeline.reports.pages import CLIP_AND_VIDEO_TITLES as TITLES
-from pipeline.reports.pages import csv_bytes, drawn, percent, relative_url, render_page, shown_titles, write_files
+from pipeline.reports.pages import (
+    csv_bytes,
+    drawn,
+    markdown_line,
+    markdown_text,
+    percent,
+    relative_url,
+    render_page,
+    shown_titles,
+    write_files,
+)
 
 Row = Mapping[str, Any]
 
@@ -151,6 +160,13 @@ def _common_places(coverages: Sequence[frozenset[tuple[str, ...]]]) -> frozenset
     return max(sorted(candidates, key=sorted), key=comparable)
 
 
+def parts_by_split(rows: Sequence[Row]) -> dict[str, Any]:
+    """The numbers of videos, groups and classes in each part of each split that the runs were trained on."""
+    keys = FOLD if len({str(row.get("dataset")) for row in rows}) == 1 else ("dataset", *FOLD)
+    named = ((", ".join(str(row[key]) for key in keys if row.get(key) is not None), row) for row in rows)
+    return {name: row["parts"] for name, row in sorted(named, key=lambda one: one[0]) if row.get("parts")}
+
+
 def mean(runs: Sequence[Row], metric: str) -> float:
     """Mean of a metric over one experiment's repeats."""
     return statistics.fmean(run[metric] for run in runs)
@@ -245,6 +261,8 @@ def _page(experiments: Sequence[Experiment], verdicts: Sequence[str]) -> str:
         scales={name: (min(values), max(values)) for name, values in bounds.items()},
         experiments=experiments if _has_repeats(experiments) else (),
         compared_on=_compared_on(experiments),
+        parts=parts_by_split(runs),
+        split_means=_split_means(experiments),
         means={
             number: {
                 name: (mean(one.compared, name), *_deviation(one.compared, name))
@@ -253,6 +271,20 @@ def _page(experiments: Sequence[Experiment], verdicts: Sequence[str]) -> str:
             for number, one in enumerate(experiments)
         },
     )
+
+
+def _split_means(experiments: Sequence[Experiment]) -> dict[str, list[float | None]]:
+    """The mean video top-1 of each experiment on each split, over its seeds; empty if no experiment has several."""
+    keys = [key for key in FOLD if any(run.get(key) is not None for one in experiments for run in one.runs)]
+    folds = sorted({str([run.get(key) for key in keys]): run for one in experiments for run in one.runs}.items())
+    if all(len({str([run.get(key) for key in keys]) for run in one.runs}) < 2 for one in experiments):
+        return {}
+    means: dict[str, list[float | None]] = {}
+    for fold, first in folds:
+        name = ", ".join(f"{key.replace('_', ' ')} {first[key]}" for key in keys if first.get(key) is not None)
+        on_it = [[run for run in one.runs if str([run.get(key) for key in keys]) == fold] for one in experiments]
+        means[name] = [mean(runs, "video_top1") if runs else None for runs in on_it]
+    return means
 
 
 def _has_repeats(experiments: Sequence[Experiment]) -> bool:
@@ -287,21 +319,21 @@ def _markdown(experiments: Sequence[Experiment], verdicts: Sequence[str]) -> str
     if _has_repeats(experiments):
         keys = [key for key in shown if key in EXPERIMENT]
         lines = [
-            _line(["rank", *keys, "runs", *titles.values(), "± over", "lacks"]),
+            markdown_line(["rank", *keys, "runs", *titles.values(), "± over", "lacks"]),
             _line_below_head(["right", *(["left"] * len(keys)), *(["right"] * (1 + len(titles))), "left", "left"]),
         ]
         lines += [_mean_line(one, keys, titles) for one in experiments]
         notes = " ".join(filter(None, [_compared_on(experiments), "± is one sample standard deviation."]))
         sections.append("## Mean over runs\n\n" + "\n".join(lines) + f"\n\n{notes}\n")
     lines = [
-        _line([*shown, "videos", *titles.values()]),
+        markdown_line([*shown, "videos", *titles.values()]),
         _line_below_head([*(["left"] * len(shown)), *(["right"] * (1 + len(titles)))]),
     ]
     for run in runs:
         scores = [_with_interval(run, name) for name in titles]
-        lines.append(_line([*(run.get(key) for key in shown), run.get("num_videos"), *scores]))
+        lines.append(markdown_line([*(run.get(key) for key in shown), run.get("num_videos"), *scores]))
     sections.append("## Runs\n\n" + "\n".join(lines) + f"\n\nIn brackets: 95 % interval, {_resampling(runs)}.\n")
-    head = "".join(f"{_escape(verdict)}\n\n" for verdict in verdicts)
+    head = "".join(f"{markdown_text(verdict)}\n\n" for verdict in verdicts)
     return f"# Leaderboard\n\n{head}All scores in percent of the test videos or clips.\n\n" + "\n".join(sections)
 
 
@@ -313,7 +345,7 @@ def _mean_line(one: Experiment, keys: Sequence[str], titles: Iterable[str]) -> s
         deviations = [percent(deviation(one.compared, name)[0]) for name in titles]
         means = [f"{value} ± {spread}" for value, spread in zip(means, deviations, strict=True)]
         over = deviation(one.compared, "video_top1")[1]
-    return _line([one.rank, *facts, one.coverage, *means, over, "; ".join(one.missing)])
+    return markdown_line([one.rank, *facts, one.coverage, *means, over, "; ".join(one.missing)])
 
 
 def _with_interval(run: Row, name: str) -> str:
@@ -323,12 +355,3 @@ def _with_interval(run: Row, name: str) -> str:
 
 def _line_below_head(alignments: Sequence[str]) -> str:
     return "| " + " | ".join("---:" if alignment == "right" else "---" for alignment in alignments) + " |"
-
-
-def _line(cells: Sequence[object]) -> str:
-    return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
-
-
-def _escape(cell: object) -> str:
-    """Text that Markdown shows verbatim on one line: an unescaped pipe would end the cell, a tag would be HTML."""
-    return "" if cell is None else re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(str(cell).split()))

@@ -111,6 +111,16 @@ def p_text(p_value: float) -> str:
     return "p = 1" if p_value >= 0.995 else f"p = {p_value:.2g}"
 
 
+def markdown_line(cells: Iterable[object]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(map(markdown_text, cells)) + " |"
+
+
+def markdown_text(text: object) -> str:
+    """Text that Markdown shows verbatim on one line: an unescaped pipe would end a cell, a tag would be HTML."""
+    return "" if text is None else re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(str(text).split()))
+
+
 def _readable(value: object) -> str:
     if value is None:
         return "–"

@@ -1,9 +1,9 @@
 """The report of one evaluation: every file of its folder, and the HTML page.
 
 ``evaluation/`` of a run contains ``predictions.safetensors`` (all predictions; what comparisons read), ``metrics.json,
-predictions.csv, per_class.csv, confusion.csv, confusion.png, report.html``, the figures of the page as PNG, SVG and CSV
-in ``figures/`` and, if requested, strips of frames in ``strips/``. Each file is written atomically, ``metrics.json``
-last: where it exists, the others are complete.
+predictions.csv, per_class.csv, confusion.csv, confusion.png, MODEL_CARD.md, report.html``, the figures of the page as
+PNG, SVG and CSV in ``figures/`` and, if requested, strips of frames in ``strips/``. Each file is written atomically,
+``metrics.json`` last: where it exists, the others are complete.
 """
 
 import fcntl
@@ -29,7 +29,7 @@ from pipeline.evaluation.metrics import (
     metrics_without,
 )
 from pipeline.evaluation.predictions import FILE_NAME, NOT_PREDICTED, EvaluationError, Predictions
-from pipeline.evaluation.provenance import metrics_to_json
+from pipeline.evaluation.provenance import MODEL_CARD, metrics_to_json
 from pipeline.reports.figures import (
     FIGURES,
     StaticFigure,
@@ -40,6 +40,7 @@ from pipeline.reports.figures import (
     length_figure,
     spectrum_figure,
 )
+from pipeline.reports.model_card import model_card
 from pipeline.reports.pages import (
     CLIP_AND_VIDEO_TITLES,
     VIDEO_TITLES,
@@ -48,10 +49,13 @@ from pipeline.reports.pages import (
     shown_titles,
     write_files,
 )
-from pipeline.reports.verdict import order_sentence, verdict
+from pipeline.reports.verdict import baseline_sentence, calibration_sentence, order_sentence, verdict
 
 NUM_LISTED = 20  # rows of the tables of confused pairs and confident mistakes; the CSV files contain all of them
 NUM_CURVE_POINTS = 32  # of a curve of probabilities over time; more would only make the page larger
+
+_SHOWN_ELSEWHERE = ("provenance", "parts", "dataset", "evaluated_on", "split", "holdout_group", "model", "seed")
+_FOLDED = ("run", "fingerprint", "num_epochs", "training_seconds", "command", "versions")  # facts that few ask for
 
 OverTime = Mapping[str, NDArray[np.floating]]
 
@@ -111,6 +115,8 @@ def write_evaluation(
         spectrum_figure(spectra) if spectra else None,
     ]
     figures = [confusion, *(figure for figure in others if figure is not None)]
+    compared = None if baseline is None else _compare_with_baseline(predictions, baseline, unit)
+    titles = shown_titles(CLIP_AND_VIDEO_TITLES if unit == "video" else VIDEO_TITLES, [len(predictions.classes)])
     page = _page(
         predictions,
         facts,
@@ -119,9 +125,12 @@ def write_evaluation(
         history=history,
         over_time=over_time,
         strips={video_id: path.relative_to(folder).as_posix() for video_id, path in (strips or {}).items()},
-        baseline=None if baseline is None else _compare_with_baseline(predictions, baseline),
+        baseline=compared,
+        titles=titles,
         unit=unit,
     )
+    sentence = compared.sentence if isinstance(compared, _Baseline) else None
+    card = model_card(_title(facts), predictions, facts, results, titles, sentence, unit)
     summary = {**facts, **results}
     # All contents are computed before the first file is written, so a failure leaves the older files unchanged.
     figure_files = {f"figures/{name}": content for figure in figures for name, content in figure.files().items()}
@@ -132,6 +141,7 @@ def write_evaluation(
         "confusion.png": confusion.png,
         **figure_files,
         "report.html": page.encode(errors="replace"),
+        MODEL_CARD: card.encode(errors="replace"),
         "metrics.json": metrics_to_json(summary),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,14 +200,16 @@ class _Baseline:
         name: of the baseline's run.
         scores: its metrics, by name.
         differences: this evaluation's metrics minus the baseline's.
+        sentence: the result in words.
     """
 
     name: str
     scores: Mapping[str, float]
     differences: Mapping[str, PairedDifference]
+    sentence: str
 
 
-def _compare_with_baseline(predictions: Predictions, evaluation_folder: Path) -> _Baseline | str:
+def _compare_with_baseline(predictions: Predictions, evaluation_folder: Path, unit: str) -> _Baseline | str:
     """The comparison with another run's evaluation, or the reason why there is none."""
     name = evaluation_folder.absolute().parent.name
     try:
@@ -205,7 +217,8 @@ def _compare_with_baseline(predictions: Predictions, evaluation_folder: Path) ->
     except EvaluationError as error:
         return str(error)
     draws = bootstrap(baseline)
-    return _Baseline(name, draws.scores, paired_differences(draws, bootstrap(predictions)))
+    differences = paired_differences(draws, bootstrap(predictions))
+    return _Baseline(name, draws.scores, differences, baseline_sentence(name, differences["video_top1"], unit))
 
 
 def _page(
@@ -218,6 +231,7 @@ def _page(
     over_time: OverTime,
     strips: Mapping[str, str],
     baseline: _Baseline | str | None,
+    titles: Mapping[str, str],
     unit: str,
 ) -> str:
     """The HTML page. It is one file, except for the strips of frames, and works offline.
@@ -228,18 +242,21 @@ def _page(
         over_time: probabilities after each frame ``[num_frames, num_classes]``, by video id.
         strips: URLs relative to the page, by video id.
     """
-    titles = shown_titles(CLIP_AND_VIDEO_TITLES if unit == "video" else VIDEO_TITLES, [len(predictions.classes)])
     return render_page(
         "report.html.j2",
         ("sortable.js", "video_cards.js", "report.js"),
         title=_title(facts),
-        facts={key: value for key, value in facts.items() if value is not None and key != "provenance"},
+        facts={key: value for key, value in facts.items() if value not in (None, "") and key not in _SHOWN_ELSEWHERE},
+        folded=_FOLDED,
+        evaluated_on=facts.get("evaluated_on"),
+        parts={facts.get("split"): facts["parts"]} if facts.get("parts") else {},
         results=results,
         titles=titles,
         unit=unit,
         num_correct=int(predictions.correct.sum()),
         verdict=verdict(predictions, history, unit),
         order_sentence=order_sentence(results["order"]["reversed"]) if "order" in results else None,
+        calibration_sentence=calibration_sentence(predictions, results["expected_calibration_error"]),
         baseline=None if isinstance(baseline, str) else baseline,
         no_baseline=baseline if isinstance(baseline, str) else None,
         pairs=confused_pairs(predictions),

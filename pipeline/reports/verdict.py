@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.analysis import accuracy
+from pipeline.evaluation.comparison import PairedDifference
 from pipeline.evaluation.metrics import confused_pairs
 from pipeline.evaluation.predictions import Predictions
 from pipeline.reports.pages import percent, points
 
 NOTABLE_SHARE = 0.2  # of all mistakes: two classes with more are named as the place to start
-NOTABLE_GAP = 0.1  # between two accuracies, or between accuracy and confidence
+NOTABLE_GAP = 0.1  # between two accuracies
+NEGLIGIBLE_ERROR = 0.05  # expected calibration error
 NEGLIGIBLE_DROP = 0.02  # of accuracy: a classifier that loses less hardly uses the order of frames
 
 
@@ -28,6 +30,19 @@ def verdict(predictions: Predictions, history: Sequence[Mapping[str, object]] = 
         )
     parts = [_chance_level(predictions, unit), _confusion(predictions, unit), _advice(predictions, history, unit)]
     return " ".join(part for part in parts if part)
+
+
+def baseline_sentence(name: str, difference: PairedDifference, unit: str = "video") -> str:
+    """The result of the comparison with a baseline; ``difference``: in top-1, this evaluation minus the baseline."""
+    low, high = points(difference.low, plus=True), points(difference.high, plus=True)
+    size = f"{points(difference.difference, plus=True)} points [{low}, {high}]"
+    if difference.low > 0:
+        conclusion = "this model is better"
+    elif difference.high < 0:
+        conclusion = "this model is worse"
+    else:
+        conclusion = "this model is not significantly better or worse"
+    return f"Compared with the baseline {name} on the same {unit}s, {conclusion}: {size}."
 
 
 def order_sentence(reversed_frames: Mapping[str, Any]) -> str:
@@ -44,6 +59,27 @@ def order_sentence(reversed_frames: Mapping[str, Any]) -> str:
         conclusion = "there are too few videos to tell whether this classifier uses the order"
     drop, low, high = (points(value) for value in (reversed_frames["drop"], low, high))
     return f"Reversing the frames costs {drop} points [{low}, {high}]: {conclusion}."
+
+
+def calibration_sentence(predictions: Predictions, error: float | None) -> str | None:
+    """Whether its probabilities mean what they say; ``None`` if nothing was predicted.
+
+    ``error`` is the expected calibration error.
+    """
+    answered = ~predictions.missing
+    if error is None or not answered.any():
+        return None
+    confidence, right = float(predictions.confidence[answered].mean()), float(predictions.correct[answered].mean())
+    if error < NEGLIGIBLE_ERROR:
+        conclusion = "they can be taken at face value"
+    elif abs(confidence - right) < error / 2:
+        conclusion = "too high for some answers and too low for others"
+    else:
+        conclusion = "it is overconfident" if confidence > right else "it is not confident enough"
+    return (
+        f"Its probabilities: mean confidence {percent(confidence)} %, correct {percent(right)} %, expected calibration "
+        f"error {percent(error)} %: {conclusion}."
+    )
 
 
 def _lower_bound(predictions: Predictions) -> float:
@@ -103,13 +139,6 @@ def _advice(predictions: Predictions, history: Sequence[Mapping[str, object]], u
                 f"Its training accuracy is only {percent(trained)} %, so it underfits: try longer training, a larger "
                 "network or better features first."
             )
-    answered = ~predictions.missing
-    confidence = float(predictions.confidence[answered].mean())
-    if confidence - predictions.correct[answered].mean() > NOTABLE_GAP:
-        return (
-            f"It is overconfident (mean confidence {percent(confidence)} %): do not take its probabilities at face "
-            "value."
-        )
     return (
         "Start with the confident mistakes below: each has a wrong label or shows what the model actually responds to."
     )

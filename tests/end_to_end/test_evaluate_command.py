@@ -108,6 +108,20 @@ def test_finished_evaluations_are_skipped(runs: Path) -> None:
     assert "already finished" not in done.stdout
 
 
+def test_a_run_can_be_published(runs: Path) -> None:
+    """The run's README is its model card, which the Hub shows; a text that a person wrote there stays."""
+    ours, theirs = (runs / f"np_rnn-split_{split}-seed_0" for split in (1, 2))
+    card = (ours / "evaluation" / "MODEL_CARD.md").read_bytes()
+    assert (ours / "README.md").read_bytes() == card and b"| train | 4 | 4 | 2 |" in card
+    (theirs / "README.md").write_text("My model")
+    (ours / "evaluation" / "MODEL_CARD.md").write_text("of an earlier version")
+    (ours / "README.md").write_text("of an earlier version")
+    done = call("evaluate.py", runs, "--again")
+    assert done.returncode == 0, done.stderr
+    assert b"pipeline_tag" in (ours / "README.md").read_bytes()
+    assert (theirs / "README.md").read_text() == "My model"
+
+
 def test_an_interrupted_evaluation_continues(runs: Path) -> None:
     """Ctrl-C after the first run: exit code 130, its evaluation is complete, and the same command does the others."""
     for evaluation in runs.glob("*/evaluation"):

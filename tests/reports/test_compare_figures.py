@@ -1,7 +1,7 @@
 """pipeline/reports/compare_figures.py: the figures of a comparison."""
 
 from pipeline.evaluation.comparison import PairedDifference, RecallDifference
-from pipeline.reports.compare_figures import difference_figure, recall_difference_figure
+from pipeline.reports.compare_figures import difference_figure, recall_difference_figure, runs_curves
 from tests.reports.test_figures import picture
 
 
@@ -15,3 +15,13 @@ def test_a_figure_with_a_row_per_name_has_a_limit() -> None:
     ):
         assert picture(figure.png).height < 5000
         assert len(figure.rows) == 3001
+
+
+def test_curves_of_several_runs_are_in_one_figure() -> None:
+    """Every epoch of every run is in the table, gaps included; a single run has a figure of its own elsewhere."""
+    rows = [{"epoch": epoch, "validation_loss": 1 / (1 + epoch), "validation_accuracy": 0.5} for epoch in range(4)]
+    histories = {"a": rows, "b": [*rows[:2], {"epoch": 2, "validation_loss": None}], "bundle": []}
+    figure = runs_curves(histories, {"a": "np_rnn", "b": "gru", "bundle": "gru"})
+    assert figure is not None and picture(figure.png).width > 500
+    assert len(figure.rows) == 1 + 4 + 3 and figure.rows[-1] == ("b", "gru", 2, None, None)
+    assert runs_curves({"a": rows, "bundle": []}, {"a": "np_rnn", "bundle": "gru"}) is None

@@ -210,3 +210,20 @@ def test_top5_of_five_classes_is_not_shown(tmp_path: Path) -> None:
     assert "op-5" not in markdown and "op-5" not in (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
     assert read_csv(tmp_path)[0]["video_top5"] == "0.5"
     assert "Video top-5" in write_leaderboard(tmp_path, [run("a", 0.5, num_classes=5), run("b", 0.5, num_classes=6)])
+
+
+def test_splits_are_side_by_side_with_their_parts(tmp_path: Path) -> None:
+    """Each model's mean on each split is in one row, and the page lists how large the parts of each split are."""
+    parts = {
+        "train": {"videos": 9537, "groups": 18, "classes": 101},
+        "test": {"videos": 3783, "groups": 7, "classes": 101},
+    }
+    rows = on_splits("np_rnn", {"1": 0.6, "2": 0.7, "3": 0.8}) + on_splits("mean", {"1": 0.5})
+    write_leaderboard(tmp_path, [row | {"parts": parts} for row in rows])
+    page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    text = " ".join(re.sub("<[^>]+>", " ", page[page.index('id="splits"') :]).split())
+    assert "split 1 split 2 split 3 np_rnn" in text
+    assert re.search(r"np_rnn (\S+ )?60\.\d 70\.\d 80\.\d", text) and re.search(r"mean (\S+ )?50\.\d – –", text)
+    assert "train 9,537 18 101" in text
+    write_leaderboard(tmp_path, on_splits("np_rnn", {"1": 0.6}))
+    assert "Split by split" not in (tmp_path / "leaderboard.html").read_text(encoding="utf-8")

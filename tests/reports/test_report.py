@@ -22,7 +22,16 @@ from tests.evaluation.test_metrics import random_predictions
 from tests.reports.test_figures import HISTORY
 
 FILES = [
-    *("confusion.csv", "confusion.png", "metrics.json", "per_class.csv", "predictions.csv", FILE_NAME, "report.html")
+    *(
+        "MODEL_CARD.md",
+        "confusion.csv",
+        "confusion.png",
+        "metrics.json",
+        "per_class.csv",
+        "predictions.csv",
+        FILE_NAME,
+        "report.html",
+    )
 ]
 FACTS: dict[str, object] = {"dataset": "demo", "split": "1", "seed": 0, "model": "np_rnn", "root": Path("videos")}
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from pipeline.evaluation.comparison import PairedDifference
 from pipeline.evaluation.predictions import Predictions
-from pipeline.reports.verdict import order_sentence, verdict
+from pipeline.reports.verdict import baseline_sentence, calibration_sentence, order_sentence, verdict
 from tests.evaluation.test_metrics import predictions_of
 
 
@@ -64,8 +65,28 @@ def test_overfitting_and_underfitting_are_recognised() -> None:
     history: list[dict[str, object]] = [{"train_accuracy": 0.99}, {"train_accuracy": None}]
     assert "dropout or weight decay" in verdict(answers(half), history)
     assert "training accuracy is only 55.0 %, so it underfits" in verdict(answers(half), [{"train_accuracy": 0.55}])
-    assert "overconfident (mean confidence 90.0 %)" in verdict(answers(half))
-    assert "confident mistakes" in verdict(answers(half, confidence=0.55))
+    assert "confident mistakes" in verdict(answers(half))
+
+
+def test_probabilities_are_called_what_they_are() -> None:
+    """The sentence follows from confidence, accuracy and the calibration error; without answers there is none."""
+    half: list[tuple[int, int | None]] = [(n, (n + wrong) % 4) for n in range(4) for wrong in (0, 1) for _ in range(9)]
+    text = calibration_sentence(answers(half, confidence=0.9), 0.4)
+    assert text is not None
+    assert "mean confidence 90.0 %, correct 50.0 %, expected calibration error 40.0 %: it is overconfident" in text
+    assert "not confident enough" in str(calibration_sentence(answers(half, confidence=0.3), 0.2))
+    assert "taken at face value" in str(calibration_sentence(answers(half, confidence=0.5), 0.01))
+    assert "too high for some answers" in str(calibration_sentence(answers(half, confidence=0.5), 0.3))
+    assert calibration_sentence(answers(half), None) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"), [(0.01, 0.2, "is better"), (-0.2, -0.01, "is worse"), (-0.1, 0.2, "not significantly")]
+)
+def test_the_baseline_is_judged_by_the_interval(low: float, high: float, text: str) -> None:
+    """A difference whose interval includes 0 is not called better or worse."""
+    sentence = baseline_sentence("mean", PairedDifference((low + high) / 2, low, high, 50), "digit")
+    assert text in sentence and "mean on the same digits" in sentence
 
 
 def test_a_model_at_chance_level_is_named() -> None:

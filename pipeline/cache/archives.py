@@ -116,7 +116,9 @@ class Archives:
     def __init__(self, folder: Place) -> None:
         """``folder``: that of the dataset's entries."""
         self.parent, self.folder = folder, folder / ARCHIVES
+        self._folder_name = str(self.folder)
         self._state: object = None
+        self._found: tuple[str, Member | None] | None = None
         self._index = _concatenate([])
         self._is_newest = np.empty(0, bool)
         self._lock = threading.Lock()
@@ -129,8 +131,12 @@ class Archives:
 
     def find(self, video_id: str) -> Member | None:
         self._refresh()
-        index, is_newest = self._index, self._is_newest
-        return next((index.member(row) for row in index.names.find(video_id) if is_newest[row]), None)
+        found = self._found
+        if found is None or found[0] != video_id:  # who asks for a version mostly reads the entry next
+            index, is_newest = self._index, self._is_newest
+            rows = [row for row in index.names.find(video_id) if is_newest[row]]
+            self._found = found = (video_id, index.member(rows[0]) if rows else None)
+        return found[1]
 
     def read(self, video_id: str, read: Callable[[Member], Result]) -> Result:
         """``read`` of the video's entry. Raises ``FileNotFoundError`` if there is none, and what ``read`` raises."""
@@ -200,7 +206,7 @@ class Archives:
             state = time.monotonic() // _SECONDS_BETWEEN_LISTINGS + 1
         else:
             try:
-                state = os.stat(self.folder).st_mtime_ns
+                state = os.stat(self._folder_name).st_mtime_ns
             except (FileNotFoundError, NotADirectoryError):
                 state = 0
         if state == self._state:
@@ -209,6 +215,7 @@ class Archives:
             if state != self._state:
                 self._index = _concatenate([index for tar in _tars(self.folder) if (index := _read_index(tar))])
                 self._is_newest = _newest(self._index)
+                self._found = None
                 self._state = state
 
 

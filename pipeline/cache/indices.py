@@ -74,15 +74,12 @@ class Names:
     def find(self, name: str) -> list[int]:
         """All numbers of a name, ascending."""
         encoded = encode(name)
-        key = _hash(encoded)
-        place = int(self._sorted.searchsorted(np.uint64(key)))
-        found = []
-        while place < len(self._sorted) and self._sorted[place] == key:
-            number = int(self._order[place])
-            if self.texts.encoded(number) == encoded:
-                found.append(number)
-            place += 1
-        return found
+        key = np.uint64(_hash(encoded))
+        first = int(self._sorted.searchsorted(key))
+        last = first
+        while last < len(self._sorted) and self._sorted[last] == key:
+            last += 1
+        return [number for number in self._order[first:last].tolist() if self.texts.encoded(number) == encoded]
 
     def repeated(self) -> list[list[int]]:
         """The numbers of each name that occurs several times, ascending."""

@@ -7,7 +7,6 @@ The videos do not exist: their features (4 frames of 64 numbers) are written as 
 process of its own, first with a tenth of the videos, then with all. Its peak memory is that of the process; memory per
 video is the difference of both, so that what Python and its libraries need does not count.
 
-compact   ``python -m pipeline.cache compact``, of a tenth of the videos at a time
 status    ``python -m pipeline.cache status``
 lacking   ``python -m pipeline.cache --dataset folder``: read the list of videos, and find that no features are missing
 pack      the same list; copy all features into the packed file that training reads
@@ -16,6 +15,7 @@ floor     read the list of videos only
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -76,8 +76,8 @@ assert len(packed.videos) == len(dataset.videos)
 @dataclass(frozen=True)
 class Options:
     videos: int = 1_000_000
-    folder: Path | None = None
-    """where the store is made, in a folder of its own that is removed (default: the system's temporary folder)"""
+    keep: Path | None = None
+    """folder in which the stores are made, and used again by the next call (default: a temporary one)"""
 
 
 @dataclass(frozen=True)
@@ -125,36 +125,50 @@ def write_list(path: Path, names: Sequence[str]) -> None:
     path.write_text("path,label,group\n" + "".join(rows))
 
 
+def make(folder: Path, count: int) -> None:
+    """Make a store of ``count`` videos, and their list. What an earlier call finished is used again."""
+    if (folder / "videos.csv").exists():
+        return
+    names, store = video_ids(count), FeatureStore(folder / "cache", imported_recipe(NAME))
+    for part in range(PARTS):
+        write_files(store, names[count * part // PARTS : count * (part + 1) // PARTS])
+        cost = measure(COMMAND, "cache", "compact", "--cache", folder / "cache")
+        print(f"compact, part {part + 1} of {PARTS}: {cost.seconds:.1f} s, {cost.memory / 1e6:.0f} MB", flush=True)
+    write_list(folder / "videos.csv", names)  # last
+
+
+def costs(folder: Path) -> dict[str, Cost]:
+    """What the commands cost on a store that ``make`` made, by the name of the command."""
+    cache, listed = folder / "cache", folder / "videos.csv"
+    for path in cache.glob("*/packed"):
+        shutil.rmtree(path)
+    dataset = ["--dataset", "folder", "--root", listed, "--dataset-name", NAME]
+    return {
+        "status": measure(COMMAND, "cache", "status", "--cache", cache),
+        "lacking": measure(COMMAND, "cache", *dataset, "--cache", cache, "--backbone", f"imported:{NAME}"),
+        "pack": measure(LOAD, listed, cache),
+        "packed": measure(LOAD, listed, cache),
+        "floor": measure(LIST, listed, cache),
+    }
+
+
 def main(options: Options) -> None:
-    names = video_ids(options.videos)
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="millions-") as folder:
-        cache, listed = Path(folder) / "cache", Path(folder) / "videos.csv"
-        store = FeatureStore(cache, imported_recipe(NAME))
-        costs: dict[str, list[Cost]] = {}
-        dataset = ["--dataset", "folder", "--root", listed, "--dataset-name", NAME]
-        for part in range(PARTS):
-            done = names[: options.videos * (part + 1) // PARTS]
-            write_files(store, done[options.videos * part // PARTS :])
-            compacted = measure(COMMAND, "cache", "compact", "--cache", cache)
-            if part not in (0, PARTS - 1):
-                continue
-            write_list(listed, done)
-            costs.setdefault("compact", []).append(compacted)
-            costs.setdefault("status", []).append(measure(COMMAND, "cache", "status", "--cache", cache))
-            lacking = measure(COMMAND, "cache", *dataset, "--cache", cache, "--backbone", f"imported:{NAME}")
-            costs.setdefault("lacking", []).append(lacking)
-            for name in ("pack", "packed"):
-                costs.setdefault(name, []).append(measure(LOAD, listed, cache))
-            costs.setdefault("floor", []).append(measure(LIST, listed, cache))
-        files = sum(len(names) for _, _, names in os.walk(cache))
-    more = options.videos - options.videos // PARTS
-    rows = [
-        [name, few.seconds, many.seconds, few.memory / 1e6, many.memory / 1e6, (many.memory - few.memory) / more]
-        for name, (few, many) in costs.items()
-    ]
-    head = ["", f"{options.videos // PARTS:,}: s", f"{options.videos:,}: s", "MB", "MB", "bytes per video"]
+    few, many = options.videos // PARTS, options.videos
+    with tempfile.TemporaryDirectory(prefix="millions-") as temporary:
+        folder = options.keep or Path(temporary)
+        found = []
+        for count in (few, many):
+            make(folder / str(count), count)
+            found.append(costs(folder / str(count)))
+        num_files = sum(len(names) for _, _, names in os.walk(folder / str(many) / "cache"))
+    rows = []
+    for name, cost in found[1].items():
+        fewer = found[0][name]
+        per_video = (cost.memory - fewer.memory) / (many - few)
+        rows.append([name, fewer.seconds, cost.seconds, fewer.memory / 1e6, cost.memory / 1e6, per_video])
+    head = ["", f"{few:,}: s", f"{many:,}: s", "MB", "MB", "bytes per video"]
     print(tabulate(rows, head, tablefmt="github", floatfmt=("", ".1f", ".1f", ".0f", ".0f", ".0f")))
-    print(f"\n{files} files in the store")
+    print(f"\n{num_files} files in the store")
 
 
 if __name__ == "__main__":

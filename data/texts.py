@@ -11,20 +11,22 @@ class Texts:
     """Strings by their numbers from 0."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._content = bytearray()
-        self._ends = array("q", [0])
+        self._content: bytearray | memoryview = bytearray()
+        self._ends: array[int] | memoryview = array("q", [0])
         for text in texts:
             self.append(text)
 
     @classmethod
     def from_arrays(cls, content: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> "Texts":
-        """From ``content`` and ``ends`` of others. Raises ``ValueError`` if the ends are not those of the content."""
+        """From ``content`` and ``ends`` of others, which are not copied; nothing can be appended.
+
+        Raises ``ValueError`` if the ends are not those of the content.
+        """
         starts = np.concatenate([np.zeros(1, np.int64), ends])
         if starts[-1] != len(content) or (starts[1:] < starts[:-1]).any():
             raise ValueError("the texts are damaged")
         made = cls()
-        made._content = bytearray(content.tobytes())
-        made._ends = array("q", starts.tobytes())
+        made._content, made._ends = np.ascontiguousarray(content).data, starts.data
         return made
 
     @classmethod
@@ -35,6 +37,7 @@ class Texts:
         return cls.from_arrays(content, np.concatenate([np.empty(0, np.int64), *ends]))
 
     def append(self, text: str) -> None:
+        assert isinstance(self._content, bytearray) and isinstance(self._ends, array)
         self._content += encode(text)
         self._ends.append(len(self._content))
 
@@ -45,9 +48,9 @@ class Texts:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, number: int) -> str:
-        return self.encoded(number).decode(errors="surrogatepass")
+        return str(self.encoded(number), "utf-8", "surrogatepass")
 
-    def encoded(self, number: int) -> bytearray:
+    def encoded(self, number: int) -> bytearray | memoryview:
         """A string in UTF-8."""
         return self._content[self._ends[number] : self._ends[number + 1]]
 

@@ -263,7 +263,7 @@ def _read_index(tar: Place) -> _Index | None:
     try:
         num_bytes = tar.stat().st_size
         with suppress(FileNotFoundError, KeyError, ValueError):
-            arrays = indices.from_bytes(_index_of(tar).read_bytes())
+            arrays = indices.read(_index_of(tar))
             if arrays is not None:
                 names, places, written = indices.Names.from_arrays(arrays), arrays["places"], arrays["written"]
                 index = _Index([tar], names, np.zeros(len(places), np.int32), places, written)

@@ -3,13 +3,15 @@
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load, load_file, save
 
+from data.objects import ObjectStoreError, Place
 from data.texts import Texts, encode
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -20,11 +22,17 @@ def to_bytes(arrays: Arrays) -> bytes:
     return save(arrays | {"crc32": np.array([_checksum(arrays)], dtype=np.int64)})
 
 
-def from_bytes(content: bytes) -> Arrays | None:
-    """The arrays that ``to_bytes`` was given; ``None`` if the content is damaged."""
+def read(place: Place) -> Arrays | None:
+    """The arrays in a file or object that ``to_bytes`` made; ``None`` if it is damaged.
+
+    Raises ``OSError`` or ``ObjectStoreError`` if it can't be read.
+    """
     try:
-        arrays: Arrays = load(content)
+        # A file is mapped, so that it is not in memory twice.
+        arrays: Arrays = load_file(place) if isinstance(place, Path) else load(place.read_bytes())
         return arrays if int(arrays.pop("crc32")[0]) == _checksum(arrays) else None
+    except ObjectStoreError:  # a ValueError, too
+        raise
     except (SafetensorError, LookupError, TypeError, ValueError):
         return None
 
@@ -79,7 +87,7 @@ class Names:
         last = first
         while last < len(self._sorted) and self._sorted[last] == key:
             last += 1
-        return [number for number in self._order[first:last].tolist() if self.texts.encoded(number) == encoded]
+        return [number for number in self._order[first:last].tolist() if bytes(self.texts.encoded(number)) == encoded]
 
     def repeated(self) -> list[list[int]]:
         """The numbers of each name that occurs several times, ascending."""
@@ -92,5 +100,5 @@ class Names:
         return Names(self.texts.select(chosen), self.hashes[chosen])
 
 
-def _hash(encoded: bytes | bytearray) -> int:
+def _hash(encoded: bytes | bytearray | memoryview) -> int:
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")

@@ -274,7 +274,7 @@ def _make_index(copied: _Copied, features_name: str, views: tuple[str, ...]) -> 
 def _read_index(path: Path) -> _Index | None:
     """``None`` if it is missing or damaged."""
     try:
-        arrays = indices.from_bytes(path.read_bytes())
+        arrays = indices.read(path)
         if arrays is None:
             return None
         about, videos = json.loads(arrays["about"].tobytes()), PackedVideos.from_arrays(arrays)

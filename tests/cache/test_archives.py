@@ -362,14 +362,23 @@ def names_of(*names: str) -> indices.Names:
     return indices.Names(Texts(names))
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", lambda content: content + b"\0"])
-def test_damaged_arrays_are_not_read(damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: b"",
+        lambda content: content + b"\0",
+        lambda content: content.replace(b"\x02", b"\x03"),
+    ],
+)
+def test_damaged_arrays_are_not_read(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     """Arrays with a wrong length or checksum are no arrays."""
-    content = indices.to_bytes({"a": np.arange(3)})
-    found = indices.from_bytes(content)
+    path = tmp_path / "arrays"
+    path.write_bytes(indices.to_bytes({"a": np.arange(3)}))
+    found = indices.read(path)
     assert found is not None and found["a"].tolist() == [0, 1, 2]
-    assert indices.from_bytes(damage(content)) is None
-    assert indices.from_bytes(content.replace(b"\x02", b"\x03")) is None
+    path.write_bytes(damage(path.read_bytes()))
+    assert indices.read(path) is None
 
 
 def test_archives_of_a_missing_folder_are_empty(tmp_path: Path) -> None:

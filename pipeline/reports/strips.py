@@ -26,7 +26,7 @@ JPEG_QUALITY = 80
 def make_strips(
     records: Sequence[VideoRecord], folder: Path, limit: int, *, workers: int = 1, timeout: float = 60.0
 ) -> dict[str, Path]:
-    """Write one JPEG per video with eight evenly spaced frames side by side.
+    """Write one JPEG per video with eight evenly spaced frames side by side; of a shorter video, some twice or more.
 
     Args:
         records: the most interesting first; only the first ``limit`` get a strip.
@@ -83,6 +83,8 @@ def _thumbnail(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _write_strip(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
-    strip = np.concatenate(frames, axis=1)[..., ::-1]  # OpenCV writes BGR
+    num_frames = int(FRAMES.value)  # always as many, so that the page can cut a strip into its frames
+    shown = [frames[number * len(frames) // num_frames] for number in range(num_frames)]
+    strip = np.concatenate(shown, axis=1)[..., ::-1]  # OpenCV writes BGR
     _, jpeg = cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     write_atomically(path, lambda temporary: temporary.write_bytes(jpeg.tobytes()))

@@ -82,11 +82,23 @@ def test_any_video_id_is_safe_on_disk_and_in_a_page(video_id: str, tmp_path: Pat
 
 
 def test_a_very_wide_video_has_a_strip_of_limited_width(tmp_path: Path) -> None:
-    """Frames in a strip are at most twice as wide as high; a video with three frames has a strip of three."""
+    """Frames in a strip are at most twice as wide as high."""
     path = tmp_path / "banner.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (960, 64))
-    for _ in range(3):
+    for _ in range(8):
         writer.write(np.zeros((64, 960, 3), dtype=np.uint8))
     writer.release()
     (strip,) = make_strips([record(path)], tmp_path, limit=1).values()
-    assert Image.open(strip).size == (3 * 192, 96)
+    assert Image.open(strip).size == (8 * 192, 96)
+
+
+def test_a_short_video_has_a_strip_of_eight_frames(tmp_path: Path) -> None:
+    """The page cuts every strip into eight frames: the three of this video are in it in order, each several times."""
+    path = tmp_path / "short.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (128, 96))
+    for step in range(3):
+        writer.write(np.full((96, 128, 3), 100 * step, dtype=np.uint8))
+    writer.release()
+    (strip,) = make_strips([record(path)], tmp_path, limit=1).values()
+    frames = np.asarray(Image.open(strip).convert("L"), dtype=float).reshape(96, 8, 128).mean(axis=(0, 2))
+    assert frames == pytest.approx([0, 0, 0, 100, 100, 100, 200, 200], abs=4)

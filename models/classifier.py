@@ -214,11 +214,26 @@ class SequenceClassifier(nn.Module):
         Returns:
             scores ``[T, B, num_classes]``, and the state after the last step.
         """
+        read, after = self.read_over_time(features, state)
+        return self.score_read(read), after
+
+    def score_read(self, read: Sequence[Tensor]) -> Tensor:
+        """The class scores of what ``read_over_time`` gives, at any steps: ``[..., num_classes]``."""
+        layers = [layer for layer in (self.skip, self.classifier) if layer is not None]
+        scores: Tensor = sum(layer(values) for layer, values in zip(layers, read, strict=True))
+        return scores if self.training else scores / self.temperature
+
+    def read_over_time(self, features: Tensor, state: State | None = None) -> tuple[list[Tensor], State]:
+        """What each linear layer reads after each step, ``[T, B, width]``, and the state after the last step.
+
+        The skip connection (or the frame average) reads the mean of the standardised frames so far, the read-out the
+        states. The arguments are those of ``scores_over_time``.
+        """
         frames = self._power_normalize(features)
         num_steps = torch.arange(1, len(frames) + 1, device=frames.device)[:, None, None].expand(-1, frames.shape[1], 1)
         if state is not None:
             num_steps = num_steps + state["num_steps"]
-        after, terms = {"num_steps": num_steps[-1].float()}, []
+        after, read = {"num_steps": num_steps[-1].float()}, []
 
         def mean(name: str, values: Tensor) -> Tensor:
             sums = values.cumsum(0)
@@ -227,16 +242,15 @@ class SequenceClassifier(nn.Module):
             after[name] = sums[-1].clone()  # a copy, so that the state does not keep the whole piece
             return sums / num_steps
 
-        if (linear := self.skip if self.layers else self.classifier) is not None:
-            terms.append(linear(self._drop(self._standardize(mean("frame_sum", frames)))))
+        if self.skip is not None or not self.layers:
+            read.append(self._drop(self._standardize(mean("frame_sum", frames))))
         if self.layers:
             states, last = self._states(frames, state)
             after |= {name: value.clone() for name, value in last.items()}
             if self.reads_changes:
                 after["frame"] = frames[-1].clone()
-            terms.append(self.classifier(self._drop(self._select(states, lambda: mean("hidden_sum", states)))))
-        scores: Tensor = sum(terms)
-        return scores if self.training else scores / self.temperature, after
+            read.append(self._drop(self._select(states, lambda: mean("hidden_sum", states))))
+        return read, after
 
     def _drop(self, values: Tensor) -> Tensor:
         """Drop the same values of a sequence at all of its steps: ``[T, B, width]`` -> ``[T, B, width]``."""

@@ -1,5 +1,5 @@
-"""Where a model is right and wrong: accuracy by video length, accuracy by share of the video seen, and an order of the
-classes that places confused ones side by side. Pure functions.
+"""Where a model is right and wrong: accuracy by video length, accuracy by share of the video seen, an order of the
+classes that places confused ones side by side, and a map of the videos. Pure functions.
 
 Intervals of accuracies are Wilson's: they keep a width even where a few videos are all right or all wrong. Where videos
 have groups, they are those of as many independent videos as the groups are worth (the effective sample size: Korn &
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from pipeline.evaluation.predictions import IntArray, Predictions
+from pipeline.evaluation.predictions import FloatArray, IntArray, Predictions
 
 TENTHS = range(1, 11)
 MAX_BINS, VIDEOS_PER_BIN = 8, 10
@@ -130,3 +130,26 @@ def confusion_order(counts: IntArray) -> list[int]:
     np.fill_diagonal(distance, 0)
     tree = linkage(squareform(distance, checks=False), method="average", optimal_ordering=True)
     return [int(leaf) for leaf in leaves_list(tree)]
+
+
+def map_positions(representations: FloatArray) -> FloatArray | None:
+    """The videos on a map: their first two principal components.
+
+    Args:
+        representations: ``[num_videos, width]``. A row that is not finite is not on the map.
+
+    Returns:
+        float64 ``[num_videos, 2]``, NaN for videos that are not on the map. The variance of an axis over the videos is
+        the share of all variance that it shows. ``None`` if there are fewer than three, or all are the same.
+    """
+    from sklearn.decomposition import PCA  # here, because it takes a second
+
+    known = np.isfinite(representations).all(axis=1)
+    values = representations[known].astype(np.float64)
+    if len(values) < 3 or not (variance := values.var(axis=0).sum()):
+        return None
+    found = PCA(min(2, values.shape[1]), random_state=0).fit_transform(values / np.sqrt(variance))
+    positions = np.full((len(representations), 2), np.nan)
+    positions[known] = 0
+    positions[known, : found.shape[1]] = found
+    return positions

@@ -61,6 +61,7 @@ def aligned(predictions: Predictions, like: Predictions, names: tuple[str, str])
         predictions.clip_probabilities[:, columns],
         np.argsort(videos)[predictions.clip_videos],
         like.groups or tuple(predictions.groups[video] for video in videos if predictions.groups),
+        None if predictions.positions is None else predictions.positions[videos],
     )
 
 

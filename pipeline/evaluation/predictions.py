@@ -45,6 +45,8 @@ class Predictions:
         clip_probabilities: float64 ``[num_clips, num_classes]``; each row sums to 1.
         clip_videos: int64 ``[num_clips]``, indices into ``video_ids``.
         groups: the group of each video; empty where unknown. Then each video is its own group.
+        positions: float64 ``[num_videos, 2]``, where the videos are on the map (see ``analysis.map_positions``), NaN
+            where a video is not on it; ``None``: there is no map.
 
     Raises:
         EvaluationError: shapes, names, indices or probabilities are not valid.
@@ -56,11 +58,14 @@ class Predictions:
     clip_probabilities: FloatArray
     clip_videos: IntArray
     groups: tuple[str, ...] = ()
+    positions: FloatArray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", _indices("labels", self.labels, len(self.classes)))
         object.__setattr__(self, "clip_videos", _indices("clip_videos", self.clip_videos, len(self.video_ids)))
         object.__setattr__(self, "clip_probabilities", np.asarray(self.clip_probabilities, dtype=np.float64))
+        if self.positions is not None:
+            object.__setattr__(self, "positions", np.asarray(self.positions, dtype=np.float64))
         self._check_names()
         self._check_shapes()
         self._check_probabilities()
@@ -89,6 +94,13 @@ class Predictions:
             raise EvaluationError(
                 f"clip_probabilities has shape {self.clip_probabilities.shape}, expected [num_clips, num_classes] = "
                 f"{expected}. Was the model trained on another list of classes?"
+            )
+        if self.positions is not None and (
+            self.positions.shape != (len(self.video_ids), 2) or np.isinf(self.positions).any()
+        ):
+            raise EvaluationError(
+                f"positions has shape {self.positions.shape} for {len(self.video_ids)} videos, or is infinite. Pass "
+                "two numbers per video, NaN where a video is not on the map."
             )
 
     def _check_probabilities(self) -> None:
@@ -185,6 +197,8 @@ class Predictions:
             "clip_probabilities": self.clip_probabilities,
             "clip_videos": self.clip_videos,
         }
+        if self.positions is not None:
+            arrays["positions"] = self.positions
         content = save(arrays, {**names, "crc32": _checksum(names, arrays)})
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
@@ -192,8 +206,8 @@ class Predictions:
     def load(cls, path: Path) -> "Predictions":
         """Read the file that ``save`` wrote to ``<run>/<evaluation>/predictions.safetensors``.
 
-        Files of earlier versions contain no groups. Raises ``EvaluationError`` where there is no such file or it is
-        damaged.
+        Files of earlier versions contain no groups and no positions. Raises ``EvaluationError`` where there is no such
+        file or it is damaged.
         """
         again = f"Evaluate the run again: python evaluate.py {path.parent.parent} --again"
         if path.exists() and not path.is_file():  # opening a pipe would block
@@ -201,7 +215,7 @@ class Predictions:
         try:
             with safe_open(path, framework="numpy") as file:
                 names = file.metadata()
-                arrays = {name: file.get_tensor(name) for name in ("labels", "clip_probabilities", "clip_videos")}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if names.pop("crc32") != _checksum(names, arrays):
                 raise ValueError("its checksum does not match its content")
             classes, video_ids, groups = (

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ def predict(
         for order in orders:
             rows = _ordered_rows(block, table.records, order if model.layers else "forward")
             if projected is None:
-                scores = _last_scores(model, block, rows, device)
+                scores = model.score_read(_last_read(model, block, rows, device))
             else:
                 scores = model.score_projected(projected, rows.to(device), block.lengths)
             probabilities[order].append(scores.double().softmax(1).cpu().numpy())
@@ -83,27 +83,38 @@ def _project(model: SequenceClassifier, block: ClipBlock, device: torch.device) 
     return Projected(driven, scores)
 
 
-def _last_scores(model: SequenceClassifier, block: ClipBlock, rows: Tensor, device: torch.device) -> Tensor:
-    """The class scores of each clip, whose frames are in the order of ``rows``: ``[B, num_classes]``."""
-    ends, clips = (block.lengths - 1).to(device), torch.arange(rows.shape[1], device=device)
-    last: Tensor | None = None
-    for start, scores in _scores_over_time(model, block, rows, device):
-        # Of a clip that ends later, these scores are replaced by those of the next piece.
-        found = scores[(ends - start).clamp(0, len(scores) - 1), clips]
-        last = found if last is None else torch.where((ends >= start)[:, None], found, last)
+def _last_read(model: SequenceClassifier, block: ClipBlock, rows: Tensor, device: torch.device) -> list[Tensor]:
+    """What each linear layer reads at the end of each clip, with frames in the order of ``rows``: ``[B, width]``."""
+    last: list[Tensor] | None = None
+    for start, read in _read_over_time(model, block, rows, device):
+        last = _at_ends(block, start, read, last)
     assert last is not None
     return last
 
 
-def _scores_over_time(
+def _at_ends(block: ClipBlock, start: int, read: list[Tensor], before: list[Tensor] | None) -> list[Tensor]:
+    """The values ``[B, width]`` at each clip's last step in a piece: final for a clip that ends in it or ended before.
+
+    ``read`` is what was read in the steps from ``start`` on, ``[T, B, width]`` each; ``before``: the result of the
+    piece before.
+    """
+    ends = (block.lengths - 1 - start).to(read[0].device)
+    clips = torch.arange(len(ends), device=ends.device)
+    found = [values[ends.clamp(0, len(values) - 1), clips] for values in read]
+    if before is None:
+        return found
+    return [torch.where((ends >= 0)[:, None], new, old) for new, old in zip(found, before, strict=True)]
+
+
+def _read_over_time(
     model: SequenceClassifier, block: ClipBlock, rows: Tensor, device: torch.device
-) -> Iterator[tuple[int, Tensor]]:
-    """``model.scores_over_time`` in pieces: the number of each one's first step, and its scores ``[T, B, classes]``."""
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """``model.read_over_time`` in pieces: the number of each one's first step, and what is read, ``[T, B, width]``."""
     state: State | None = None
     num_steps = max(1, _MAX_NUMBERS // (rows.shape[1] * block.features.shape[1]))
     for number, piece in enumerate(rows.split(num_steps)):
-        scores, state = model.scores_over_time(_features(block, block.frames[piece], device), state)
-        yield number * num_steps, scores
+        read, state = model.read_over_time(_features(block, block.frames[piece], device), state)
+        yield number * num_steps, read
 
 
 def _features(block: ClipBlock, rows: Tensor, device: torch.device) -> Tensor:
@@ -134,24 +145,32 @@ def shuffled_steps(video_id: str, length: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(zlib.crc32(video_id.encode(errors="surrogateescape"))).permutation(length)
 
 
+class WholeVideos(NamedTuple):
+    """What a model makes of whole videos, by video id."""
+
+    probabilities: dict[str, npt.NDArray[np.float32]]
+    """class probabilities after each stored frame, ``[num_frames, num_classes]``: row ``t`` follows from frames
+    ``0 .. t``"""
+    representations: dict[str, npt.NDArray[np.float32]]
+    """what the linear layers read after the last frame, side by side, ``[width]``"""
+
+
 @torch.inference_mode()
-def probabilities_over_time(
-    model: SequenceClassifier, table: FeatureTable, classes: tuple[str, ...], device: torch.device
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Class probabilities after each stored frame, with each video read once from its first frame to its last.
-
-    Only the first view of a video is read.
-
-    Returns:
-        float32 ``[num_frames, num_classes]`` by video id: row ``t`` follows from frames ``0 .. t``.
-    """
+def read_whole_videos(model: SequenceClassifier, table: FeatureTable, device: torch.device) -> WholeVideos:
+    """Read each video once, from its first frame to its last. Only the first view of a video is read."""
     model.eval()
-    empty = np.empty((0, len(classes)), np.float32)
-    over_time = {record.video_id: empty for record in table.records}
+    probabilities, representations = ([np.empty(0, np.float32)] * len(table) for _ in range(2))
     for block in evaluation_blocks(table, ClipSampling(), _VIDEOS_PER_BLOCK, num_views=1):
-        pieces = _scores_over_time(model, block, block.rows, device)
-        probabilities = torch.cat([scores.softmax(2).cpu() for _, scores in pieces]).numpy()
+        pieces: list[Tensor] = []
+        last: list[Tensor] | None = None
+        for start, read in _read_over_time(model, block, block.rows, device):
+            pieces.append(model.score_read(read).softmax(2).cpu())
+            last = _at_ends(block, start, read, last)
+        assert last is not None
+        over_time, at_end = torch.cat(pieces).numpy(), torch.cat(last, 1).cpu().numpy()
         for column, (video, num_frames) in enumerate(zip(block.videos.tolist(), block.lengths.tolist(), strict=True)):
             # Shorter videos of a block are padded to the longest; the copy drops the padding.
-            over_time[table.records[video].video_id] = probabilities[:num_frames, column].copy()
-    return over_time
+            probabilities[video] = over_time[:num_frames, column].copy()
+            representations[video] = at_end[column]
+    video_ids = [record.video_id for record in table.records]
+    return WholeVideos(*(dict(zip(video_ids, values, strict=True)) for values in (probabilities, representations)))

@@ -21,7 +21,7 @@ from pipeline.cache.packed import PackedFeatures
 from pipeline.cache.relink import locate
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import digest, read_metrics, read_provenance
-from pipeline.evaluation.scoring import ORDERS, predict, probabilities_over_time
+from pipeline.evaluation.scoring import ORDERS, predict, read_whole_videos
 from pipeline.evaluation.spectra import spectra
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.objectives.classification import class_validation, cross_entropy
@@ -320,7 +320,7 @@ class VideoClassification:
             facts,
             run.history(),
             reordered=orders,
-            probabilities_over_time=probabilities_over_time(model, table, self.outputs, task.device),
+            probabilities_over_time=read_whole_videos(model, table, task.device).probabilities,
             seconds=self._seconds(table.records),
             strips=strips,
             spectra=spectra(config.model, self._seed, model),

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from pipeline.evaluation.analysis import accuracy, accuracy_against_length, accuracy_against_share_seen, confusion_order
+from pipeline.evaluation.analysis import (
+    accuracy,
+    accuracy_against_length,
+    accuracy_against_share_seen,
+    confusion_order,
+    map_positions,
+)
 from tests.evaluation.test_metrics import predictions_of
 
 
@@ -71,3 +77,25 @@ def test_confused_classes_are_adjacent() -> None:
     assert abs(order.index(0) - order.index(4)) == 1
     assert abs(order.index(1) - order.index(3)) == 1
     assert confusion_order(counts[:1, :2]) == [0]
+
+
+def test_the_map_shows_the_two_directions_of_largest_variance() -> None:
+    """Positions are those of a singular value decomposition, up to sign, and their variances are shares of it all."""
+    values = np.random.default_rng(0).normal(size=(50, 6)) * [1, 5, 1, 3, 1, 1] + 7
+    values[3], values[8, 2] = np.nan, np.inf
+    positions = map_positions(values)
+    assert positions is not None
+    assert np.isnan(positions[[3, 8]]).all()
+    kept, seen = np.delete(values, [3, 8], axis=0), np.delete(positions, [3, 8], axis=0)
+    left, singular, _ = np.linalg.svd(kept - kept.mean(axis=0), full_matrices=False)
+    total = np.sqrt(kept.var(axis=0).sum())
+    np.testing.assert_allclose(np.abs(seen), np.abs(left * singular)[:, :2] / total, atol=1e-9)
+    assert seen.var(axis=0) == pytest.approx(singular[:2] ** 2 / (singular**2).sum())
+
+
+def test_a_map_needs_videos_that_differ() -> None:
+    """Fewer than three videos, or equal ones, have no map; a representation of one number has a line."""
+    assert map_positions(np.eye(2)) is None
+    assert map_positions(np.ones((5, 3))) is None
+    line = map_positions(np.array([[1.0], [2.0], [4.0]]))
+    assert line is not None and (line[:, 1] == 0).all() and len(np.unique(line[:, 0])) == 3

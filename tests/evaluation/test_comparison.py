@@ -248,7 +248,9 @@ def test_the_order_of_videos_and_classes_does_not_matter() -> None:
         single,
         clip_probabilities=np.concatenate([single.clip_probabilities, a.clip_probabilities]),
         clip_videos=np.concatenate([single.clip_videos, a.clip_videos]),
+        positions=np.random.default_rng(1).normal(size=(300, 2)),
     )
+    assert b.positions is not None
     videos, classes = np.random.default_rng(0).permutation(300), np.array([3, 0, 4, 1, 2])
     shuffled = Predictions(
         tuple(b.classes[index] for index in classes),
@@ -256,11 +258,13 @@ def test_the_order_of_videos_and_classes_does_not_matter() -> None:
         np.argsort(classes)[b.labels[videos]],
         b.clip_probabilities[:, classes],
         np.argsort(videos)[b.clip_videos],
+        positions=b.positions[videos],
     )
     back = aligned(shuffled, a, ("b", "a"))
     assert (back.classes, back.video_ids) == (a.classes, a.video_ids)
     assert (back.labels == b.labels).all() and (back.video_probabilities == b.video_probabilities).all()
     assert differences(a, back) == differences(a, b)
+    assert back.positions is not None and (back.positions == b.positions).all()
 
 
 def test_missing_videos_are_aligned() -> None:

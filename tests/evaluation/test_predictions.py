@@ -38,6 +38,8 @@ def test_scores_that_are_not_a_distribution_are_rejected(row: list[float]) -> No
         ({"clip_videos": np.array([0, 5])}, r"clip_videos\[1\] is 5"),
         ({"clip_probabilities": np.ones((2, 1))}, "another list of classes"),
         ({"clip_probabilities": np.ones((1, 2)) / 2}, "clip_probabilities has shape"),
+        ({"positions": np.zeros((1, 2))}, r"positions has shape \(1, 2\) for 2 videos"),
+        ({"positions": np.full((2, 2), np.inf)}, "infinite"),
         ({"classes": ("a", "a")}, "classes contains 'a' twice"),
         ({"video_ids": ("v", "v")}, "video_ids contains 'v' twice"),
         ({"video_ids": (), "labels": np.array([], int), "clip_videos": np.array([], int)}, "nothing to evaluate"),
@@ -52,8 +54,8 @@ def test_inconsistent_parts_are_rejected(change: dict[str, Any], message: str) -
 
 def assert_same(read: Predictions, written: Predictions) -> None:
     assert (read.classes, read.video_ids) == (written.classes, written.video_ids)
-    for name in ("labels", "clip_probabilities", "clip_videos"):
-        one, other = getattr(read, name), getattr(written, name)
+    for name in ("labels", "clip_probabilities", "clip_videos", "positions"):
+        one, other = np.asarray(getattr(read, name)), np.asarray(getattr(written, name))
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
 
@@ -66,6 +68,7 @@ def test_predictions_are_read_back_bit_for_bit(tmp_path: Path) -> None:
         predictions,
         clip_probabilities=predictions.clip_probabilities[kept],
         clip_videos=predictions.clip_videos[kept],
+        positions=np.where(np.arange(60)[:, None] == 5, np.nan, np.random.default_rng(0).normal(size=(60, 2))),
     )
     predictions.save(tmp_path / "run" / "evaluation" / FILE_NAME)
     read = Predictions.load(tmp_path / "run" / "evaluation" / FILE_NAME)
@@ -74,12 +77,13 @@ def test_predictions_are_read_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_file_without_groups_is_read(tmp_path: Path) -> None:
-    """Files of earlier versions have no groups: each video is its own."""
+    """Files of earlier versions have no groups, so each video is its own, and no positions."""
     old = dataclasses.replace(random_predictions(4, 2, 1), groups=tuple("aabb"))
     names = {name: json.dumps(getattr(old, name)) for name in ("classes", "video_ids")}
     arrays = {name: getattr(old, name) for name in ("labels", "clip_probabilities", "clip_videos")}
     (tmp_path / FILE_NAME).write_bytes(save(arrays, {**names, "crc32": _checksum(names, arrays)}))
     assert (Predictions.load(tmp_path / FILE_NAME).groups, old.num_groups) == ((), 2)
+    assert Predictions.load(tmp_path / FILE_NAME).positions is None
     assert Predictions.load(tmp_path / FILE_NAME).num_groups == 4
     old.save(tmp_path / FILE_NAME)
     assert Predictions.load(tmp_path / FILE_NAME).groups == tuple("aabb")
@@ -104,7 +108,8 @@ def test_predictions_without_clips_are_read_back(tmp_path: Path) -> None:
 def test_a_flipped_bit_is_detected_anywhere(tmp_path: Path) -> None:
     """A single wrong bit at any position of the file is an error, never other predictions."""
     path = tmp_path / "run" / "evaluation" / FILE_NAME
-    predictions_of([0, 1], [(0, [0.75, 0.25]), (1, [0.5, 0.5])], num_classes=2).save(path)
+    predictions = predictions_of([0, 1], [(0, [0.75, 0.25]), (1, [0.5, 0.5])], num_classes=2)
+    dataclasses.replace(predictions, positions=np.eye(2)).save(path)
     content = path.read_bytes()
     for position in range(len(content)):
         path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])

@@ -12,7 +12,7 @@ from models.config import ModelConfig, ModelName, Readout
 from pipeline.evaluation.comparison import order_drops
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import EvaluationError
-from pipeline.evaluation.scoring import ORDERS, Order, predict, probabilities_over_time
+from pipeline.evaluation.scoring import ORDERS, Order, predict, read_whole_videos
 from pipeline.training.clips import ClipSampling
 from tests.helpers.synthetic import make_record, make_table, make_table_of_views, rising_and_falling
 
@@ -201,7 +201,7 @@ def test_probabilities_over_time_are_those_of_truncated_videos(
 ) -> None:
     """The probabilities after a frame are those of the video truncated there; other videos have no effect."""
     model = trained_on_table(name, readout, num_layers)
-    over_time = probabilities_over_time(model.train(), TABLE, CLASSES, CPU)
+    over_time = read_whole_videos(model.train(), TABLE, CPU).probabilities
     assert not model.training
     assert list(over_time) == [record.video_id for record in TABLE.records]
     for video, probabilities in enumerate(over_time.values()):
@@ -219,7 +219,7 @@ def test_a_long_video_is_read_in_pieces(
     """The model never sees more than a piece of the features, which bounds the memory, and no probability changes."""
     model = trained_on_table(name, readout, num_layers)
     orders = predict(model, TABLE, ClipSampling(), CLASSES, CPU, orders=ORDERS)
-    over_time = probabilities_over_time(model, TABLE, CLASSES, CPU)
+    whole = read_whole_videos(model, TABLE, CPU)
     sizes = []
     normalize = SequenceClassifier._power_normalize
 
@@ -234,16 +234,31 @@ def test_a_long_video_is_read_in_pieces(
         expected = predictions.video_probabilities
         np.testing.assert_allclose(pieces[order].video_probabilities, expected, atol=1e-5)
     assert max(sizes) <= max(max_numbers, 4 * TABLE.feature_dim)  # at least one frame of each of the 4 clips
-    for video_id, probabilities in probabilities_over_time(model, TABLE, CLASSES, CPU).items():
-        np.testing.assert_allclose(probabilities, over_time[video_id], atol=1e-5)
+    in_pieces = read_whole_videos(model, TABLE, CPU)
+    for one, other in zip(in_pieces, whole, strict=True):
+        for video_id, values in one.items():
+            np.testing.assert_allclose(values, other[video_id], atol=1e-5)
     assert max(sizes) <= max(max_numbers, len(TABLE) * TABLE.feature_dim)
+
+
+@every_network
+def test_a_representation_is_what_the_linear_layers_read(name: ModelName, readout: Readout, num_layers: int) -> None:
+    """The linear layers turn the representation of a whole video, whatever its length, into the video's scores."""
+    model = trained_on_table(name, readout, num_layers)
+    layers = [layer for layer in (model.skip, model.classifier) if layer is not None]
+    weights = torch.cat([layer.weight for layer in layers], 1).detach()
+    representations = read_whole_videos(model, TABLE, CPU).representations
+    assert list(representations) == [record.video_id for record in TABLE.records]
+    for video, read in enumerate(representations.values()):
+        scores = (weights @ torch.from_numpy(read) + model.classifier.bias.detach()) / model.temperature
+        torch.testing.assert_close(scores, model(TABLE.video(video).float()[:, None])[0].detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_probabilities_over_time_use_the_first_view(model: SequenceClassifier) -> None:
     """A mirrored view has no effect on the curve of a video."""
     views = [[TABLE.video(number).numpy() * sign for sign in (1, -1)] for number in range(len(TABLE))]
-    both = probabilities_over_time(model, make_table_of_views(views), CLASSES, CPU)
-    first = probabilities_over_time(model, make_table([video_views[0] for video_views in views]), CLASSES, CPU)
+    both = read_whole_videos(model, make_table_of_views(views), CPU).probabilities
+    first = read_whole_videos(model, make_table([video_views[0] for video_views in views]), CPU).probabilities
     assert both.keys() == first.keys()
     for video_id, expected in first.items():
         np.testing.assert_allclose(both[video_id], expected, atol=1e-6)

@@ -314,13 +314,15 @@ class VideoClassification:
             )
         from pipeline.reports.report import write_evaluation  # here, because matplotlib takes a second
 
+        whole_videos = read_whole_videos(model, table, task.device)
         return write_evaluation(
             folder,
             predictions,
             facts,
             run.history(),
             reordered=orders,
-            probabilities_over_time=read_whole_videos(model, table, task.device).probabilities,
+            probabilities_over_time=whole_videos.probabilities,
+            representations=whole_videos.representations,
             seconds=self._seconds(table.records),
             strips=strips,
             spectra=spectra(config.model, self._seed, model),

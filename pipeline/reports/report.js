@@ -1,11 +1,8 @@
 "use strict";
-// The interactive confusion matrix, and the panel that shows the videos of a cell.
+// The interactive confusion matrix.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const { classes, clusters, videos, unit } = data;
-  const byId = (id) => document.getElementById(id);
-  const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
-  const plural = (number) => `${number} ${unit}${number === 1 ? "" : "s"}`;
+  const { byId, clamp, plural, hideTip, showTip } = report;
+  const { classes, clusters, videos } = report.data;
 
   // ---- Cells -----------------------------------------------------------------------------------------------------
 
@@ -45,7 +42,7 @@
   // ---- The matrix ------------------------------------------------------------------------------------------------
 
   const SMALLEST = 2, LARGEST = 72; // pixels of a cell
-  const area = byId("matrix"), tip = byId("tip"), status = byId("cell");
+  const area = byId("matrix"), status = byId("cell");
   const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
   const extent = document.createElement("div"); // has the size of the whole matrix; the canvas shows the visible part
   extent.append(canvas);
@@ -260,20 +257,20 @@
 
   function onHover(event) {
     hovered = cellUnder(event);
-    tip.hidden = !hovered;
-    if (hovered) {
-      tip.textContent = describe(order[hovered.row], classAt(hovered.column));
-      tip.style.left = `${clamp(event.clientX + 14, 0, window.innerWidth - tip.offsetWidth - 8)}px`;
-      const below = event.clientY + 18;
-      tip.style.top = `${below + tip.offsetHeight > window.innerHeight ? event.clientY - tip.offsetHeight - 10 : below}px`;
-    }
+    if (hovered) showTip(event.clientX, event.clientY, describe(order[hovered.row], classAt(hovered.column)));
+    else hideTip();
     draw();
   }
 
   function onLeave() {
     hovered = null;
-    tip.hidden = true;
+    hideTip();
     draw();
+  }
+
+  function openCell(actual, predicted) {
+    const inside = videosIn(actual, predicted);
+    if (inside.length) report.openVideos(describe(actual, predicted), inside);
   }
 
   function onThreshold() {
@@ -290,45 +287,7 @@
     draw();
   }
 
-  // ---- The panel -------------------------------------------------------------------------------------------------
-
-  const PER_PAGE = 20;
-  const panel = byId("panel"), videoCard = videoCards(data);
-
-  function openCell(actual, predicted) {
-    const inside = videosIn(actual, predicted);
-    if (inside.length) openPanel(describe(actual, predicted), inside);
-  }
-
-  function openVideo(video) {
-    openPanel(describe(video.true, video.predicted ?? MISSING), [video]);
-  }
-
-  // Comparisons of runs link to report.html#video=ID.
-  function openLinked() {
-    const [key, id] = location.hash.slice(1).split("=");
-    const video = key === "video" && videos.find((candidate) => candidate.id === decodeURIComponent(id));
-    if (video) openVideo(video);
-  }
-
-  function openPanel(title, listed) {
-    const mostConfidentFirst = [...listed].sort((a, b) => (b.top?.[0][1] ?? 0) - (a.top?.[0][1] ?? 0));
-    let shown = 0;
-    const showMore = () => {
-      byId("panel-videos").append(...mostConfidentFirst.slice(shown, shown + PER_PAGE).map(videoCard));
-      shown += PER_PAGE;
-      byId("panel-more").hidden = shown >= mostConfidentFirst.length;
-    };
-    byId("panel-title").textContent = title;
-    byId("panel-videos").replaceChildren();
-    byId("panel-more").onclick = showMore;
-    showMore();
-    tip.hidden = true;
-    panel.showModal();
-    panel.scrollTop = 0;
-  }
-
-  // Turns the text of an element about a cell or a video into a button that shows it.
+  // Turns the text of an element about a cell into a button that shows it.
   function makeButton(element, show) {
     const button = document.createElement("button");
     button.type = "button";
@@ -340,15 +299,9 @@
 
   // ---- Start -----------------------------------------------------------------------------------------------------
 
-  document.documentElement.classList.add("scripted");
   for (const element of document.querySelectorAll("[data-true]")) {
     makeButton(element, () => openCell(Number(element.dataset.true), Number(element.dataset.predicted)));
   }
-  for (const element of document.querySelectorAll("[data-video]")) {
-    makeButton(element, () => openVideo(videos[Number(element.dataset.video)]));
-  }
-  byId("panel-close").addEventListener("click", () => panel.close());
-  panel.addEventListener("click", (event) => event.target === panel && panel.close()); // a click outside of it
 
   area.addEventListener("keydown", onKey);
   area.addEventListener("scroll", draw);
@@ -379,14 +332,10 @@
     showsCounts = byId("show").value === "counts";
     onThreshold();
   });
-  document.addEventListener("themechange", draw);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  new ResizeObserver(draw).observe(area);
+  report.redraw(area, draw);
 
   fit();
   if (!hasNames()) zoomTo(9); // many classes on a small screen: show a part with names rather than all without
   area.scrollTo(0, 0);
   onThreshold();
-  openLinked();
-  window.addEventListener("hashchange", openLinked);
 })();

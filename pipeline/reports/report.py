@@ -1,12 +1,14 @@
 """The report of one evaluation: every file of its folder, and the HTML page.
 
 ``evaluation/`` of a run contains ``predictions.safetensors`` (all predictions; what comparisons read), ``metrics.json,
-predictions.csv, per_class.csv, confusion.csv, confusion.png, MODEL_CARD.md, report.html``, the figures of the page as
-PNG, SVG and CSV in ``figures/`` and, if requested, strips of frames in ``strips/``. Each file is written atomically,
-``metrics.json`` last: where it exists, the others are complete.
+predictions.csv, per_class.csv, confusion.csv, confusion.png, MODEL_CARD.md, report.html``, ``embedding.csv`` where
+there is a map, the figures of the page as PNG, SVG and CSV in ``figures/`` and, if requested, strips of frames in
+``strips/``. Each file is written atomically, ``metrics.json`` last: where it exists, the others are complete.
 """
 
+import dataclasses
 import fcntl
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.analysis import accuracy_against_length, accuracy_against_share_seen, confusion_order
+from pipeline.evaluation.analysis import (
+    accuracy_against_length,
+    accuracy_against_share_seen,
+    map_positions,
+)
 from pipeline.evaluation.comparison import PairedDifference, aligned, bootstrap, order_drops, paired_differences
 from pipeline.evaluation.metrics import (
     calibration,
@@ -28,7 +34,7 @@ from pipeline.evaluation.metrics import (
     metrics,
     metrics_without,
 )
-from pipeline.evaluation.predictions import FILE_NAME, NOT_PREDICTED, EvaluationError, Predictions
+from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, FloatArray, Predictions
 from pipeline.evaluation.provenance import MODEL_CARD, metrics_to_json
 from pipeline.reports.figures import (
     FIGURES,
@@ -41,6 +47,7 @@ from pipeline.reports.figures import (
     spectrum_figure,
 )
 from pipeline.reports.model_card import model_card
+from pipeline.reports.page_data import OverTime, page_data
 from pipeline.reports.pages import (
     CLIP_AND_VIDEO_TITLES,
     VIDEO_TITLES,
@@ -51,13 +58,11 @@ from pipeline.reports.pages import (
 )
 from pipeline.reports.verdict import baseline_sentence, calibration_sentence, order_sentence, verdict
 
-NUM_LISTED = 20  # rows of the tables of confused pairs and confident mistakes; the CSV files contain all of them
-NUM_CURVE_POINTS = 32  # of a curve of probabilities over time; more would only make the page larger
+NUM_LISTED = 20  # rows of the tables of confused pairs and, without scripts, of mistakes; the CSV files contain all
+MAP_FILE = "embedding.csv"
 
 _SHOWN_ELSEWHERE = ("provenance", "parts", "dataset", "evaluated_on", "split", "holdout_group", "model", "seed")
 _FOLDED = ("run", "fingerprint", "num_epochs", "training_seconds", "command", "versions")  # facts that few ask for
-
-OverTime = Mapping[str, NDArray[np.floating]]
 
 
 def write_evaluation(
@@ -68,6 +73,7 @@ def write_evaluation(
     *,
     reordered: Mapping[str, Predictions] | None = None,
     probabilities_over_time: OverTime | None = None,
+    representations: Mapping[str, NDArray[np.floating]] | None = None,
     seconds: Mapping[str, float] | None = None,
     strips: Mapping[str, Path] | None = None,
     spectra: Mapping[str, NDArray[np.complexfloating]] | None = None,
@@ -88,6 +94,7 @@ def write_evaluation(
         history: the rows of ``metrics.jsonl``, for the learning curves.
         reordered: predictions for the same clips with their frames ``reversed`` and ``shuffled``.
         probabilities_over_time: class probabilities after each frame, ``[num_frames, num_classes]``, by video id.
+        representations: what the model reads of each video, ``[width]``, by video id: for the map.
         seconds: length of each video by video id. Without it, the number of stored frames is the length.
         strips: the strip of frames of each video that has one, by video id: files inside ``folder``.
         spectra: eigenvalues of the recurrent matrix, ``before`` and ``after`` training.
@@ -105,6 +112,8 @@ def write_evaluation(
         results["order"] = order_drops(predictions, reordered)
     if clash := sorted(results.keys() & facts.keys()):
         raise EvaluationError(f"facts would overwrite the metrics {', '.join(clash)}. Rename these facts.")
+    if representations:
+        predictions = dataclasses.replace(predictions, positions=_positions(predictions, representations))
     over_time = probabilities_over_time or {}
     confusion = confusion_figure(confusion_matrix(predictions), predictions.classes, unit)
     others = [
@@ -139,6 +148,7 @@ def write_evaluation(
         "per_class.csv": csv_bytes(_class_rows(predictions)),
         "confusion.csv": figure_files["figures/confusion.csv"],
         "confusion.png": confusion.png,
+        **({} if predictions.positions is None else {MAP_FILE: csv_bytes(_map_rows(predictions))}),
         **figure_files,
         "report.html": page.encode(errors="replace"),
         MODEL_CARD: card.encode(errors="replace"),
@@ -146,10 +156,10 @@ def write_evaluation(
     }
     folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder):
-        for name in FIGURES:  # an older evaluation may have had figures that this one lacks
-            for kind in ("png", "svg", "csv"):
-                if (older := f"figures/{name}.{kind}") not in files:
-                    (folder / older).unlink(missing_ok=True)
+        # An older evaluation may have had figures, or a map, that this one lacks.
+        for older in (MAP_FILE, *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "csv"))):
+            if older not in files:
+                (folder / older).unlink(missing_ok=True)
         predictions.save(folder / FILE_NAME)
         write_files(folder, files)
     return summary
@@ -181,6 +191,20 @@ def _against_length(
         if bins := accuracy_against_length(predictions, lengths):
             return length_figure(bins, quantity, unit)
     return None
+
+
+def _positions(predictions: Predictions, representations: Mapping[str, NDArray[np.floating]]) -> FloatArray | None:
+    without = np.full_like(next(iter(representations.values())), np.nan)
+    return map_positions(np.array([representations.get(video_id, without) for video_id in predictions.video_ids]))
+
+
+def _map_rows(predictions: Predictions) -> Iterable[list[object]]:
+    yield ["video_id", "label", "predicted", "x", "y"]
+    assert predictions.positions is not None
+    for video, (x, y) in enumerate(predictions.positions.tolist()):
+        if not math.isnan(x):
+            names = predictions.classes[predictions.labels[video]], predictions.classes[predictions.predicted[video]]
+            yield [predictions.video_ids[video], *names, round(x, 6), round(y, 6)]
 
 
 def _class_rows(predictions: Predictions) -> Iterable[list[object]]:
@@ -242,9 +266,10 @@ def _page(
         over_time: probabilities after each frame ``[num_frames, num_classes]``, by video id.
         strips: URLs relative to the page, by video id.
     """
+    positions = predictions.positions
     return render_page(
         "report.html.j2",
-        ("sortable.js", "video_cards.js", "report.js"),
+        ("sortable.js", "video_cards.js", "panel.js", "map.js", "videos.js", "report.js"),
         title=_title(facts),
         facts={key: value for key, value in facts.items() if value not in (None, "") and key not in _SHOWN_ELSEWHERE},
         folded=_FOLDED,
@@ -262,51 +287,16 @@ def _page(
         pairs=confused_pairs(predictions),
         mistakes=_confident_mistakes(predictions),
         num_listed=NUM_LISTED,
+        # The variance of an axis is its share of all variance.
+        map_shares=None if positions is None else np.nanvar(positions, axis=0).tolist(),
+        num_off_map=0 if positions is None else int(np.isnan(positions[:, 0]).sum()),
         scores=sorted(class_scores(predictions), key=lambda row: (row.recall is None, row.recall, row.name)),
         class_indices={name: index for index, name in enumerate(predictions.classes)},
         confusion=figures[0],
         figures=figures[1:],
         strips=strips,
-        data=_page_data(predictions, over_time, strips, unit),
+        data=page_data(predictions, over_time, strips, unit),
     )
-
-
-def _page_data(
-    predictions: Predictions, over_time: OverTime, strips: Mapping[str, str], unit: str
-) -> dict[str, object]:
-    """The data of report.js: every video with its prediction.
-
-    Probabilities of the top classes are in tenths of a percent, curves in percent.
-    """
-    videos = []
-    for index, video_id in enumerate(predictions.video_ids):
-        label, predicted = int(predictions.labels[index]), int(predictions.predicted[index])
-        top = predictions.top_classes[index].tolist()
-        video: dict[str, object] = {"id": video_id, "true": label}
-        if predicted != NOT_PREDICTED:
-            video["predicted"] = predicted
-            video["top"] = [[name, round(1000 * predictions.video_probabilities[index, name])] for name in top]
-        if video_id in strips:
-            video["strip"] = strips[video_id]
-        if video_id in over_time:
-            num_curves = 2 if predicted == label else 3
-            shown = list(dict.fromkeys([label, predicted, *top]))[:num_curves]
-            video["frames"] = len(over_time[video_id])
-            video["curves"] = [[name, curve_points(over_time[video_id][:, name])] for name in shown]
-        videos.append(video)
-    return {
-        "unit": unit,
-        "classes": predictions.classes,
-        "clusters": confusion_order(confusion_matrix(predictions)),
-        "videos": videos,
-        "hasStrips": bool(strips),
-    }
-
-
-def curve_points(probabilities: NDArray[np.floating]) -> list[int]:
-    """At most ``NUM_CURVE_POINTS`` evenly spaced points of a curve, including both ends, in whole percent."""
-    chosen = np.linspace(0, len(probabilities) - 1, min(len(probabilities), NUM_CURVE_POINTS)).round().astype(int)
-    return [round(100 * float(value)) for value in probabilities[chosen]]
 
 
 def _confident_mistakes(predictions: Predictions) -> list[dict[str, object]]:
@@ -314,7 +304,6 @@ def _confident_mistakes(predictions: Predictions) -> list[dict[str, object]]:
     wrong = np.flatnonzero(~predictions.correct & ~predictions.missing)
     return [
         {
-            "index": int(video),
             "video_id": predictions.video_ids[video],
             "true": predictions.classes[predictions.labels[video]],
             "predicted": predictions.classes[predictions.predicted[video]],

@@ -1,23 +1,28 @@
 "use strict";
+// Makes an element; text among its children stays text.
+function element(name, attributes = {}, ...children) {
+  const isPicture = ["svg", "polyline", "line", "text"].includes(name);
+  const made = isPicture ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+// The frames of a video side by side, from start to end.
+function strip(video) {
+  return element("img", { class: "strip", src: video.strip, alt: `Frames of ${video.id}, from start to end`, loading: "lazy" });
+}
+
 // Returns a function that makes the card of a video: its frames, its five most probable classes, and the class
 // probabilities after each frame. `unit` is the name of one row, "video" or "digit".
 function videoCards({ classes, unit, hasStrips }) {
-  function element(name, attributes = {}, ...children) {
-    const isPicture = ["svg", "polyline", "line", "text"].includes(name);
-    const made = isPicture ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.append(...children);
-    return made;
-  }
-
   const roleOf = (video, label) =>
     label === video.true ? "is-true" : label === video.predicted ? "is-predicted" : "is-next";
 
   function videoCard(video) {
     const card = element("article", { class: "video" }, element("h3", {}, video.id));
     if (video.strip) {
-      const about = `Frames of ${video.id}, from start to end`;
-      card.append(element("img", { class: "strip", src: video.strip, alt: about, loading: "lazy" }));
+      card.append(strip(video));
     } else if (hasStrips) {
       const why = `No frames: this ${unit} could not be read, or no strip was made for it.`;
       card.append(element("p", { class: "quiet" }, why));

@@ -1,4 +1,5 @@
-"""A synthetic evaluation as large as UCF101's: confusions between neighbouring classes, growing confidence, strips."""
+"""A synthetic evaluation as large as UCF101's: confusions between neighbouring classes, growing confidence, groups, a
+map, strips."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ def make_evaluation(
         over_time.append((exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32))
     answered = np.flatnonzero(~missing)
     final = np.array([over_time[video][-1] for video in answered])
-    predictions = Predictions(classes, video_ids, labels, final, answered)
+    groups = tuple(f"{classes[label][:9]}_g{1 + n % 7:02d}" for n, label in enumerate(labels))
+    predictions = Predictions(classes, video_ids, labels, final, answered, groups)
     strips = {}
     for video_id in [video_ids[video] for video in answered[:num_strips]]:
         frames = rng.integers(0, 256, size=(6, 64, 3), dtype=np.uint8)
@@ -81,6 +83,7 @@ def make_evaluation(
         facts,
         history,
         probabilities_over_time={video_ids[video]: over_time[video] for video in answered},
+        representations={video_ids[video]: np.log(row) for video, row in zip(answered, final, strict=True)},
         seconds={video_id: frames / 3.7 for video_id, frames in zip(video_ids, num_frames.tolist(), strict=True)},
         strips=strips,
         spectra={"before": np.linalg.eigvals(matrix @ matrix.T), "after": np.linalg.eigvals(matrix)},

@@ -16,8 +16,9 @@ import pytest
 
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, Predictions
+from pipeline.reports.page_data import curve_points
 from pipeline.reports.pages import csv_rows
-from pipeline.reports.report import curve_points, write_evaluation
+from pipeline.reports.report import write_evaluation
 from tests.evaluation.test_metrics import random_predictions
 from tests.reports.test_figures import HISTORY
 
@@ -165,7 +166,7 @@ def test_the_page_needs_nothing_but_its_folder(tmp_path: Path) -> None:
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
     assert policy is not None
     assert re.fullmatch(
-        r"default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src( 'sha256-[\w+/=]+'){4}",
+        r"default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src( 'sha256-[\w+/=]+'){7}",
         html.unescape(policy[1]),
     )
     for script in re.findall(r"<script>(.*?)</script>", page, flags=re.S):
@@ -235,7 +236,7 @@ def test_the_script_gets_every_video_with_its_curves(tmp_path: Path) -> None:
         **{"id": "a/right.avi", "true": 0, "predicted": 0, "top": [[0, 750], [1, 250]]},
         **{"frames": 1, "curves": [[0, [75]], [1, [25]]]},
     }
-    assert wrong["strip"] == "strips/0a.jpg"
+    assert (wrong["strip"], wrong["truth"]) == ("strips/0a.jpg", 250)
     assert wrong["top"] == [[1, 750], [0, 250]]
     assert wrong["curves"] == [[0, [75, 50, 12]], [1, [25, 50, 88]]]
     assert missing == {"id": "b/missing.avi", "true": 1}
@@ -243,6 +244,41 @@ def test_the_script_gets_every_video_with_its_curves(tmp_path: Path) -> None:
     assert 'src="strips/0a.jpg"' in page
     assert "Accuracy against frames seen" in page
     assert "length, stored frames" in page or "Accuracy against length" in page
+
+
+def test_the_map_is_written_drawn_and_removed(tmp_path: Path) -> None:
+    """Videos with a representation are on the page and in embedding.csv, with the share of variance that the axes show;
+    the predictions keep the positions; an evaluation without representations has no map and leaves no older one."""
+    predictions = random_predictions(num_videos=20, num_classes=3, num_clips=1)
+    values = np.random.default_rng(0).normal(size=(20, 4)) * [1, 6, 3, 1]
+    known = dict(zip(predictions.video_ids[1:], values[1:], strict=True))
+    write_evaluation(tmp_path, predictions, FACTS, representations=known)
+    rows = read_csv(tmp_path / "embedding.csv")
+    assert [row["video_id"] for row in rows] == list(known)
+    x, y = (np.array([float(row[axis]) for row in rows]) for axis in "xy")
+    page = page_of(tmp_path)
+    assert f"They show {100 * x.var():.1f} and {100 * y.var():.1f} % of the variance" in words_of(page)
+    assert "1 video without features is not on it." in words_of(page)
+    videos = data_of(page)["videos"]
+    assert "at" not in videos[0]
+    assert [videos[1 + x.argmin()]["at"][0], videos[1 + x.argmax()]["at"][0]] == [0, 10000]
+    stored = Predictions.load(tmp_path / FILE_NAME).positions
+    assert stored is not None
+    np.testing.assert_allclose(stored[1:], np.stack([x, y], axis=1), atol=1e-6)
+    write_evaluation(tmp_path, predictions, FACTS)
+    assert not (tmp_path / "embedding.csv").exists()
+    assert 'id="map"' not in page_of(tmp_path)
+
+
+def test_the_script_gets_the_groups(tmp_path: Path) -> None:
+    """Each video has the number of its group; where each video is its own group, there is nothing to choose from."""
+    write_evaluation(tmp_path, dataclasses.replace(three_videos(), groups=("b", "a", "b")), FACTS)
+    data = data_of(page_of(tmp_path))
+    assert [data["groups"][video["group"]] for video in data["videos"]] == ["b", "a", "b"]
+    assert 'id="filter-group"' in page_of(tmp_path)
+    write_evaluation(tmp_path, three_videos(), FACTS)
+    assert data_of(page_of(tmp_path))["groups"] == []
+    assert 'id="filter-group"' not in page_of(tmp_path)
 
 
 def test_long_curves_are_thinned_out_and_keep_their_ends() -> None:

@@ -153,7 +153,7 @@
   canvas.addEventListener("pointermove", onHover);
   canvas.addEventListener("pointerleave", onLeave);
   canvas.addEventListener("click", (event) => {
-    const index = nearest(event);
+    const index = pointed ?? nearest(event); // what the tip shows; a finger has no tip
     if (index === null) return;
     current = index;
     report.openVideo(videos[index]);

@@ -2,7 +2,7 @@
 // The interactive confusion matrix.
 (() => {
   const { byId, clamp, plural, hideTip, showTip } = report;
-  const { classes, clusters, videos } = report.data;
+  const { classes, clusters, videos, unit } = report.data;
 
   // ---- Cells -----------------------------------------------------------------------------------------------------
 

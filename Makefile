@@ -38,5 +38,5 @@ $(CORE): pyproject.toml constraints.txt
 
 # What the tests need, and only they.
 $(STAMP): $(CORE)
-	$(INSTALL) --editable ".[dev,cluster,objects,parquet]"
+	$(INSTALL) --editable ".[dev,cluster,objects,parquet,labels]"
 	touch $(STAMP)

@@ -3,17 +3,17 @@
     python -m benchmarks.labels --dataset folder --root UCF14.csv --backbone imported:vgg
     python -m benchmarks.labels --config configs/ut_interaction.yaml --root UT --models thirds mean np_rnn
 
-In each draw, ``--rate`` of the videos get another label, drawn at random. Every video is then judged by a model that saw
-no video of its group. By the planted labels:
+In each draw, ``--rate`` of the videos get another label, drawn at random. Every video is then judged by a model that
+saw no video of its group. By the planted labels:
 
 found       share of them among the videos that are listed first, down to the last place where at least half of those
             listed are planted (the recall at precision 0.5)
-listed      share of them among the suspects that pipeline.labels lists, and ``precision``: the share of planted labels
-            among these suspects
+listed      share of them among the suspects that pipeline.labels lists
+precision   share of planted labels among these suspects
 top-1       share of videos whose most probable class is their true one, before labels were planted
 
-Labels that were wrong before count as false alarms. Models: ``thirds`` is the one that pipeline.labels uses, ``mean`` the
-same on the mean of all frames, and ``np_rnn`` the network that train.py trains, with its settings.
+Labels that were wrong before count as false alarms. Models: ``thirds`` is the one that pipeline.labels uses, ``mean``
+the same on the mean of all frames, and ``np_rnn`` the network that train.py trains, with its settings.
 """
 
 import dataclasses
@@ -93,21 +93,18 @@ def main(arguments: Sequence[str]) -> int:
     videos = [video for video in dataset.videos if video.video_id in packed.videos]
     labels, num_classes = np.array([video.label for video in videos]), len(dataset.classes)
 
-    def by_vectors(num_parts: int) -> Judge:
-        vectors = video_vectors(packed, videos, num_parts)
+    def make_judge(name: str) -> Judge:
+        if name == "np_rnn":
+            run = RunConfig(splits=("fold",), seeds=(0,))
+            config = Config(None, settings.data, settings.features, settings.model, settings.training, run)
+            known = dataclasses.replace(dataset, videos=tuple(videos))
+            return lambda given, folds: probabilities_of_network(config, known, cache, given, folds)
+        vectors = video_vectors(packed, videos, NUM_PARTS if name == "thirds" else 1)
         return lambda given, folds: probabilities_out_of_fold(vectors, given, folds, num_classes)
 
-    judges: dict[str, Judge] = {}
-    for name in draw.models:
-        if name == "np_rnn":
-            config = Config(data=settings.data, features=settings.features, model=settings.model)
-            config = dataclasses.replace(config, training=settings.training)
-            known = dataclasses.replace(dataset, videos=tuple(videos))
-            judges[name] = lambda given, folds: probabilities_of_network(config, known, cache, given, folds)
-        else:
-            judges[name] = by_vectors(NUM_PARTS if name == "thirds" else 1)
     rows = []
-    for name, judge in judges.items():
+    for name in draw.models:
+        judge = make_judge(name)
         started = time.perf_counter()
         results = []
         for seed in range(draw.first_draw, draw.first_draw + draw.draws):
@@ -169,7 +166,6 @@ def probabilities_of_network(
     videos = tuple(
         dataclasses.replace(video, label=int(label)) for video, label in zip(dataset.videos, given, strict=True)
     )
-    config = dataclasses.replace(config, run=RunConfig(splits=("fold",), seeds=(0,)))
     probabilities = np.zeros((len(videos), len(dataset.classes)))
     for fold in np.unique(folds):
         train = tuple(video for video, number in zip(videos, folds, strict=True) if number != fold)

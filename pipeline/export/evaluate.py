@@ -17,10 +17,11 @@ from data.demo.dataset import require_rendered
 from data.progress import Progress
 from data.records import DatasetError
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.properties import look_at, motion_of, video_properties
 from pipeline.evaluation.provenance import FORMAT, digest, versions
 from pipeline.evaluation.scoring import ORDERS, Order
 from pipeline.features.extract import ExtractionFailure
-from pipeline.features.recipe import VideoFeatures
+from pipeline.features.recipe import Origin, VideoFeatures
 from pipeline.objectives.lists import excluded_in, from_json, require_all, videos_to_score
 from pipeline.objectives.videos import mistakes_first, split_parts
 from pipeline.recognizer.bundle import answers_over_time, read_bundle
@@ -66,7 +67,8 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
     clips = ClipSampling.from_config(config.training)
     scored: dict[int, dict[Order, Array]] = {}
     over_time: dict[str, Array] = {}
-    seconds: dict[str, float] = {}
+    origins: dict[str, Origin] = {}
+    motion: dict[str, float | None] = {}
     defaults = FeatureConfig()
     results = recognizer.extract([video.path for video in videos], defaults.workers, defaults.video_timeout)
     progress = Progress(total=len(videos), unit="video", what="evaluating")
@@ -79,12 +81,11 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
                     )
                 progress.note(f"failed: {videos[position].video_id}: {views.reason}")
             else:
-                video_id, origin = videos[position].video_id, views[0].origin
+                video_id = videos[position].video_id
                 reads_order = config.model.model != BASELINE
                 scored[position] = _clips_in_orders(recognizer.head, views, clips, video_id, reads_order)
                 over_time[video_id] = answers_over_time(recognizer.head, views[0].features.astype(np.float32))
-                if origin.fps > 0:
-                    seconds[video_id] = origin.decoded_frames / origin.fps
+                origins[video_id], motion[video_id] = views[0].origin, motion_of(views[0].features)
             progress.advance()
     if not scored:
         raise DatasetError(f"none of the {len(videos)} videos can be decoded.")
@@ -127,6 +128,7 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
             ),
         },
     }
+    looks = look_at([videos[position] for position in sorted(scored)], origins)
     strips = make_strips(
         [videos[number] for number in mistakes_first(predictions)],
         folder,
@@ -140,7 +142,7 @@ def evaluate_bundle(path: Path, overrides: EvaluationOverrides) -> tuple[Path, d
         facts,
         reordered=orders,
         probabilities_over_time=over_time,
-        seconds=seconds,
+        properties=video_properties(origins, motion, looks),
         strips=strips,
         temperature=description.temperature,
         excluded=excluded_in(description.split),

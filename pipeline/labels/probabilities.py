@@ -57,9 +57,7 @@ def fold_numbers(videos: Sequence[VideoRecord], count: int) -> IntArray:
             f"{len(videos)} videos in {num_groups} groups can't be judged by models of other groups. Add videos, or "
             "check the groups (--group-pattern, or the CSV's column group)."
         )
-    fold_of = {
-        video.video_id: number for number, fold in enumerate(deal_folds(videos, count)) for video in fold
-    }
+    fold_of = {video.video_id: number for number, fold in enumerate(deal_folds(videos, count)) for video in fold}
     return np.array([fold_of[video.video_id] for video in videos])
 
 

@@ -30,7 +30,7 @@ def csv_table(
         listed: the split to keep; ``None``: the dataset has none of its own.
     """
     has_groups = any(video.group != video.video_id for video in videos)
-    parts = {}
+    parts: dict[str, str] = {}
     if listed is not None:
         for part in ("train", "validation", "test"):
             parts |= {video.video_id: part for video in getattr(listed, part)}

@@ -1,7 +1,7 @@
 """Which labels are probably wrong, by cleanlab, from probabilities of models that did not see the video's group.
 
-Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021), estimates how many labels of each
-class are wrong. That many videos, those with the lowest probability of their label, are the suspects.
+Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021), estimates how many labels are
+wrong. That many videos, those with the lowest probability of their label, are the suspects.
 """
 
 from dataclasses import dataclass

@@ -20,8 +20,10 @@ from pipeline.cache.job import FeatureCache
 from pipeline.cache.packed import PackedFeatures
 from pipeline.cache.relink import locate
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.properties import Look, look_at, motion_in, video_properties
 from pipeline.evaluation.provenance import digest, read_metrics, read_provenance
 from pipeline.evaluation.scoring import ORDERS, predict, read_whole_videos
+from pipeline.evaluation.slices import Property
 from pipeline.evaluation.spectra import spectra
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.objectives.classification import class_validation, cross_entropy
@@ -65,6 +67,7 @@ class VideoTask:
         self.name, self.dataset, self.device = dataset.name, dataset, device
         self._open_cache, self.allow_missing = open_cache, allow_missing
         self._opened = time.perf_counter()
+        self._looks: dict[str, Look | None] = {}
 
     @cached_property
     def cache(self) -> FeatureCache:
@@ -92,6 +95,13 @@ class VideoTask:
                 "--allow-missing: then they are not trained on and count as wrong answers."
             )
         return packed
+
+    def properties(self, table: FeatureTable) -> list[Property]:
+        """What slices are made by. Each video file is opened once, however many runs are evaluated."""
+        origins = {record.video_id: self.features.videos[record.video_id].origin for record in table.records}
+        new = [record for record in table.records if record.video_id not in self._looks]
+        self._looks |= look_at(new, origins)
+        return video_properties(origins, motion_in(table), self._looks)
 
     def variants(self, splits: Sequence[str]) -> list[Variant]:
         return [Variant(f"split_{split.name}", (split.name,)) for split in self._chosen(splits)]
@@ -323,18 +333,13 @@ class VideoClassification:
             reordered=orders,
             probabilities_over_time=whole_videos.probabilities,
             representations=whole_videos.representations,
-            seconds=self._seconds(table.records),
+            properties=task.properties(table),
             strips=strips,
             spectra=spectra(config.model, self._seed, model),
             baseline=self.baseline(run),
             temperature=model.temperature.item(),
             excluded=self._excluded,
         )
-
-    def _seconds(self, records: Sequence[VideoRecord]) -> dict[str, float]:
-        """Duration of each video whose frame rate is known, by video id."""
-        origins = {record.video_id: self._task.features.videos[record.video_id].origin for record in records}
-        return {name: origin.decoded_frames / origin.fps for name, origin in origins.items() if origin.fps > 0}
 
     def summarize(self, metrics: Mapping[str, Any]) -> str:
         return summary(metrics)

@@ -54,8 +54,8 @@ def render_page(template: str, scripts: Sequence[str] = (), **values: object) ->
 
     All text is escaped. Data for a script goes through ``{{ value | tojson }}`` into a ``<script
     type="application/json">``, where even a class named ``</script>`` stays text. Further filters: ``percent``,
-    ``points`` (signed), ``readable`` (any value), ``data_uri`` (the bytes of a picture and its media type), and the
-    function ``drawn``.
+    ``points`` (signed), ``p_value``, ``readable`` (any value), ``data_uri`` (the bytes of a picture and its media
+    type), and the function ``drawn``.
 
     Args:
         template: file name of the template.
@@ -69,7 +69,7 @@ def render_page(template: str, scripts: Sequence[str] = (), **values: object) ->
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=percent, points=partial(points, plus=True), readable=_readable, data_uri=_data_uri
+        percent=percent, points=partial(points, plus=True), p_value=_p_value, readable=_readable, data_uri=_data_uri
     )
     environment.globals["drawn"] = drawn
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
@@ -119,6 +119,11 @@ def markdown_line(cells: Iterable[object]) -> str:
 def markdown_text(text: object) -> str:
     """Text that Markdown shows verbatim on one line: an unescaped pipe would end a cell, a tag would be HTML."""
     return "" if text is None else re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(str(text).split()))
+
+
+def _p_value(p_value: float) -> str:
+    """For a table: "0.031", "< 0.001"."""
+    return p_text(p_value).removeprefix("p = ").removeprefix("p ")
 
 
 def _readable(value: object) -> str:

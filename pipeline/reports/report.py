@@ -1,9 +1,10 @@
 """The report of one evaluation: every file of its folder, and the HTML page.
 
 ``evaluation/`` of a run contains ``predictions.safetensors`` (all predictions; what comparisons read), ``metrics.json,
-predictions.csv, per_class.csv, confusion.csv, confusion.png, MODEL_CARD.md, report.html``, ``embedding.csv`` where
-there is a map, the figures of the page as PNG, SVG and CSV in ``figures/`` and, if requested, strips of frames in
-``strips/``. Each file is written atomically, ``metrics.json`` last: where it exists, the others are complete.
+predictions.csv, per_class.csv, slices.csv, confusion.csv, confusion.png, MODEL_CARD.md, report.html``,
+``embedding.csv`` where there is a map, the figures of the page as PNG, SVG and CSV in ``figures/`` and, if requested,
+strips of frames in ``strips/``. Each file is written atomically, ``metrics.json`` last: where it exists, the others are
+complete.
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, FloatArray, Predictions
 from pipeline.evaluation.provenance import MODEL_CARD, metrics_to_json
+from pipeline.evaluation.slices import Property, Slice, find_slices, why_left_out
 from pipeline.reports.figures import (
     FIGURES,
     StaticFigure,
@@ -74,7 +76,7 @@ def write_evaluation(
     reordered: Mapping[str, Predictions] | None = None,
     probabilities_over_time: OverTime | None = None,
     representations: Mapping[str, NDArray[np.floating]] | None = None,
-    seconds: Mapping[str, float] | None = None,
+    properties: Sequence[Property] | None = None,
     strips: Mapping[str, Path] | None = None,
     spectra: Mapping[str, NDArray[np.complexfloating]] | None = None,
     baseline: Path | None = None,
@@ -95,7 +97,7 @@ def write_evaluation(
         reordered: predictions for the same clips with their frames ``reversed`` and ``shuffled``.
         probabilities_over_time: class probabilities after each frame, ``[num_frames, num_classes]``, by video id.
         representations: what the model reads of each video, ``[width]``, by video id: for the map.
-        seconds: length of each video by video id. Without it, the number of stored frames is the length.
+        properties: of the videos, to find where the run fails. Without a "length", the number of stored frames is it.
         strips: the strip of frames of each video that has one, by video id: files inside ``folder``.
         spectra: eigenvalues of the recurrent matrix, ``before`` and ``after`` training.
         baseline: evaluation folder of a run to compare with. Where that is impossible, the page gives the reason.
@@ -118,7 +120,7 @@ def write_evaluation(
     confusion = confusion_figure(confusion_matrix(predictions), predictions.classes, unit)
     others = [
         _calibration(predictions, unit, temperature),
-        _against_length(predictions, seconds or {}, over_time, unit),
+        _against_length(predictions, properties or (), over_time, unit),
         frames_seen_figure(accuracy_against_share_seen(predictions, over_time), unit) if over_time else None,
         learning_curves(history),
         spectrum_figure(spectra) if spectra else None,
@@ -126,11 +128,14 @@ def write_evaluation(
     figures = [confusion, *(figure for figure in others if figure is not None)]
     compared = None if baseline is None else _compare_with_baseline(predictions, baseline, unit)
     titles = shown_titles(CLIP_AND_VIDEO_TITLES if unit == "video" else VIDEO_TITLES, [len(predictions.classes)])
+    slices = None if properties is None else find_slices(predictions, properties)
     page = _page(
         predictions,
         facts,
         results,
         figures,
+        slices=slices,
+        left_out=_left_out(predictions, properties or ()),
         history=history,
         over_time=over_time,
         strips={video_id: path.relative_to(folder).as_posix() for video_id, path in (strips or {}).items()},
@@ -146,6 +151,7 @@ def write_evaluation(
     files = {
         "predictions.csv": csv_bytes(predictions.csv_rows()),
         "per_class.csv": csv_bytes(_class_rows(predictions)),
+        **({} if slices is None else {"slices.csv": csv_bytes(_slice_rows(slices))}),
         "confusion.csv": figure_files["figures/confusion.csv"],
         "confusion.png": confusion.png,
         **({} if predictions.positions is None else {MAP_FILE: csv_bytes(_map_rows(predictions))}),
@@ -183,9 +189,10 @@ def _calibration(predictions: Predictions, unit: str, temperature: float) -> Sta
 
 
 def _against_length(
-    predictions: Predictions, seconds: Mapping[str, float], over_time: OverTime, unit: str
+    predictions: Predictions, properties: Sequence[Property], over_time: OverTime, unit: str
 ) -> StaticFigure | None:
     """Accuracy by length in seconds, or in stored frames where seconds are unknown or all equal."""
+    seconds = next((one.values for one in properties if one.name == "length"), {})
     num_frames = {video_id: float(len(probabilities)) for video_id, probabilities in over_time.items()}
     for quantity, lengths in (("seconds", seconds), ("stored frames", num_frames)):
         if bins := accuracy_against_length(predictions, lengths):
@@ -214,6 +221,36 @@ def _class_rows(predictions: Predictions) -> Iterable[list[object]]:
             *(scores.name, scores.precision, scores.recall, scores.f1, scores.support),
             *(scores.confused_with, scores.num_confused),
         ]
+
+
+def _slice_rows(slices: Sequence[Slice]) -> Iterable[list[object]]:
+    yield [
+        *(
+            "by",
+            "slice",
+            "num_videos",
+            "accuracy",
+            "accuracy_low",
+            "accuracy_high",
+            "rest",
+            "gap",
+            "gap_low",
+            "gap_high",
+        ),
+        *("cost", "share_of_mistakes", "p_value", "fails"),
+    ]
+    for part in slices:
+        yield [
+            *(part.name, part.label, part.accuracy.num_videos, part.accuracy.share, part.accuracy.low),
+            *(part.accuracy.high, part.rest, part.gap, part.gap_low, part.gap_high),
+            *(part.cost, part.share, part.p_value, int(part.fails)),
+        ]
+
+
+def _left_out(predictions: Predictions, properties: Sequence[Property]) -> dict[str, str]:
+    """Why there are no slices by a property, by its name."""
+    reasons = {one.name: why_left_out(one, predictions.video_ids) for one in properties}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 @dataclass(frozen=True)
@@ -251,6 +288,8 @@ def _page(
     results: Mapping[str, Any],
     figures: Sequence[StaticFigure],
     *,
+    slices: Sequence[Slice] | None,
+    left_out: Mapping[str, str],
     history: Sequence[Mapping[str, object]],
     over_time: OverTime,
     strips: Mapping[str, str],
@@ -292,6 +331,8 @@ def _page(
         num_off_map=0 if positions is None else int(np.isnan(positions[:, 0]).sum()),
         scores=sorted(class_scores(predictions), key=lambda row: (row.recall is None, row.recall, row.name)),
         class_indices={name: index for index, name in enumerate(predictions.classes)},
+        slices=slices,
+        left_out=left_out,
         confusion=figures[0],
         figures=figures[1:],
         strips=strips,

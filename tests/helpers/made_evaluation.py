@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.slices import Property
 from pipeline.reports.report import write_evaluation
 from pipeline.reports.strips import strip_path
 
@@ -84,7 +85,10 @@ def make_evaluation(
         history,
         probabilities_over_time={video_ids[video]: over_time[video] for video in answered},
         representations={video_ids[video]: np.log(row) for video, row in zip(answered, final, strict=True)},
-        seconds={video_id: frames / 3.7 for video_id, frames in zip(video_ids, num_frames.tolist(), strict=True)},
+        properties=[
+            Property("length", "s", {video_ids[n]: frames / 3.7 for n, frames in enumerate(num_frames.tolist())}),
+            Property("size", "pixels", {}),
+        ],
         strips=strips,
         spectra={"before": np.linalg.eigvals(matrix @ matrix.T), "after": np.linalg.eigvals(matrix)},
     )

@@ -68,7 +68,7 @@ def test_noise_fails_in_one_evaluation_of_twenty_at_most(groups_differ: bool, mo
         rng = np.random.default_rng(seed)
         groups = rng.integers(30, size=240)
         skill, lengths = rng.normal(size=(2, 30))
-        odds = 1.4 + groups_differ * skill[groups]
+        odds = 1.4 + 2 * groups_differ * skill[groups]
         correct = rng.random(240) < 1 / (1 + np.exp(-odds))
         properties = [
             make_property(lengths[groups] + 0.1 * rng.normal(size=240)),

@@ -5,7 +5,7 @@ Size and brightness are those of the first frame, the only one that is decoded.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,15 +34,14 @@ def look_at(records: Sequence[VideoRecord], origins: Mapping[str, Origin]) -> di
     from data.video import VideoError, read_first_frame  # here, because the decoders take half a second
 
     found: dict[str, Look | None] = dict.fromkeys(record.video_id for record in records)
-    with closing(Progress(len(records), "video", what="first frames")) as progress:
-        for record in records:
-            origin = origins[record.video_id]
-            if origin.decoder != "imported" and origin.match(record.path) in (Match.SAME, Match.SAME_SIZE):
-                try:
+    decoded = [record for record in records if origins[record.video_id].decoder != "imported"]
+    with closing(Progress(len(decoded), "video", what="first frames")) as progress:
+        for record in decoded:
+            # If it can't be read, its size and brightness remain unknown.
+            with suppress(VideoError):
+                if origins[record.video_id].match(record.path) in (Match.SAME, Match.SAME_SIZE):
                     frame = read_first_frame(record.path)
                     found[record.video_id] = Look(frame.shape[0] * frame.shape[1], float(frame.mean()))
-                except VideoError:
-                    pass  # its size and brightness remain unknown
             progress.advance()
     return found
 

@@ -97,6 +97,11 @@ def find_slices(predictions: Predictions, properties: Sequence[Property]) -> lis
     return sorted(slices, key=lambda part: -part.cost)
 
 
+def enough_groups(num_groups: int, num_slices: int) -> bool:
+    """Whether any slice by a property could fail: with few groups, even the worst is not beyond chance."""
+    return num_slices * 0.5**num_groups < LEVEL
+
+
 @dataclass(frozen=True, eq=False)
 class _Bin:
     """The videos of a slice by a property, and those with a value of the property: bool ``[num_videos]`` each."""

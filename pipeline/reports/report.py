@@ -37,7 +37,7 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.evaluation.predictions import FILE_NAME, EvaluationError, FloatArray, Predictions
 from pipeline.evaluation.provenance import MODEL_CARD, metrics_to_json
-from pipeline.evaluation.slices import Property, Slice, find_slices, why_left_out
+from pipeline.evaluation.slices import Property, Slice, enough_groups, find_slices, why_left_out
 from pipeline.reports.figures import (
     FIGURES,
     StaticFigure,
@@ -333,6 +333,7 @@ def _page(
         class_indices={name: index for index, name in enumerate(predictions.classes)},
         slices=slices,
         left_out=left_out,
+        enough_groups=enough_groups(predictions.num_groups, len(slices or ())),
         confusion=figures[0],
         figures=figures[1:],
         strips=strips,

@@ -118,3 +118,11 @@ def test_all_right_and_all_wrong_give_numbers() -> None:
         groups = [f"g{number // 8}" for number in range(80)]
         for part in find_slices(predict([correct] * 80, groups), [make_property(range(80))]):
             assert not part.fails and part.cost == 0 and np.isfinite([part.gap_low, part.gap_high, part.share]).all()
+
+
+def test_few_groups_are_said_to_be_too_few() -> None:
+    """With five groups even a slice that one half of them fails in can't be told from chance: the page says so."""
+    groups, lengths = [f"g{number % 5}" for number in range(100)], np.arange(100) % 5
+    found = find_slices(predict((lengths > 1).tolist(), groups), [make_property(lengths)])
+    assert not any(part.fails for part in found if part.name != GROUP)
+    assert not slices.enough_groups(5, len(found)) and slices.enough_groups(20, len(found))

@@ -88,7 +88,6 @@ def write_results(
     """
     page = render_page(
         "labels.html.j2",
-        ("sortable.js",),
         title=title,
         notes=notes,
         suspects=[(videos[suspect.video], suspect) for suspect in suspects[:_NUM_LISTED]],

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     listed = dataset.split("listed") if "listed" in dataset.splits else None
     table = csv_table(videos, dataset.classes, suspects, probabilities, listed)
     page = write_results(folder, title, table, videos, dataset.classes, suspects, strips, notes)
-    print("\n".join([title, f"{len(suspects)} labels are probably wrong", *notes, str(folder / CSV_NAME), str(page)]))
+    print("\n".join([title, f"{len(suspects)} suspected labels", *notes, str(folder / CSV_NAME), str(page)]))
     return 1 if num_missing else 0
 
 

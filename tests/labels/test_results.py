@@ -65,4 +65,4 @@ def test_the_page_shows_hostile_names_as_text(tmp_path: Path, num_suspects: int)
     page = write_results(tmp_path, HOSTILE, iter([["path"]]), videos, (HOSTILE, "run"), suspects, {}, [HOSTILE])
     text = page.read_text(encoding="utf-8")
     assert HOSTILE not in text and text.count("&lt;img src=x") >= 3
-    assert ("No label is probably wrong" in text) == (not num_suspects)
+    assert ("No label is suspect" in text) == (not num_suspects)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.video import Frame, FrameCount, count_frames, read_frames, read_header
+from data.video import Frame, FrameCount, VideoError, count_frames, read_first_frame, read_frames, read_header
 from tests.helpers import REPOSITORY
 
 HMDB51_CLIPS = {
@@ -384,3 +384,13 @@ def test_import_does_not_load_torch() -> None:
     """``data`` does not import torch, so that its commands start fast and decoding workers stay small."""
     result = run_python("import sys, data.video; print('torch' in sys.modules)")
     assert result.stdout == "False\n", result.stderr
+
+
+def test_the_first_frame_is_that_of_the_whole_video(tmp_path: Path) -> None:
+    """Reading it alone gives the same pixels as reading all; a file without a frame is an error that names it."""
+    path = write_clip(tmp_path / "a.avi", plain_frames(5))
+    _, first = next(iter(read_frames(path)))
+    assert np.array_equal(read_first_frame(path), first)
+    (tmp_path / "cut.avi").write_bytes(path.read_bytes()[:300])
+    with pytest.raises(VideoError, match=r"cut\.avi"):
+        read_first_frame(tmp_path / "cut.avi")

@@ -2,7 +2,7 @@
 
 The model is a logistic regression of what the backbone saw in the first, second and last third of the video. The thirds
 tell actions apart that differ in the order of their movements, which the mean of all frames can't. Such a model is
-trained in a fraction of a second, and finds as many wrong labels as the recurrent networks would have to
+trained in a fraction of a second, and finds as many wrong labels as the recurrent networks do
 (docs/labels.md).
 """
 

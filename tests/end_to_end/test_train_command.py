@@ -169,7 +169,8 @@ def test_the_run_folder_has_all_documented_files(trained: Trained) -> None:
     """Settings, curves, checkpoints and evaluation are where the documentation says, with the values of this run."""
     files = {path.relative_to(trained.uninterrupted).as_posix() for path in trained.uninterrupted.rglob("*")}
     assert {"config.yaml", "split.json", "metrics.jsonl", "checkpoints/last.pt", "checkpoints/best.pt"} <= files
-    evaluation = ("metrics.json", "predictions.csv", "per_class.csv", "confusion.csv", "confusion.png", "report.html")
+    evaluation = ("metrics.json", "predictions.csv", "per_class.csv", "slices.csv", "confusion.csv", "confusion.png")
+    evaluation = (*evaluation, "report.html")
     assert {f"evaluation/{name}" for name in evaluation} <= files
     config = yaml.safe_load((trained.uninterrupted / "config.yaml").read_text())
     assert (config["dataset"], config["hidden_size"], config["holdout_group"]) == ("folder", 16, TEST_GROUP)

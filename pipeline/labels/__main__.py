@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline.cache.job import FeatureCache
     from pipeline.cache.relink import locate
     from pipeline.labels.probabilities import fold_numbers, probabilities_out_of_fold, video_vectors
-    from pipeline.labels.results import CSV_NAME, csv_table, place_of, write_results
+    from pipeline.labels.results import CSV_NAME, agreement_note, csv_table, place_of, write_results
     from pipeline.labels.suspects import find_suspects, require_cleanlab
     from pipeline.reports.strips import make_strips
 
@@ -70,9 +70,9 @@ def main(arguments: Sequence[str]) -> int:
             workers=settings.features.workers,
             timeout=settings.features.video_timeout,
         )
-    num_judged = int(np.isfinite(probabilities).all(axis=1).sum())
-    title = f"{dataset.name}, {num_judged} of {len(videos)} videos judged in {folds.max() + 1} folds of whole groups"
-    notes = []
+    judged = np.isfinite(probabilities).all(axis=1)
+    title = f"{dataset.name}, {judged.sum()} of {len(videos)} videos judged in {folds.max() + 1} folds of whole groups"
+    notes = [agreement_note(probabilities[judged], labels[judged])]
     if place := place_of(videos):
         notes.append(
             f"Before you use {CSV_NAME}, copy it to {place}: read from another folder, it would give the videos other "

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data.records import Split, VideoRecord
-from pipeline.evaluation.predictions import FloatArray
+from pipeline.evaluation.predictions import FloatArray, IntArray
 from pipeline.labels.suspects import Suspect
-from pipeline.reports.pages import csv_bytes, render_page, write_files
+from pipeline.reports.pages import csv_bytes, percent, render_page, write_files
 
 CSV_NAME, PAGE_NAME = "labels.csv", "labels.html"
 _NUM_LISTED = 500  # suspects on the page: it stays small, and all are in labels.csv
@@ -52,6 +52,13 @@ def csv_table(
             f"{probability:.4f}" if probability == probability else "",
             "" if suspect is None else f"{suspect.suggested_probability:.4f}",
         ]
+
+
+def agreement_note(probabilities: FloatArray, labels: IntArray) -> str:
+    """How far the suspects can be trusted: how many of the labels, int64 ``[num_judged]``, the models agree with."""
+    agreement = float((probabilities.argmax(axis=1) == labels).mean()) if len(labels) else 0.0
+    note = f"The models agree with {percent(agreement)} % of the labels."
+    return note if agreement > 0.5 else f"{note} With so little agreement, suspects say little about the labels."
 
 
 def place_of(videos: Sequence[VideoRecord]) -> Path | None:

@@ -9,7 +9,7 @@ import pytest
 
 from data.catalog import DataConfig, load_dataset
 from data.records import Split, VideoRecord
-from pipeline.labels.results import csv_table, place_of, write_results
+from pipeline.labels.results import agreement_note, csv_table, place_of, write_results
 from pipeline.labels.suspects import Suspect
 from pipeline.reports.pages import csv_bytes
 
@@ -66,3 +66,10 @@ def test_the_page_shows_hostile_names_as_text(tmp_path: Path, num_suspects: int)
     text = page.read_text(encoding="utf-8")
     assert HOSTILE not in text and text.count("&lt;img src=x") >= 3
     assert ("No label is suspect" in text) == (not num_suspects)
+
+
+def test_suspects_of_a_model_that_knows_little_come_with_a_warning() -> None:
+    """Where the models disagree with most labels, the features are to blame, not the labels."""
+    labels = np.arange(10) % 2
+    assert agreement_note(np.eye(2)[labels], labels) == "The models agree with 100.0 % of the labels."
+    assert "suspects say little" in agreement_note(np.eye(2)[1 - labels], labels)

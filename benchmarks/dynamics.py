@@ -47,7 +47,11 @@ from pipeline.settings.config import Config, ConfigError
 from pipeline.training.loop import load_best, new_classifier
 from pipeline.training.run import Run, find_runs
 
-RECURRENT: tuple[ModelName, ...] = tuple(name for name in get_args(ModelName) if name in STATE_NETWORKS)
+RIVALS: tuple[ModelName, ...] = ("min_gru", "min_lstm")
+"""Networks that are not made of PyTorch's cells, which ``benchmarks.stepping`` steps through."""
+RECURRENT: tuple[ModelName, ...] = tuple(
+    name for name in get_args(ModelName) if name in STATE_NETWORKS and name not in RIVALS
+)
 BEFORE, AFTER = "before training", "after training"
 COLOURS = {BEFORE: "#0072B2", AFTER: "#D55E00"}  # Okabe & Ito: safe for colour-blind readers
 DISTANCES = (10, 50)  # steps at which the table reports growth and gradient
@@ -78,8 +82,9 @@ class Arguments:
     """the figure; its numbers are written next to it as .csv"""
 
     def __post_init__(self) -> None:
-        if "mean" in self.init:
-            raise ConfigError(f"--init mean: a frame average has no state. Choose from {', '.join(RECURRENT)}.")
+        for name in self.init:
+            if name not in RECURRENT:
+                raise ConfigError(f"--init {name} has no cell to step through. Choose from {', '.join(RECURRENT)}.")
         if self.length is not None and self.length < 2:
             raise ConfigError(f"--length must be at least 2, not {self.length}")
         if self.hidden < 2:
@@ -151,11 +156,11 @@ def untrained_column(name: ModelName, options: Arguments) -> Column:
 def column_of_run(run: Run, options: Arguments) -> Column:
     """A run's best network, and the same network before training.
 
-    Raises ``ConfigError`` for a frame average, and what ``load_best`` raises.
+    Raises ``ConfigError`` for a network that is not in ``RECURRENT``, and what ``load_best`` raises.
     """
     config = run.config()
-    if config.model.model == "mean":
-        raise ConfigError(f"{run.folder} is a frame average, which has no state. Leave it out of --run.")
+    if config.model.model not in RECURRENT:
+        raise ConfigError(f"{run.folder} is a {config.model.model}, which has no cell to step through: leave it out")
     trained, classes = load_best(run, config)
     models = {BEFORE: before_training(config, trained, len(classes)), AFTER: trained}
     return Column(f"{run.folder.parent.name}/{run.name}", models, *probe_for(config, trained, len(classes), options))

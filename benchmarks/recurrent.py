@@ -1,6 +1,7 @@
 """Measure how long training takes on the CPU, and the matrix products' share of it.
 
     python -m benchmarks.recurrent --threads 2   # layers, and the whole training step of classifiers
+    python -m benchmarks.recurrent --layers min_gru lem     # these beside np_rnn's, LSTM's and GRU's
     python -m benchmarks.recurrent --epoch       # an epoch at UCF101's size, with validation: about two minutes
 
 A layer's step is a forward and a backward pass with a dense gradient for the states of all steps and none for the
@@ -19,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from benchmarks import evaluation
 from benchmarks.evaluation import make_features, median_ratio
 from data.records import Split, VideoDataset
-from models.classifier import SequenceClassifier
+from models.classifier import STATE_NETWORKS, SequenceClassifier
 from models.config import ModelConfig, ModelName
 from models.features import power_normalize
 from models.initializers import init_gated_, init_np_rnn_
@@ -74,6 +75,7 @@ def main(
     seconds: float = 10.0,
     threads: int | None = None,
     epoch: bool = False,
+    layers: tuple[ModelName, ...] = (),
 ) -> None:
     """Print a table.
 
@@ -81,6 +83,7 @@ def main(
         seconds: time to measure each size, without the warm-up.
         threads: number of PyTorch's threads (default: PyTorch's own choice).
         epoch: measure an epoch of np_rnn at UCF101's size instead.
+        layers: models whose layers are measured too; the classifiers are then left out.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -91,26 +94,29 @@ def main(
         return
     print(f"{torch.get_num_threads()} threads; ms per training step")
     for size in SIZES:
-        compare_layers(size, seconds)
-    compare_classifiers(VIDEO, 4000, seconds)
+        compare_layers(size, seconds, layers)
+    if not layers:
+        compare_classifiers(VIDEO, 4000, seconds)
 
 
-def compare_layers(size: Size, seconds: float) -> None:
-    layers = {
+def compare_layers(size: Size, seconds: float, more: Sequence[ModelName] = ()) -> None:
+    layers: dict[str, nn.Module] = {
         "nn.RNN": init_np_rnn_(nn.RNN(size.inputs, size.hidden, nonlinearity="relu"), "hidden"),
         "ReluRNN": init_np_rnn_(ReluRNN(size.inputs, size.hidden), "hidden"),
         "nn.LSTM": init_gated_(nn.LSTM(size.inputs, size.hidden)),
         "nn.GRU": init_gated_(nn.GRU(size.inputs, size.hidden)),
     }
+    layers |= {model: STATE_NETWORKS[model](size.inputs, ModelConfig(hidden_size=size.hidden)) for model in more}
     inputs = torch.randn(size.steps, size.batch, size.inputs)
     grad_states = torch.randn(size.steps, size.batch, size.hidden)
     candidates = {name: training_step(layer, inputs, grad_states) for name, layer in layers.items()}
     times = take_turns({**candidates, "bare products": bare_products(size)}, seconds)
     print(f"\n(T, B, input, hidden) = {tuple(size)}, {len(times['nn.RNN'])} rounds")
-    print(f"{'':14} {'ms':>8} {'nn.RNN / this':>13} {'this / bare products':>21}")
+    print(f"{'':14} {'ms':>8} {'nn.RNN / this':>13} {'this / ReluRNN':>14} {'this / bare products':>21}")
     for name, milliseconds in times.items():
         print(
             f"{name:14} {statistics.median(milliseconds):8.1f} {median_ratio(times['nn.RNN'], milliseconds):13.2f}"
+            f" {median_ratio(milliseconds, times['ReluRNN']):14.2f}"
             f" {median_ratio(milliseconds, times['bare products']):21.2f}"
         )
 
@@ -246,7 +252,7 @@ class TimedEpochs(VideoClassification):
             self.seconds.append(time.perf_counter() - self._started)
 
 
-def training_step(layer: nn.RNNBase, inputs: Tensor, grad_states: Tensor) -> Step:
+def training_step(layer: nn.Module, inputs: Tensor, grad_states: Tensor) -> Step:
     def step() -> None:
         layer.zero_grad()
         states, _ = layer(inputs)

@@ -1,4 +1,4 @@
-"""Classifiers for sequences of feature vectors: np-RNN, its baselines, and the frame average.
+"""Classifiers for sequences of feature vectors: np-RNN, its rivals, and the frame average.
 
 All are a ``SequenceClassifier``; they differ in the network that turns features into states. To add one, add an entry
 to ``STATE_NETWORKS`` and its name to ``ModelName`` in ``models/config.py``.
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from models import initializers as init
 from models.config import ModelConfig
 from models.features import power_normalize, zero_padding
+from models.minimal_rnn import MinGRU, MinLSTM
+from models.recurrent_layer import RecurrentLayer
 from models.relu_rnn import ReluRNN
 
 STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
@@ -27,6 +29,8 @@ STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "rnn_tanh": lambda inputs, config: init.init_gaussian_rnn_(nn.RNN(inputs, config.hidden_size)),
     "lstm": lambda inputs, config: init.init_gated_(nn.LSTM(inputs, config.hidden_size)),
     "gru": lambda inputs, config: init.init_gated_(nn.GRU(inputs, config.hidden_size)),
+    "min_gru": lambda inputs, config: MinGRU(inputs, config.hidden_size),
+    "min_lstm": lambda inputs, config: MinLSTM(inputs, config.hidden_size),
 }
 """The initialised network of one layer, by model name: number of inputs and settings -> network."""
 
@@ -268,7 +272,8 @@ class SequenceClassifier(nn.Module):
         if self.reads_changes:
             widths["frame"] = len(self.feature_mean)
         for number, layer in enumerate(self.layers):
-            widths[f"hidden_{number}"] = self.config.hidden_size
+            size = layer.state_size if isinstance(layer, RecurrentLayer) else self.config.hidden_size
+            widths[f"hidden_{number}"] = size
             if isinstance(layer, nn.LSTM):
                 widths[f"cell_{number}"] = self.config.hidden_size
         if self.layers and self.config.readout != "last":
@@ -303,8 +308,11 @@ class SequenceClassifier(nn.Module):
                 inputs.append((frames - state["frame"]) * has_begun * self.change_scale)
             hidden = _side_by_side(inputs)
             for number, layer in enumerate(self.layers):
-                assert isinstance(layer, nn.RNNBase)
                 before = state[f"hidden_{number}"]
+                if isinstance(layer, RecurrentLayer):
+                    hidden, after[f"hidden_{number}"] = layer.advance(hidden, before)
+                    continue
+                assert isinstance(layer, nn.RNNBase)
                 if isinstance(layer, nn.LSTM):
                     hidden, cell = torch.lstm_cell(hidden, (before, state[f"cell_{number}"]), *layer.all_weights[0])
                     after[f"cell_{number}"] = cell
@@ -322,7 +330,7 @@ class SequenceClassifier(nn.Module):
     def can_share_frames(self) -> bool:
         """Whether ``project`` and ``score_projected`` work.
 
-        They do unless a layer is an LSTM, a GRU or a tanh RNN, or reads frames and changes side by side.
+        They do if all layers are ReLU networks, and none reads frames and changes side by side.
         """
         return len(self._relu_layers) == len(self.layers) and (not self.layers or self.config.inputs != "both")
 

@@ -8,7 +8,18 @@ from data.errors import UserError, did_you_mean
 
 InputScale = Literal["sqrt_hidden", "hidden", "fan_in", "sqrt_fan_in"]
 ModelName = Literal[
-    "np_rnn", "irnn", "scaled_irnn", "nrnn", "orthogonal", "rnn_relu", "rnn_tanh", "lstm", "gru", "mean"
+    "np_rnn",
+    "irnn",
+    "scaled_irnn",
+    "nrnn",
+    "orthogonal",
+    "rnn_relu",
+    "rnn_tanh",
+    "lstm",
+    "gru",
+    "min_gru",
+    "min_lstm",
+    "mean",
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
 Inputs = Literal["changes", "frames", "both"]
@@ -25,7 +36,8 @@ class ModelConfig:
 
     model: ModelName = "np_rnn"
     """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal, rnn_relu (ReLU networks that differ in their initial
-    weights), rnn_tanh, lstm, gru, or mean (frame average and a linear layer)"""
+    weights), rnn_tanh, lstm, gru, min_gru and min_lstm (gates that read the inputs only), or mean (frame average and a
+    linear layer)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
     num_layers: int = 1

@@ -280,14 +280,19 @@ def _parameter_groups(model: SequenceClassifier, settings: TrainingConfig) -> li
     the features and the previous states, so its rate falls with their number (muP: Yang & Hu, "Tensor Programs V",
     arXiv 2203.03466, table 8). The linear layers keep the full rate.
 
+    A layer that is not PyTorch's own multiplies some inputs by one matrix and some by another, so each has its own.
+
     Only matrices decay, and W_hh does not: that would pull its slow eigenvalue below 1.
     """
     groups = []
     for name, parameter in model.named_parameters():
         rate = settings.learning_rate
-        if isinstance(layer := model.get_submodule(name.rpartition(".")[0]), nn.RNNBase):
+        if name.startswith("layers."):
             if parameter.ndim > 1:
-                rate *= min(1.0, settings.base_fan_in / (layer.input_size + layer.hidden_size))
+                fan_in = parameter.shape[1]
+                if isinstance(layer := model.get_submodule(name.rpartition(".")[0]), nn.RNNBase):
+                    fan_in = layer.input_size + layer.hidden_size
+                rate *= min(1.0, settings.base_fan_in / fan_in)
             if "weight_hh" in name and settings.recurrent_learning_rate is not None:
                 rate = settings.recurrent_learning_rate
         decays = parameter.ndim > 1 and "weight_hh" not in name

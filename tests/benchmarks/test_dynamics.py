@@ -11,7 +11,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks.dynamics import AFTER, BEFORE, RECURRENT, Arguments, column_of_run, main, random_probe, short_names
+from benchmarks.dynamics import (
+    AFTER,
+    BEFORE,
+    RECURRENT,
+    RIVALS,
+    Arguments,
+    column_of_run,
+    main,
+    random_probe,
+    short_names,
+)
 from benchmarks.stepping import Probe, SteppedNetwork, cell_of, measure, relu_gain
 from data.catalog import DataConfig
 from models.classifier import STATE_NETWORKS, SequenceClassifier
@@ -65,8 +75,11 @@ def test_step_by_step_is_the_classifier_itself(name: ModelName, readout: Any) ->
 
 
 def test_every_recurrent_model_is_in_the_figure() -> None:
-    """Every model in STATE_NETWORKS is drawn by default."""
-    assert set(RECURRENT) == set(STATE_NETWORKS)
+    """Every model in STATE_NETWORKS is drawn by default, unless it has no cell to step through."""
+    assert {*RECURRENT, *RIVALS} == set(STATE_NETWORKS)
+    for name in RIVALS:
+        with pytest.raises(ConfigError, match="only unidirectional RNN, LSTM and GRU"):
+            SteppedNetwork(make_model(name))
 
 
 @torch.no_grad()
@@ -225,10 +238,10 @@ def test_short_names_drop_shared_parts() -> None:
 
 def test_unsupported_models_and_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A frame average, as a model or a run, and an unsupported layer are errors; so is a typo, with exit code 2."""
-    with pytest.raises(ConfigError, match="frame average has no state"):
+    with pytest.raises(ConfigError, match="--init mean has no cell"):
         Arguments(init=("mean",))
     run = save_run(tmp_path / "mean", DataConfig(dataset="folder"), make_model("mean"), ("a", "b", "c", "d"))
-    with pytest.raises(ConfigError, match="is a frame average"):
+    with pytest.raises(ConfigError, match="is a mean, which has no cell"):
         column_of_run(run, Arguments())
     with pytest.raises(ConfigError, match="not Linear"):
         cell_of(nn.Linear(2, 2))

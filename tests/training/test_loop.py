@@ -18,7 +18,14 @@ from pipeline.evaluation.scoring import predict
 from pipeline.settings.config import Config, RunConfig, TrainingConfig
 from pipeline.training.batches import FeatureTable
 from pipeline.training.clips import ClipSampling
-from pipeline.training.loop import TrainingError, fit, learning_rate_factor, load_best, overfitting_warning
+from pipeline.training.loop import (
+    TrainingError,
+    fit,
+    learning_rate_factor,
+    load_best,
+    new_optimizer,
+    overfitting_warning,
+)
 from pipeline.training.run import Run
 from tests.helpers.runs import Killed, assert_same_run, curves, killed_at_step, unequal_weights, weights
 from tests.helpers.synthetic import make_table, make_task_of_tables, rising_and_falling
@@ -279,6 +286,19 @@ def test_the_rate_of_a_recurrent_layer_falls_with_its_inputs(tmp_path: Path) -> 
         assert change["layers.0.weight_hh_l0"] == pytest.approx(factor * 1e-3, rel=0.01)
         assert change["classifier.weight"] == pytest.approx(1e-3, rel=0.01)
         assert change["layers.0.bias_ih_l0"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_the_rate_of_a_layer_of_ours_falls_with_its_inputs() -> None:
+    """A matrix has the rate of its own number of inputs; biases have the full rate, and no recurrent weight decays."""
+    model = SequenceClassifier(ModelConfig("min_gru", 12, 2), 40, 3)
+    optimizer, _ = new_optimizer(model, TrainingConfig(learning_rate=1e-3, base_fan_in=20), 100)
+    rates = {
+        name: (group["initial_lr"], group["weight_decay"] > 0)
+        for (name, _), group in zip(model.named_parameters(), optimizer.param_groups, strict=True)
+    }
+    assert rates["layers.0.weight_ih"] == (0.5e-3, True)
+    assert rates["layers.1.weight_ih"] == (1e-3, True)
+    assert rates["layers.0.bias_ih"] == (1e-3, False)
 
 
 def test_a_small_dataset_trains_for_more_epochs() -> None:

@@ -1,0 +1,140 @@
+"""The recurrent layers that PyTorch lacks, against their formulas written out step by step in NumPy."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from models.classifier import STATE_NETWORKS
+from models.config import ModelConfig, ModelName
+from models.recurrent_layer import RecurrentLayer, diagonal_scan
+
+Array = npt.NDArray[np.float64]
+Weights = dict[str, Array]
+NUM_STEPS, BATCH, INPUTS, HIDDEN = 6, 3, 4, 6
+
+
+def sigmoid(values: Array) -> Array:
+    return 1 / (1 + np.exp(-values))
+
+
+def minimal(inputs: Array, weights: Weights, num_parts: int) -> list[Array]:
+    """The gates' and the candidates' arguments, ``[T, B, hidden]`` each."""
+    return np.split(inputs @ weights["weight_ih"].T + weights["bias_ih"], num_parts, axis=-1)
+
+
+def positive(values: Array) -> Array:
+    return np.where(values >= 0, values + 0.5, sigmoid(values))
+
+
+def min_gru(inputs: Array, weights: Weights) -> Array:
+    hidden, states = np.zeros((BATCH, HIDDEN)), []
+    for gate, candidate in zip(*minimal(inputs, weights, 2), strict=True):
+        hidden = (1 - sigmoid(gate)) * hidden + sigmoid(gate) * positive(candidate)
+        states.append(hidden)
+    return np.stack(states)
+
+
+def min_lstm(inputs: Array, weights: Weights) -> Array:
+    hidden, states = np.zeros((BATCH, HIDDEN)), []
+    for forget, admit, candidate in zip(*minimal(inputs, weights, 3), strict=True):
+        f, i = sigmoid(forget), sigmoid(admit)
+        hidden = f / (f + i) * hidden + i / (f + i) * positive(candidate)
+        states.append(hidden)
+    return np.stack(states)
+
+
+FORMULAS: dict[ModelName, Callable[[Array, Weights], Array]] = {
+    "min_gru": min_gru,
+    "min_lstm": min_lstm,
+}
+every_layer = pytest.mark.parametrize("name", FORMULAS)
+
+
+def make_layer(name: ModelName) -> RecurrentLayer:
+    """A float64 layer whose parameters all differ from their initial values."""
+    torch.manual_seed(0)
+    layer = STATE_NETWORKS[name](INPUTS, ModelConfig(hidden_size=HIDDEN)).double()
+    assert isinstance(layer, RecurrentLayer)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return layer
+
+
+def make_inputs() -> Tensor:
+    return torch.randn(NUM_STEPS, BATCH, INPUTS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_layer_has_its_formula() -> None:
+    """A new layer is compared with its formula."""
+    made = {name: make(INPUTS, ModelConfig(hidden_size=HIDDEN)) for name, make in STATE_NETWORKS.items()}
+    assert {name for name, layer in made.items() if isinstance(layer, RecurrentLayer)} == set(FORMULAS)
+
+
+@every_layer
+def test_the_states_follow_the_formula(name: ModelName) -> None:
+    """The hidden states of all steps are those of the published formula."""
+    layer, inputs = make_layer(name), make_inputs()
+    weights = {key: value.detach().numpy() for key, value in layer.named_parameters()}
+    states, _ = layer(inputs)
+    assert states.shape == (NUM_STEPS, BATCH, HIDDEN)
+    np.testing.assert_allclose(states.detach().numpy(), FORMULAS[name](inputs.numpy(), weights), rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+@every_layer
+def test_steps_and_pieces_continue_each_other(name: ModelName) -> None:
+    """Whole, in two pieces and step by step, a sequence has the same hidden states and the same last state."""
+    layer, inputs = make_layer(name), make_inputs()
+    whole, last = layer(inputs)
+    first, between = layer(inputs[:2])
+    second, after = layer(inputs[2:], between)
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    torch.testing.assert_close(after, last)
+    assert last.shape == (1, BATCH, layer.state_size)
+    state = torch.zeros(BATCH, layer.state_size, dtype=torch.float64)
+    for one, expected in zip(inputs, whole, strict=True):
+        hidden, state = layer.advance(one, state)
+        torch.testing.assert_close(hidden, expected)
+    torch.testing.assert_close(state, last[0])
+
+
+@every_layer
+def test_gradcheck(name: ModelName) -> None:
+    """The backward pass is the derivative of the forward pass, for the inputs and every parameter."""
+    layer = make_layer(name)
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+
+    def states(inputs: Tensor, *weights: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (inputs,))[0]
+
+    assert torch.autograd.gradcheck(states, (make_inputs()[:4, :2].requires_grad_(), *parameters))
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+@every_layer
+def test_a_traced_layer_steps_through_its_inputs(name: ModelName) -> None:
+    """A graph made of one sequence answers for another: nothing in it is a constant."""
+    layer, inputs = make_layer(name), make_inputs()
+    traced = torch.jit.trace(layer, (torch.zeros_like(inputs),))
+    torch.testing.assert_close(traced(inputs)[0], layer(inputs)[0])
+
+
+@pytest.mark.parametrize(("dtype", "relu"), [(torch.float64, False), (torch.float64, True), (torch.complex128, False)])
+def test_the_diagonal_scan(dtype: torch.dtype, relu: bool) -> None:
+    """The scan is its loop, and its gradient is exact: real and complex, with a decay per step or a constant one."""
+    torch.manual_seed(0)
+    drive = torch.randn(5, 2, 3, dtype=dtype, requires_grad=True)
+    for shape in ((5, 2, 3), (3,)):
+        decay = torch.randn(shape, dtype=dtype, requires_grad=True)
+        state, expected = torch.zeros(2, 3, dtype=dtype), []
+        for factor, added in zip(decay.expand(5, 2, 3), drive, strict=True):
+            state = factor * state + added
+            state = state.relu() if relu else state
+            expected.append(state)
+        torch.testing.assert_close(diagonal_scan(decay, drive, relu=relu), torch.stack(expected))
+        assert torch.autograd.gradcheck(lambda *both: diagonal_scan(*both, relu=relu), (decay, drive))

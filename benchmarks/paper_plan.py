@@ -26,6 +26,7 @@ Method = Literal[
     "gru",
     "min_gru",
     "min_lstm",
+    "indrnn",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)[:9]
 """Those of the paper, and the LSTM and the GRU. The others are compared if --methods names them."""

@@ -19,6 +19,7 @@ ModelName = Literal[
     "gru",
     "min_gru",
     "min_lstm",
+    "indrnn",
     "mean",
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
@@ -36,8 +37,8 @@ class ModelConfig:
 
     model: ModelName = "np_rnn"
     """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal, rnn_relu (ReLU networks that differ in their initial
-    weights), rnn_tanh, lstm, gru, min_gru and min_lstm (gates that read the inputs only), or mean (frame average and a
-    linear layer)"""
+    weights), rnn_tanh, lstm, gru, min_gru and min_lstm (gates that read the inputs only), indrnn (ReLU units
+    that do not read each other), or mean (frame average and a linear layer)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
     num_layers: int = 1
@@ -59,6 +60,8 @@ class ModelConfig:
     """np_rnn: c in W = (A + c I) / lambda_max; 1 in the paper. The untrained network remembers for about c + 4 steps"""
     identity_scale: float = 0.99
     """scaled_irnn: factor of the identity in the recurrent matrix"""
+    memory_steps: int = 100
+    """indrnn: T, about the length of the sequences; the recurrent weights are at most 2^(1/T)"""
 
     def __post_init__(self) -> None:
         if self.model not in get_args(ModelName):
@@ -73,6 +76,8 @@ class ModelConfig:
                 f"hidden_size must be at most {MAX_UNITS} and num_layers at most {MAX_LAYERS}, not {self.hidden_size} "
                 f"and {self.num_layers}"
             )
+        if self.memory_steps < 1:
+            raise ModelConfigError(f"memory_steps must be at least 1, not {self.memory_steps}")
         for name in ("identity_weight", "identity_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ModelConfigError(f"{name} must be at least 0 and finite, not {getattr(self, name)}")

@@ -323,6 +323,7 @@ def test_every_name_builds_its_network() -> None:
         {"dropout": 1.0},
         {"dropout": -0.1},
         {"identity_weight": -1.0},
+        {"memory_steps": 0},
     ],
 )
 def test_invalid_settings_raise(settings: dict[str, object]) -> None:

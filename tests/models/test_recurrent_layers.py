@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.classifier import STATE_NETWORKS
 from models.config import ModelConfig, ModelName
+from models.indrnn import IndRNN
 from models.recurrent_layer import RecurrentLayer, diagonal_scan
 
 Array = npt.NDArray[np.float64]
@@ -47,17 +48,26 @@ def min_lstm(inputs: Array, weights: Weights) -> Array:
     return np.stack(states)
 
 
+def indrnn(inputs: Array, weights: Weights) -> Array:
+    hidden, states = np.zeros((BATCH, HIDDEN)), []
+    for driven in inputs @ weights["weight_ih"].T + weights["bias_ih"]:
+        hidden = np.maximum(driven + np.clip(weights["weight_hh"], -(2**0.01), 2**0.01) * hidden, 0)
+        states.append(hidden)
+    return np.stack(states)
+
+
 FORMULAS: dict[ModelName, Callable[[Array, Weights], Array]] = {
     "min_gru": min_gru,
     "min_lstm": min_lstm,
+    "indrnn": indrnn,
 }
 every_layer = pytest.mark.parametrize("name", FORMULAS)
 
 
 def make_layer(name: ModelName) -> RecurrentLayer:
-    """A float64 layer whose parameters all differ from their initial values."""
+    """A float64 layer in evaluation mode whose parameters all differ from their initial values."""
     torch.manual_seed(0)
-    layer = STATE_NETWORKS[name](INPUTS, ModelConfig(hidden_size=HIDDEN)).double()
+    layer = STATE_NETWORKS[name](INPUTS, ModelConfig(hidden_size=HIDDEN)).double().eval()
     assert isinstance(layer, RecurrentLayer)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -138,3 +148,15 @@ def test_the_diagonal_scan(dtype: torch.dtype, relu: bool) -> None:
             expected.append(state)
         torch.testing.assert_close(diagonal_scan(decay, drive, relu=relu), torch.stack(expected))
         assert torch.autograd.gradcheck(lambda *both: diagonal_scan(*both, relu=relu), (decay, drive))
+
+
+def test_the_recurrent_weights_of_indrnn_stay_within_their_bound() -> None:
+    """A weight that an update moved beyond 2^(1/T) is cut off, and learns on from there."""
+    layer = IndRNN(INPUTS, HIDDEN, num_steps=4).train()
+    assert (layer.weight_hh >= 2**-0.25).all() and (layer.weight_hh <= 2**0.25).all()
+    with torch.no_grad():
+        layer.weight_hh += 5
+    states, _ = layer(make_inputs().float())
+    states.square().sum().backward()
+    assert (layer.weight_hh == 2**0.25).all()
+    assert layer.weight_hh.grad is not None and (layer.weight_hh.grad > 0).any()

@@ -20,6 +20,7 @@ ModelName = Literal[
     "min_gru",
     "min_lstm",
     "indrnn",
+    "lru",
     "mean",
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
@@ -38,7 +39,8 @@ class ModelConfig:
     model: ModelName = "np_rnn"
     """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal, rnn_relu (ReLU networks that differ in their initial
     weights), rnn_tanh, lstm, gru, min_gru and min_lstm (gates that read the inputs only), indrnn (ReLU units
-    that do not read each other), or mean (frame average and a linear layer)"""
+    that do not read each other), lru (a linear recurrence with complex eigenvalues), or mean (frame average and a
+    linear layer)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
     num_layers: int = 1

@@ -1,5 +1,6 @@
 """What the recurrent layers that PyTorch lacks have in common: all steps at once, one step, a fast diagonal scan."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ def diagonal_scan(decay: Tensor, drive: Tensor, initial: Tensor | None = None, r
     The loop over time is two operations in place per step, without autograd's record of them, forward and backward.
 
     Args:
-        decay: ``[T, B, hidden]``, or anything that broadcasts to it; real or complex.
+        decay: ``[T, B, hidden]``, or ``[hidden]`` if it is the same at all steps; real or complex.
         drive: ``[T, B, hidden]``, of the same type.
         initial: ``[B, hidden]``, the state before the first step; ``None``: zero. No gradient flows through it.
         relu: whether each step ends with a ReLU.
@@ -79,7 +80,7 @@ def diagonal_scan(decay: Tensor, drive: Tensor, initial: Tensor | None = None, r
     Returns:
         states ``[T, B, hidden]``.
     """
-    states: Tensor = _DiagonalScan.apply(decay.to(drive.dtype).expand(drive.shape), drive, initial, relu)
+    states: Tensor = _DiagonalScan.apply(decay.to(drive.dtype), drive, initial, relu)
     return states
 
 
@@ -89,7 +90,7 @@ class _DiagonalScan(torch.autograd.Function):
         states = torch.empty_like(drive, memory_format=torch.contiguous_format)
         previous = torch.zeros_like(states[0]) if initial is None else initial.to(drive.dtype)
         first = previous
-        for factor, added, state in zip(decay.unbind(), drive.unbind(), states.unbind(), strict=True):
+        for factor, added, state in zip(_by_step(decay, states), drive.unbind(), states.unbind(), strict=True):
             previous = torch.addcmul(added, factor, previous, out=state)
             if relu:
                 previous.relu_()
@@ -103,7 +104,8 @@ class _DiagonalScan(torch.autograd.Function):
         decay, states, first = ctx.saved_tensors
         # delta_t = dLoss/dh_t + conj(decay_{t+1}) delta_{t+1}, and zero where the ReLU is
         deltas = grad_states.clone(memory_format=torch.contiguous_format)
-        factors, steps, masks = decay.conj().unbind(), deltas.unbind(), states.sign().unbind() if ctx.relu else ()
+        factors, steps = _by_step(decay.conj().resolve_conj(), states), deltas.unbind()
+        masks = states.sign().unbind() if ctx.relu else ()
         for number in reversed(range(len(steps))):
             if number + 1 < len(steps):
                 steps[number].addcmul_(factors[number + 1], steps[number + 1])
@@ -111,4 +113,9 @@ class _DiagonalScan(torch.autograd.Function):
                 steps[number].mul_(masks[number])
         if not ctx.needs_input_grad[0]:
             return None, deltas, None, None
-        return deltas * torch.cat([first[None], states[:-1]]).conj(), deltas, None, None
+        before = torch.cat([first[None], states[:-1]])
+        return (deltas * before.conj()).sum_to_size(decay.shape), deltas, None, None
+
+
+def _by_step(decay: Tensor, states: Tensor) -> Sequence[Tensor]:
+    return [decay] * len(states) if decay.ndim == 1 else decay.unbind()

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.classifier import STATE_NETWORKS
 from models.config import ModelConfig, ModelName
 from models.indrnn import IndRNN
+from models.lru import LRU, R_MAX, R_MIN
 from models.recurrent_layer import RecurrentLayer, diagonal_scan
 
 Array = npt.NDArray[np.float64]
@@ -56,10 +57,26 @@ def indrnn(inputs: Array, weights: Weights) -> Array:
     return np.stack(states)
 
 
+def lru(inputs: Array, weights: Weights) -> Array:
+    eigenvalues = np.exp(-np.exp(weights["nu_log"]) + 1j * np.exp(weights["theta_log"]))
+    real, imaginary, skip = np.split(weights["weight_ih"], 3)
+    read_real, minus_imaginary = np.split(weights["weight_read"], 2, axis=1)
+    normal = torch.distributions.Normal(0, 1)
+    state, states = np.zeros((BATCH, HIDDEN), np.complex128), []
+    for one in inputs:
+        state = eigenvalues * state + np.exp(weights["gamma_log"]) * (one @ (real + 1j * imaginary).T)
+        output = (state @ (read_real - 1j * minus_imaginary).T).real + one @ skip.T
+        gelu = output * normal.cdf(torch.from_numpy(output)).numpy()
+        value, gate = np.split(gelu @ weights["glu.weight"].T + weights["glu.bias"], 2, axis=1)
+        states.append(value * sigmoid(gate))
+    return np.stack(states)
+
+
 FORMULAS: dict[ModelName, Callable[[Array, Weights], Array]] = {
     "min_gru": min_gru,
     "min_lstm": min_lstm,
     "indrnn": indrnn,
+    "lru": lru,
 }
 every_layer = pytest.mark.parametrize("name", FORMULAS)
 
@@ -160,3 +177,13 @@ def test_the_recurrent_weights_of_indrnn_stay_within_their_bound() -> None:
     states.square().sum().backward()
     assert (layer.weight_hh == 2**0.25).all()
     assert layer.weight_hh.grad is not None and (layer.weight_hh.grad > 0).any()
+
+
+def test_the_eigenvalues_of_lru_start_on_their_ring() -> None:
+    """Their squared radii are uniform between those of the ring, and white noise drives all of them equally."""
+    torch.manual_seed(0)
+    layer = LRU(8, 4000)
+    radius, scale = (-layer.nu_log.exp()).exp().detach(), layer.gamma_log.exp().detach()
+    assert R_MIN <= radius.min() < R_MIN + 0.001 and R_MAX - 0.001 < radius.max() <= R_MAX
+    assert radius.square().mean() == pytest.approx((R_MIN**2 + R_MAX**2) / 2, abs=0.003)
+    torch.testing.assert_close(scale**2 / (1 - radius**2), torch.ones(4000), rtol=1e-3, atol=0)

@@ -28,6 +28,7 @@ Method = Literal[
     "min_lstm",
     "indrnn",
     "lru",
+    "lem",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)[:9]
 """Those of the paper, and the LSTM and the GRU. The others are compared if --methods names them."""

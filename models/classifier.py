@@ -14,6 +14,7 @@ from models import initializers as init
 from models.config import ModelConfig
 from models.features import power_normalize, zero_padding
 from models.indrnn import IndRNN
+from models.lem import LEM
 from models.lru import LRU
 from models.minimal_rnn import MinGRU, MinLSTM
 from models.recurrent_layer import RecurrentLayer
@@ -35,6 +36,7 @@ STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "min_lstm": lambda inputs, config: MinLSTM(inputs, config.hidden_size),
     "indrnn": lambda inputs, config: IndRNN(inputs, config.hidden_size, config.memory_steps),
     "lru": lambda inputs, config: LRU(inputs, config.hidden_size),
+    "lem": lambda inputs, config: LEM(inputs, config.hidden_size),
 }
 """The initialised network of one layer, by model name: number of inputs and settings -> network."""
 

@@ -21,6 +21,7 @@ ModelName = Literal[
     "min_lstm",
     "indrnn",
     "lru",
+    "lem",
     "mean",
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
@@ -39,8 +40,8 @@ class ModelConfig:
     model: ModelName = "np_rnn"
     """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal, rnn_relu (ReLU networks that differ in their initial
     weights), rnn_tanh, lstm, gru, min_gru and min_lstm (gates that read the inputs only), indrnn (ReLU units
-    that do not read each other), lru (a linear recurrence with complex eigenvalues), or mean (frame average and a
-    linear layer)"""
+    that do not read each other), lru (a linear recurrence with complex eigenvalues), lem (two states with learned time
+    steps), or mean (frame average and a linear layer)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
     num_layers: int = 1

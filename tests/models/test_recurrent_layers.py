@@ -72,11 +72,24 @@ def lru(inputs: Array, weights: Weights) -> Array:
     return np.stack(states)
 
 
+def lem(inputs: Array, weights: Weights) -> Array:
+    w_1, w_2, w_z = np.split(weights["weight_hh"], 3)
+    y, z, states = np.zeros((BATCH, HIDDEN)), np.zeros((BATCH, HIDDEN)), []
+    for one in inputs:
+        x_1, x_2, x_z, x_y = np.split(one @ weights["weight_ih"].T + weights["bias_ih"], 4, axis=1)
+        step_z, step_y = sigmoid(y @ w_2.T + x_2), sigmoid(y @ w_1.T + x_1)
+        z = (1 - step_z) * z + step_z * np.tanh(y @ w_z.T + x_z)
+        y = (1 - step_y) * y + step_y * np.tanh(z @ weights["weight_hh_y"].T + x_y)
+        states.append(y)
+    return np.stack(states)
+
+
 FORMULAS: dict[ModelName, Callable[[Array, Weights], Array]] = {
     "min_gru": min_gru,
     "min_lstm": min_lstm,
     "indrnn": indrnn,
     "lru": lru,
+    "lem": lem,
 }
 every_layer = pytest.mark.parametrize("name", FORMULAS)
 

@@ -29,6 +29,7 @@ Method = Literal[
     "indrnn",
     "lru",
     "lem",
+    "orthogonal_kept",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)[:9]
 """Those of the paper, and the LSTM and the GRU. The others are compared if --methods names them."""

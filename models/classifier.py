@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from models import initializers as init
 from models.config import ModelConfig
@@ -17,6 +18,7 @@ from models.indrnn import IndRNN
 from models.lem import LEM
 from models.lru import LRU
 from models.minimal_rnn import MinGRU, MinLSTM
+from models.orthogonal_rnn import OrthogonalRNN
 from models.recurrent_layer import RecurrentLayer
 from models.relu_rnn import ReluRNN
 
@@ -37,6 +39,7 @@ STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "indrnn": lambda inputs, config: IndRNN(inputs, config.hidden_size, config.memory_steps),
     "lru": lambda inputs, config: LRU(inputs, config.hidden_size),
     "lem": lambda inputs, config: LEM(inputs, config.hidden_size),
+    "orthogonal_kept": lambda inputs, config: OrthogonalRNN(inputs, config.hidden_size),
 }
 """The initialised network of one layer, by model name: number of inputs and settings -> network."""
 
@@ -403,6 +406,22 @@ class SequenceClassifier(nn.Module):
             total[:running] += state
             last[running_next:running] = state[running_next:]
         return last, total
+
+
+def for_inference(model: SequenceClassifier) -> SequenceClassifier:
+    """The classifier in evaluation mode on the CPU, whose weights are plain numbers, for single steps and for graphs.
+
+    If it has parametrised weights, it is a copy: they would be computed at every step, from operations that ONNX lacks.
+    """
+    if not any(map(parametrize.is_parametrized, model.layers)):
+        return model.cpu().eval()
+    with torch.random.fork_rng(devices=[]):
+        copied = SequenceClassifier(model.config, len(model.feature_mean), model.classifier.out_features).eval()
+    copied.load_state_dict(model.state_dict())
+    for layer in copied.layers:  # not those of a deep copy, which shares the class that is changed here
+        for name in list(getattr(layer, "parametrizations", ())):
+            parametrize.remove_parametrizations(layer, name)
+    return copied
 
 
 def _side_by_side(inputs: Sequence[Tensor]) -> Tensor:

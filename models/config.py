@@ -22,6 +22,7 @@ ModelName = Literal[
     "indrnn",
     "lru",
     "lem",
+    "orthogonal_kept",
     "mean",
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
@@ -41,7 +42,7 @@ class ModelConfig:
     """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal, rnn_relu (ReLU networks that differ in their initial
     weights), rnn_tanh, lstm, gru, min_gru and min_lstm (gates that read the inputs only), indrnn (ReLU units
     that do not read each other), lru (a linear recurrence with complex eigenvalues), lem (two states with learned time
-    steps), or mean (frame average and a linear layer)"""
+    steps), orthogonal_kept (a matrix that stays orthogonal), or mean (frame average and a linear layer)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
     num_layers: int = 1

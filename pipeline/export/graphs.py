@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import Backbone
-from models.classifier import SequenceClassifier
+from models.classifier import SequenceClassifier, for_inference
 from models.preprocessing import Preprocessing
 from models.tensor_preprocessing import resize_and_crop_tensor
 from pipeline.features.encoders import FromPixels, to_onnx
@@ -34,7 +34,7 @@ class _Step(nn.Module):
 
     def __init__(self, classifier: SequenceClassifier, names: Sequence[str]) -> None:
         super().__init__()
-        self.classifier, self.names = classifier, tuple(names)
+        self.classifier, self.names = for_inference(classifier), tuple(names)
 
     def forward(self, features: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         scores, after = self.classifier.step(features, dict(zip(self.names, state, strict=True)))

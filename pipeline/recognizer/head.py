@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
-from models.classifier import SequenceClassifier
+from models.classifier import SequenceClassifier, for_inference
 
 Array = npt.NDArray[np.float32]
 State = dict[str, Array]
@@ -37,7 +37,7 @@ class ClassifierHead:
     """A ``SequenceClassifier`` in PyTorch, as a ``Head``."""
 
     def __init__(self, model: SequenceClassifier) -> None:
-        self._model = model.cpu().eval()
+        self._model = for_inference(model)
 
     def initial_state(self, num_rows: int) -> State:
         return {name: value.numpy() for name, value in self._model.initial_state(num_rows).items()}

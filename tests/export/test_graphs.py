@@ -20,7 +20,10 @@ RECURRENT = {"RNN", "GRU", "LSTM", "Loop", "Scan", "If"}
     [
         *(ModelConfig(name, hidden_size=8) for name in ("np_rnn", "irnn", "scaled_irnn", "nrnn", "orthogonal")),
         *(ModelConfig(name, hidden_size=8) for name in ("rnn_relu", "rnn_tanh", "lstm", "gru", "mean")),
-        *(ModelConfig(name, hidden_size=8) for name in ("min_gru", "min_lstm", "indrnn", "lru", "lem")),
+        *(
+            ModelConfig(name, hidden_size=8)
+            for name in ("min_gru", "min_lstm", "indrnn", "lru", "lem", "orthogonal_kept")
+        ),
         *(ModelConfig(name, hidden_size=8, num_layers=3) for name in ("np_rnn", "lstm", "gru")),
         ModelConfig(hidden_size=8, readout="last", inputs="frames"),
         ModelConfig(hidden_size=8, readout="mean", skip_connection=False, power_norm=False),

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.classifier import STATE_NETWORKS
+from models.classifier import STATE_NETWORKS, SequenceClassifier, for_inference
 from models.config import ModelConfig, ModelName
 from models.indrnn import IndRNN
 from models.lru import LRU, R_MAX, R_MIN
+from models.orthogonal_rnn import OrthogonalRNN
 from models.recurrent_layer import RecurrentLayer, diagonal_scan
 
 Array = npt.NDArray[np.float64]
@@ -84,12 +85,22 @@ def lem(inputs: Array, weights: Weights) -> Array:
     return np.stack(states)
 
 
+def orthogonal_kept(inputs: Array, weights: Weights) -> Array:
+    hidden, states = np.zeros((BATCH, HIDDEN)), []
+    for one in inputs:
+        driven = one @ weights["weight_ih"].T + hidden @ weights["weight_hh"].T
+        hidden = np.sign(driven) * np.maximum(np.abs(driven) + weights["bias"], 0)
+        states.append(hidden)
+    return np.stack(states)
+
+
 FORMULAS: dict[ModelName, Callable[[Array, Weights], Array]] = {
     "min_gru": min_gru,
     "min_lstm": min_lstm,
     "indrnn": indrnn,
     "lru": lru,
     "lem": lem,
+    "orthogonal_kept": orthogonal_kept,
 }
 every_layer = pytest.mark.parametrize("name", FORMULAS)
 
@@ -120,6 +131,8 @@ def test_the_states_follow_the_formula(name: ModelName) -> None:
     """The hidden states of all steps are those of the published formula."""
     layer, inputs = make_layer(name), make_inputs()
     weights = {key: value.detach().numpy() for key, value in layer.named_parameters()}
+    if isinstance(layer, OrthogonalRNN):
+        weights["weight_hh"] = layer.weight_hh.detach().numpy()
     states, _ = layer(inputs)
     assert states.shape == (NUM_STEPS, BATCH, HIDDEN)
     np.testing.assert_allclose(states.detach().numpy(), FORMULAS[name](inputs.numpy(), weights), rtol=1e-9, atol=1e-9)
@@ -155,7 +168,7 @@ def test_gradcheck(name: ModelName) -> None:
     assert torch.autograd.gradcheck(states, (make_inputs()[:4, :2].requires_grad_(), *parameters))
 
 
-@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @every_layer
 def test_a_traced_layer_steps_through_its_inputs(name: ModelName) -> None:
     """A graph made of one sequence answers for another: nothing in it is a constant."""
@@ -200,3 +213,30 @@ def test_the_eigenvalues_of_lru_start_on_their_ring() -> None:
     assert R_MIN <= radius.min() < R_MIN + 0.001 and R_MAX - 0.001 < radius.max() <= R_MAX
     assert radius.square().mean() == pytest.approx((R_MIN**2 + R_MAX**2) / 2, abs=0.003)
     torch.testing.assert_close(scale**2 / (1 - radius**2), torch.ones(4000), rtol=1e-3, atol=0)
+
+
+def test_the_matrix_of_orthogonal_kept_stays_orthogonal() -> None:
+    """Updates turn the matrix and change no length, so a state without inputs keeps its norm for a thousand steps."""
+    torch.manual_seed(0)
+    layer = OrthogonalRNN(INPUTS, HIDDEN)
+    before, optimizer = layer.weight_hh.detach().clone(), torch.optim.Adam(layer.parameters(), 0.05)
+    for _ in range(5):
+        optimizer.zero_grad()
+        layer(make_inputs().float())[0].square().sum().backward()
+        optimizer.step()
+    assert (layer.weight_hh - before).abs().max() > 0.05
+    torch.testing.assert_close(layer.weight_hh @ layer.weight_hh.T, torch.eye(HIDDEN))
+    with torch.no_grad():
+        layer.bias.zero_()
+        start = torch.randn(1, 1, HIDDEN)
+        states, _ = layer(torch.zeros(1000, 1, INPUTS), start)
+    torch.testing.assert_close(states.norm(dim=-1), start.norm(dim=-1).expand(1000, 1), rtol=1e-3, atol=0)
+
+
+def test_a_classifier_for_inference_has_plain_weights() -> None:
+    """A copy without parametrisations answers as the original, which can be trained on."""
+    model = SequenceClassifier(ModelConfig("orthogonal_kept", HIDDEN, num_layers=2), INPUTS, 3).train()
+    plain, features = for_inference(model), make_inputs().float()
+    assert not plain.training and "layers.1.weight_hh" in plain.state_dict()
+    assert model.training and "layers.1.parametrizations.weight_hh.original" in model.state_dict()
+    torch.testing.assert_close(plain(features), model.eval()(features))

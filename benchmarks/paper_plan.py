@@ -30,6 +30,7 @@ Method = Literal[
     "lru",
     "lem",
     "orthogonal_kept",
+    "attentive",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)[:9]
 """Those of the paper, and the LSTM and the GRU. The others are compared if --methods names them."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models import initializers as init
+from models.attentive_probe import AttentiveProbe
 from models.config import ModelConfig
 from models.features import power_normalize, zero_padding
 from models.indrnn import IndRNN
@@ -40,6 +41,7 @@ STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "lru": lambda inputs, config: LRU(inputs, config.hidden_size),
     "lem": lambda inputs, config: LEM(inputs, config.hidden_size),
     "orthogonal_kept": lambda inputs, config: OrthogonalRNN(inputs, config.hidden_size),
+    "attentive": lambda inputs, config: AttentiveProbe(inputs, config.hidden_size),
 }
 """The initialised network of one layer, by model name: number of inputs and settings -> network."""
 

@@ -23,6 +23,7 @@ ModelName = Literal[
     "lru",
     "lem",
     "orthogonal_kept",
+    "attentive",
     "mean",
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
@@ -42,7 +43,8 @@ class ModelConfig:
     """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal, rnn_relu (ReLU networks that differ in their initial
     weights), rnn_tanh, lstm, gru, min_gru and min_lstm (gates that read the inputs only), indrnn (ReLU units
     that do not read each other), lru (a linear recurrence with complex eigenvalues), lem (two states with learned time
-    steps), orthogonal_kept (a matrix that stays orthogonal), or mean (frame average and a linear layer)"""
+    steps), orthogonal_kept (a matrix that stays orthogonal), attentive (a learned query attends to the frames), or mean
+    (frame average and a linear layer)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
     num_layers: int = 1

@@ -1,5 +1,4 @@
-"""LRU, a linear recurrence with complex eigenvalues (Orvieto et al., "Resurrecting Recurrent Neural Networks for Long
-Sequences", arXiv 2303.06349)."""
+"""LRU, a linear recurrence with complex eigenvalues (Orvieto et al., arXiv 2303.06349)."""
 
 import math
 

@@ -94,6 +94,37 @@ def orthogonal_kept(inputs: Array, weights: Weights) -> Array:
     return np.stack(states)
 
 
+def layer_norm(values: Array, weight: Array, bias: Array) -> Array:
+    centred = values - values.mean(-1, keepdims=True)
+    return centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-5) * weight + bias
+
+
+def attentive(inputs: Array, weights: Weights) -> Array:
+    """Two heads of three units; the softmax of each step runs over all frames so far."""
+
+    def linear(name: str, values: Array) -> Array:
+        return values @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(name: str, values: Array) -> Array:
+        return layer_norm(values, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    angles = np.arange(NUM_STEPS)[:, None] * 10000.0 ** -(np.arange(3) / 3)
+    positions = np.concatenate([np.sin(angles), np.cos(angles)], 1)[:, None]
+    frames = norm("norm_frames", linear("embedding", inputs) + positions)
+    keys, values = np.split(linear("keys_and_values", frames), 2, axis=-1)
+    query, states = linear("queries", weights["query"]), []
+    for number in range(1, NUM_STEPS + 1):
+        attended = np.empty((BATCH, HIDDEN))
+        for head in (slice(3), slice(3, 6)):
+            scores = np.exp(keys[:number, :, head] @ query[head] / np.sqrt(3))[..., None]
+            attended[:, head] = (scores * values[:number, :, head]).sum(0) / scores.sum(0)
+        attended += weights["query"]
+        inner = linear("mlp.0", norm("norm_attended", attended))
+        inner = inner * torch.distributions.Normal(0, 1).cdf(torch.from_numpy(inner)).numpy()
+        states.append(attended + linear("mlp.2", inner))
+    return np.stack(states)
+
+
 FORMULAS: dict[ModelName, Callable[[Array, Weights], Array]] = {
     "min_gru": min_gru,
     "min_lstm": min_lstm,
@@ -101,6 +132,7 @@ FORMULAS: dict[ModelName, Callable[[Array, Weights], Array]] = {
     "lru": lru,
     "lem": lem,
     "orthogonal_kept": orthogonal_kept,
+    "attentive": attentive,
 }
 every_layer = pytest.mark.parametrize("name", FORMULAS)
 
@@ -240,3 +272,16 @@ def test_a_classifier_for_inference_has_plain_weights() -> None:
     assert not plain.training and "layers.1.weight_hh" in plain.state_dict()
     assert model.training and "layers.1.parametrizations.weight_hh.original" in model.state_dict()
     torch.testing.assert_close(plain(features), model.eval()(features))
+
+
+@torch.no_grad()
+def test_the_attention_survives_large_scores() -> None:
+    """Scores whose exponentials overflow or vanish give finite states, whole and step by step."""
+    layer, inputs = make_layer("attentive"), make_inputs()
+    layer.query *= 1e3
+    whole, _ = layer(inputs)
+    state = torch.zeros(BATCH, layer.state_size, dtype=torch.float64)
+    for one, expected in zip(inputs, whole, strict=True):
+        hidden, state = layer.advance(one, state)
+        torch.testing.assert_close(hidden, expected)
+    assert whole.isfinite().all()

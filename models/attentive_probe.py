@@ -60,8 +60,7 @@ class AttentiveProbe(RecurrentLayer):
 
     def _per_unit(self, heads: Tensor) -> Tensor:
         """One number for each hidden unit, that of its head: ``[..., heads]`` -> ``[..., hidden]``."""
-        size = self.hidden_size // self.num_heads
-        return heads.unsqueeze(-1).expand(*heads.shape, size).flatten(-2)
+        return heads.repeat_interleave(self.hidden_size // self.num_heads, -1)
 
     def step(self, projected: Tensor, state: Tensor) -> Tensor:
         attended, before, number = state.split([self.hidden_size, self.num_heads, 1], -1)

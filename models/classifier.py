@@ -417,13 +417,13 @@ def for_inference(model: SequenceClassifier) -> SequenceClassifier:
     """
     if not any(map(parametrize.is_parametrized, model.layers)):
         return model.cpu().eval()
-    with torch.random.fork_rng(devices=[]):
-        copied = SequenceClassifier(model.config, len(model.feature_mean), model.classifier.out_features).eval()
-    copied.load_state_dict(model.state_dict())
-    for layer in copied.layers:  # not those of a deep copy, which shares the class that is changed here
+    with torch.device("meta"):  # not a deep copy: it would share the class that removing a parametrisation changes
+        copied = SequenceClassifier(model.config, len(model.feature_mean), model.classifier.out_features)
+    copied.load_state_dict(model.state_dict(), assign=True)
+    for layer in copied.layers:
         for name in list(getattr(layer, "parametrizations", ())):
             parametrize.remove_parametrizations(layer, name)
-    return copied
+    return copied.cpu().eval()
 
 
 def _side_by_side(inputs: Sequence[Tensor]) -> Tensor:

@@ -1,22 +1,26 @@
 """A recurrent network whose matrix stays orthogonal (Lezcano-Casado & Martinez-Rubio, arXiv 1901.08428)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
 
-from models.initializers import glorot_normal_, orthogonal_
+from models.initializers import glorot_normal_
 from models.recurrent_layer import RecurrentLayer
 
 
 class OrthogonalRNN(RecurrentLayer):
     """h_t = modReLU(W_xh x_t + W_hh h_{t-1}) with W_hh orthogonal after every update.
 
-    W_hh is a random orthogonal matrix times the exponential of a skew-symmetric one, which is what is learned
-    (``torch.nn.utils.parametrizations.orthogonal``), so no step changes the length of a state. modReLU(z) = sign(z)
-    relu(|z| + b) keeps the signs that a ReLU would lose; b starts uniform in +-0.01 as in the authors' code, and W_xh
-    is Glorot normal.
+    W_hh is the exponential of a skew-symmetric matrix, which is what is learned (expRNN, section 3; computed by
+    ``torch.nn.utils.parametrizations.orthogonal``), so no step changes the length of a state. modReLU(z) = sign(z)
+    relu(|z| + b) keeps the signs that a ReLU would lose.
+
+    W_hh starts as rotations of pairs of units by uniform angles, b uniform in +-0.01 (section 5 and the authors' code),
+    and W_xh Glorot normal.
     """
 
     weight_hh: Tensor
@@ -25,8 +29,10 @@ class OrthogonalRNN(RecurrentLayer):
         super().__init__(input_size, hidden_size)
         self.weight_ih = nn.Parameter(glorot_normal_(torch.empty(hidden_size, input_size)))
         self.bias = nn.Parameter(torch.empty(hidden_size).uniform_(-0.01, 0.01))
-        self.weight_hh = nn.Parameter(orthogonal_(torch.empty(hidden_size, hidden_size)))
-        orthogonal(self, "weight_hh")
+        angles = torch.zeros(hidden_size - 1)
+        angles[::2].uniform_(-math.pi, math.pi)
+        self.weight_hh = nn.Parameter(angles.diag(-1))  # the lower triangle of the skew-symmetric matrix
+        orthogonal(self, "weight_hh", "matrix_exp", use_trivialization=False)
 
     def project(self, inputs: Tensor) -> Tensor:
         return F.linear(inputs, self.weight_ih)

@@ -1,5 +1,7 @@
 """The step of every classifier is exported, without a recurrent operator."""
 
+from typing import get_args
+
 import numpy as np
 import onnx
 import pytest
@@ -18,13 +20,9 @@ RECURRENT = {"RNN", "GRU", "LSTM", "Loop", "Scan", "If"}
 @pytest.mark.parametrize(
     "config",
     [
-        *(ModelConfig(name, hidden_size=8) for name in ("np_rnn", "irnn", "scaled_irnn", "nrnn", "orthogonal")),
-        *(ModelConfig(name, hidden_size=8) for name in ("rnn_relu", "rnn_tanh", "lstm", "gru", "mean")),
-        *(
-            ModelConfig(name, hidden_size=8)
-            for name in ("min_gru", "min_lstm", "indrnn", "lru", "lem", "orthogonal_kept")
-        ),
+        *(ModelConfig(name, hidden_size=8) for name in get_args(ModelName)),
         *(ModelConfig(name, hidden_size=8, num_layers=3) for name in ("np_rnn", "lstm", "gru")),
+        *(ModelConfig(name, hidden_size=32, num_layers=2) for name in ("lem", "attentive")),
         ModelConfig(hidden_size=8, readout="last", inputs="frames"),
         ModelConfig(hidden_size=8, readout="mean", skip_connection=False, power_norm=False),
     ],

@@ -54,7 +54,7 @@ class AttentiveProbe(RecurrentLayer):
     def _attend(self, projected: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Scores ``[..., heads]`` and values ``[..., hidden]`` of frames at a position ``[..., 1]``."""
         frames = self.norm_frames(projected + position_encoding(position, self.hidden_size))
-        keys, values = self.keys_and_values(frames).chunk(2, -1)
+        keys, values = self.keys_and_values(frames).to(projected.dtype).chunk(2, -1)
         products = (keys * self.queries(self.query)).unflatten(-1, (self.num_heads, -1)).sum(-1)
         return products / math.sqrt(self.hidden_size // self.num_heads), values
 

@@ -52,7 +52,8 @@ class RecurrentLayer(nn.Module):
         Returns:
             hidden states ``[T, B, hidden]`` and the last state ``[1, B, state]``.
         """
-        projected = self.project(inputs)
+        # Under autocast the products are in half precision, which would lose the small steps of a long memory.
+        projected = self.project(inputs).to(next(self.parameters()).dtype)
         # A tracer does not see into a scan of its own: the graph would contain the result as a constant.
         is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
         scan = RecurrentLayer.scan if is_traced else type(self).scan

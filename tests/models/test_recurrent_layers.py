@@ -200,6 +200,19 @@ def test_gradcheck(name: ModelName) -> None:
     assert torch.autograd.gradcheck(states, (make_inputs()[:4, :2].requires_grad_(), *parameters))
 
 
+@every_layer
+def test_autocast_keeps_the_precision_of_the_states(name: ModelName) -> None:
+    """Under autocast only products are in half precision; states and the gradient's sums are in float32."""
+    layer, inputs = make_layer(name).float(), make_inputs().float()
+    expected, expected_last = layer(inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        states, last = layer(inputs)
+    assert last.dtype == torch.float32
+    torch.testing.assert_close(last, expected_last, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(states.float(), expected, rtol=0.1, atol=0.1)
+    states.float().sum().backward()
+
+
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @every_layer
 def test_a_traced_layer_steps_through_its_inputs(name: ModelName) -> None:

@@ -34,6 +34,8 @@ Method = Literal[
 ]
 METHODS: tuple[Method, ...] = get_args(Method)[:9]
 """Those of the paper, and the LSTM and the GRU. The others are compared if --methods names them."""
+# One layer of units that do not read each other has no product of two inputs: their papers stack two or more.
+TWO_LAYERS: tuple[Method, ...] = ("min_gru", "min_lstm", "indrnn", "lru")
 
 # The seed for choosing settings. No results are reported for it.
 TUNING_SEED = 1000
@@ -282,6 +284,8 @@ def config_of(cell: Cell, options: Arguments) -> Config:
         model=ModelConfig(
             model=cell.method,
             hidden_size=options.hidden,
+            num_layers=2 if cell.method in TWO_LAYERS else 1,
+            memory_steps=cell.task.length if cell.method == "indrnn" else ModelConfig().memory_steps,
             readout="last",
             inputs="frames",
             skip_connection=False,

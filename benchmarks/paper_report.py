@@ -14,6 +14,7 @@ from benchmarks.paper_pictures import draw_errors, draw_grid
 from benchmarks.paper_plan import (
     CHANCE_MSE,
     TUNING_SEED,
+    TWO_LAYERS,
     Arguments,
     Cell,
     Chosen,
@@ -57,6 +58,7 @@ def write_report(options: Arguments, done: Outcomes, chosen: Chosen) -> str:
         hours=sum(outcome.seconds for outcome in done.values()) / 3600,
         made_with="; ".join(sorted({outcome.made_with for outcome in done.values()})),
         parameters=", ".join(f"{method} {num_parameters(method, options):,}" for method in options.methods),
+        two_layers=[method for method in options.methods if method in TWO_LAYERS],
         adam_beta2=config_of(grid_cells(options)[0], options).training.adam_beta2,
         tuning_seed=TUNING_SEED,
         learnt_epochs=LEARNED_EPOCHS,

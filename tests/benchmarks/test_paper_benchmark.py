@@ -101,6 +101,17 @@ def test_every_method_has_the_same_budget() -> None:
     assert set(get_args(Method)) == set(STATE_NETWORKS)
 
 
+def test_units_that_do_not_read_each_other_have_two_layers() -> None:
+    """A single layer of them can't multiply its inputs, which addition needs; IndRNN's bound is that of the task."""
+    options = Arguments(methods=("np_rnn", "indrnn", "lru", "lem"), tasks=("addition:70",))
+    models = [
+        config_of(cell, options).model
+        for cell in comparison_cells(options, dict.fromkeys(get_args(Method), Settings(0.01, 1.0)))
+    ]
+    assert {model.model: model.num_layers for model in models} == {"np_rnn": 1, "indrnn": 2, "lru": 2, "lem": 1}
+    assert {model.memory_steps for model in models if model.model == "indrnn"} == {70}
+
+
 def test_a_small_budget_gives_whole_rows() -> None:
     """Tasks run in the given order with each method's seeds together, so a short budget cuts off the end of a table."""
     options = Arguments(

@@ -280,7 +280,7 @@ def _parameter_groups(model: SequenceClassifier, settings: TrainingConfig) -> li
     the features and the previous states, so its rate falls with their number (muP: Yang & Hu, "Tensor Programs V",
     arXiv 2203.03466, table 8). The linear layers keep the full rate.
 
-    A layer that is not PyTorch's own multiplies some inputs by one matrix and some by another, so each has its own.
+    In layers that are not PyTorch's own, this is each matrix's own number of inputs.
 
     Only matrices decay, and W_hh does not: that would pull its slow eigenvalue below 1.
     """

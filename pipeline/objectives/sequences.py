@@ -1,5 +1,6 @@
 """The tasks without video: addition and multiplication (regression), MNIST pixel by pixel (classification)."""
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -103,8 +104,10 @@ class Regression(_SequenceObjective):
         return None
 
     def batches(self, epoch: int) -> Iterator[Batch]:
+        length = self.config.training.grown_length(epoch) or self._data.length
+        data = dataclasses.replace(self._data, length=length)
         for step in range(epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch):
-            yield _as_batch(self._data.training_batch(self._seed, step, self.config.training.batch_size))
+            yield _as_batch(data.training_batch(self._seed, step, self.config.training.batch_size))
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
         return Outcome(F.mse_loss(model(batch.inputs)[:, 0], batch.targets), len(batch.targets))

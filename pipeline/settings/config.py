@@ -1,6 +1,7 @@
 """All settings, as dataclasses. The attribute docstrings are the help texts of the command line."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,10 @@ def _is_finite(value: float) -> bool:
 
 def _is_at_most(most: int) -> Callable[[int], bool]:
     return lambda value: value <= most
+
+
+def _are_ascending(values: tuple[int, ...]) -> bool:
+    return min(values, default=2) >= 2 and all(a < b for a, b in itertools.pairwise(values))
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,11 @@ class TrainingConfig:
     as many as 600 steps need"""
     steps_per_epoch: int = 500
     """addition, multiplication: training steps between two validations"""
+    grow_length: tuple[int, ...] = ()
+    """addition, multiplication: train on sequences of these lengths, one after another; the last one is --length.
+    Learning rates fall as lengths grow: twice the length, half the rate"""
+    grow_epochs: tuple[int, ...] = ()
+    """number of epochs on each of these lengths, instead of --epochs"""
     batch_size: int = 32
     """clips or sequences per step"""
     learning_rate: float = 1e-3
@@ -136,6 +146,14 @@ class TrainingConfig:
         _require(self, "above 0", lambda value: value > 0, *rates)
         _require(self, "at least 0", lambda value: value >= 0, "weight_decay", "stream_pause")
         _require(self, "in [0, 1)", lambda value: 0 <= value < 1, "adam_beta2", "label_smoothing")
+        _require(self, "lengths of at least 2, each longer than the one before", _are_ascending, "grow_length")
+        _require(self, "numbers of at least 1", lambda value: min(value, default=1) >= 1, "grow_epochs")
+        _require(self, f"at most {_MOST:,} in all", lambda value: sum(value) <= _MOST, "grow_epochs")
+        if len(self.grow_length) != len(self.grow_epochs):
+            raise ConfigError(
+                f"grow_length has {len(self.grow_length)} numbers and grow_epochs {len(self.grow_epochs)}: give the "
+                "epochs of each length"
+            )
         if self.clip_step is not None and self.clip_frames is None:
             raise ConfigError("clip_step needs a clip length: set clip_frames too")
         if self.stream_pause is not None and (self.clip_frames is None or self.clip_stride > 1):
@@ -143,7 +161,20 @@ class TrainingConfig:
 
     def num_epochs(self, steps_per_epoch: int) -> int:
         """``epochs``, or the default. A small dataset has few steps per epoch, and training needs steps, not epochs."""
+        if self.grow_epochs:
+            return sum(self.grow_epochs)
         return self.epochs or max(60, math.ceil(600 / steps_per_epoch))
+
+    def grown_length(self, epoch: int) -> int | None:
+        """The length of the sequences in an epoch; ``None`` if it does not grow."""
+        ends = itertools.accumulate(self.grow_epochs)
+        lengths = (length for length, end in zip(self.grow_length, ends, strict=True) if epoch < end)
+        return next(lengths, self.grow_length[-1] if self.grow_length else None)
+
+    def rate_factor(self, epoch: int) -> float:
+        """What an epoch's learning rates are multiplied by, because of the length of its sequences."""
+        length = self.grown_length(epoch)
+        return 1.0 if length is None else self.grow_length[0] / length
 
 
 @dataclass(frozen=True)
@@ -195,6 +226,10 @@ class Config:
     run: Annotated[RunConfig, tyro.conf.arg(name="output")] = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        if (lengths := self.training.grow_length) and lengths[-1] != self.data.length:
+            raise ConfigError(f"grow_length ends with {lengths[-1]}, and length is {self.data.length}: make them equal")
+        if lengths and self.data.dataset not in ("addition", "multiplication"):
+            raise ConfigError(f"grow_length is for addition and multiplication; {self.data.dataset} has no use for it")
         # An evaluation keeps the states of 250 sequences: 4 GB at this limit.
         if not self.data.has_video and self.data.length * self.model.hidden_size > 2**22:
             raise ConfigError(

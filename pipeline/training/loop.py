@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, TypedDict
 
@@ -57,7 +57,9 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     num_epochs = settings.num_epochs(objective.steps_per_epoch)
     patience = settings.patience or max(20, math.ceil(num_epochs / 3))
     num_steps = objective.steps_per_epoch * num_epochs
-    optimizer, schedule = new_optimizer(model, settings, num_steps)
+    optimizer, schedule = new_optimizer(
+        model, settings, num_steps, lambda step: settings.rate_factor(step // objective.steps_per_epoch)
+    )
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.amp and device.type == "cuda")
 
     first_epoch, best, history = 0, _Best(epoch=-1, rank=[math.inf]), []
@@ -78,7 +80,8 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     progress = Progress(total=num_steps, done=objective.steps_per_epoch * first_epoch, unit="step")
     with closing(board), closing(progress):
         for epoch in range(first_epoch, num_epochs):
-            if epoch - best["epoch"] > patience or objective.can_stop(history):
+            is_growing = settings.grown_length(epoch) not in (None, *settings.grow_length[-1:])
+            if not is_growing and (epoch - best["epoch"] > patience or objective.can_stop(history)):
                 break
             started = time.perf_counter()
             torch.manual_seed(_epoch_seed(seed, epoch))
@@ -135,11 +138,23 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             progress.show(**{"epoch": epoch + 1} | shown)
 
 
-def new_optimizer(model: SequenceClassifier, settings: TrainingConfig, num_steps: int) -> tuple[Optimizer, LambdaLR]:
-    """AdamW and its learning rate schedule for a training of ``num_steps`` steps."""
+def new_optimizer(
+    model: SequenceClassifier,
+    settings: TrainingConfig,
+    num_steps: int,
+    rate_factor: Callable[[int], float] = lambda step: 1.0,
+) -> tuple[Optimizer, LambdaLR]:
+    """AdamW and its learning rate schedule for a training of ``num_steps`` steps.
+
+    ``rate_factor``: what the schedule's rate is multiplied by in each step, counted from 0.
+    """
     betas = (0.9, settings.adam_beta2)
     optimizer = torch.optim.AdamW(_parameter_groups(model, settings), betas=betas, fused=True)
-    return optimizer, LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_steps, settings.schedule))
+
+    def factor(step: int) -> float:
+        return learning_rate_factor(step, num_steps, settings.schedule) * rate_factor(step)
+
+    return optimizer, LambdaLR(optimizer, factor)
 
 
 def _restore(

@@ -78,11 +78,12 @@ def make_sequence_config(
     root: Path | None = None,
     *,
     permuted: bool = False,
+    length: int = 6,
     model: ModelConfig = SEQUENCE_MODEL,
     run: dict[str, Any] | None = None,
     **training: Any,
 ) -> Config:
-    """Settings of a task without video: 4 epochs of 20 batches of 32; addition and multiplication have 6 steps.
+    """Settings of a task without video: 4 epochs of 20 batches of 32; ``length`` is for addition and multiplication.
 
     ``run`` are fields of ``RunConfig``, ``training`` of ``TrainingConfig``.
     """
@@ -90,7 +91,7 @@ def make_sequence_config(
     if dataset == "pixel_mnist":
         data = DataConfig(dataset, root, permuted=permuted)
     else:
-        data = DataConfig(dataset, root, length=6)
+        data = DataConfig(dataset, root, length=length)
     return Config(
         data=data,
         model=model,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.catalog import DataConfig
-from data.sequences import PixelMNIST, load_task
+from data.sequences import ArithmeticTask, PixelMNIST, load_task
 from models.classifier import SequenceClassifier
 from pipeline.experiment import run_experiment
 from pipeline.objectives import sequences as module
@@ -112,6 +112,44 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, dataset: str,
     resumed = train_sequence_run(config)
     assert len(resumed.history()) == 4
     assert_same_run(resumed, uninterrupted)
+
+
+GROWTH = {"grow_length": (4, 8, 16), "grow_epochs": (2, 1, 1), "steps_per_epoch": 5, "schedule": "constant"}
+
+
+def test_sequences_grow_and_rates_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stage trains on its length, at a rate in proportion to 1 / length; validation is always on the longest."""
+    seen: list[tuple[int, ...]] = []
+    draw = ArithmeticTask.training_batch
+    monkeypatch.setattr(
+        ArithmeticTask,
+        "training_batch",
+        lambda self, *arguments: (seen.append(self.length), draw(self, *arguments))[1],  # type: ignore[func-returns-value]
+    )
+    config = make_sequence_config(tmp_path, length=16, **GROWTH)
+    run = train_sequence_run(config)
+    assert seen == [4] * 10 + [8] * 5 + [16] * 5
+    rates = [line["learning_rate"] / config.training.learning_rate for line in run.history()]
+    # At the end of an epoch the schedule is at the next step.
+    assert rates == pytest.approx([1, 1 / 2, 1 / 4, 1 / 4])
+
+
+def test_a_growing_run_resumes_on_the_right_length(tmp_path: Path) -> None:
+    """Killed while sequences grow, it ends with the same weights as an uninterrupted run."""
+    whole = train_sequence_run(make_sequence_config(tmp_path / "whole", length=16, **GROWTH))
+    config = make_sequence_config(tmp_path / "killed", length=16, **GROWTH)
+    with killed_at_step(12):
+        train_sequence_run(config)
+    assert_same_run(train_sequence_run(config), whole)
+
+
+def test_patience_begins_with_the_last_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training on short sequences may make long ones worse for a while, which is no reason to stop."""
+    losses = iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    monkeypatch.setattr(module, "mean_squared_error", lambda *_: next(losses))
+    growth = GROWTH | {"grow_epochs": (2, 2, 9), "patience": 1}
+    run = train_sequence_run(make_sequence_config(tmp_path, length=16, **growth))
+    assert len(run.history()) == 4
 
 
 def test_the_seed_determines_the_run(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data.catalog import DataConfig
 from pipeline.settings.config import Config, ConfigError, EvaluationOverrides, RunConfig, TrainingConfig
 from pipeline.settings.parsing import flags_of
 
@@ -24,6 +25,28 @@ def test_runs_that_would_collide_or_escape_are_refused(options: dict[str, object
     """Two runs in one folder, no run at all, and a name that leads to another folder are errors before any work."""
     with pytest.raises(ConfigError, match=message):
         RunConfig(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "length", "growth", "message"),
+    [
+        ("addition", 50, ((20, 60), (1, 1)), "ends with 60, and length is 50"),
+        ("addition", 60, ((20, 60), (1,)), "2 numbers and grow_epochs 1"),
+        ("addition", 60, ((60, 20, 60), (1, 1, 1)), "each longer"),
+        ("addition", 60, ((1, 60), (1, 1)), "at least 2"),
+        ("addition", 60, ((20, 60), (0, 1)), "at least 1"),
+        ("pixel_mnist", 100, ((20, 100), (1, 1)), "pixel_mnist has no use"),
+    ],
+)
+def test_growth_that_makes_no_sense_is_refused(
+    dataset: str, length: int, growth: tuple[tuple[int, ...], tuple[int, ...]], message: str
+) -> None:
+    """Stages end at the length that is tested, each has its epochs, and only sequences without fixed length grow."""
+    with pytest.raises(ConfigError, match=message):
+        lengths, epochs = growth
+        Config(
+            data=DataConfig(dataset, length=length), training=TrainingConfig(grow_length=lengths, grow_epochs=epochs)
+        )
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
 
 from pipeline.evaluation.predictions import FloatArray, IntArray, Predictions
 
@@ -128,6 +126,9 @@ def confusion_order(counts: IntArray) -> list[int]:
     share = counts[:, :num_classes] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     distance = 1 - (share + share.T) / 2
     np.fill_diagonal(distance, 0)
+    from scipy.cluster.hierarchy import leaves_list, linkage  # here, because a training imports this module too
+    from scipy.spatial.distance import squareform
+
     tree = linkage(squareform(distance, checks=False), method="average", optimal_ordering=True)
     return [int(leaf) for leaf in leaves_list(tree)]
 

@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data.records import VideoRecord
@@ -26,6 +26,7 @@ def make_list(records: list[VideoRecord], folders: list[Path], own_groups: bool)
     return VideoList(video_ids, places, [record.label for record in records], video_ids if own_groups else groups)
 
 
+@settings(deadline=None)  # not a measure of time
 @given(
     rows=st.lists(st.tuples(NAMES, FOLDERS, st.integers(0, 3), st.text(st.characters()))),
     own_groups=st.booleans(),

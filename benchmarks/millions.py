@@ -82,7 +82,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process: seconds, and peak memory in bytes."""
+    """What one process takes: seconds, and peak memory in bytes."""
 
     seconds: float
     memory: int

@@ -74,7 +74,7 @@ def test_two_videos_are_enough() -> None:
 
 
 def test_many_equal_videos_cost_a_pair_each() -> None:
-    """Of a thousand black videos every one is reported, but not every pair of them."""
+    """Each of a thousand black videos is reported, but not every pair of them."""
     values = {f"v{n}": np.zeros((4, 3)) for n in range(1000)}
     found = _find(values, {name: name for name in values})
     assert len(found) == 999 and {second for _, second, _ in found} == {f"v{n}" for n in range(1, 1000)}

@@ -59,7 +59,7 @@ def test_a_group_that_fails_is_found() -> None:
 
 @pytest.mark.parametrize("groups_differ", [False, True])
 def test_noise_fails_in_one_evaluation_of_twenty_at_most(groups_differ: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 200 evaluations in which accuracy depends on no property, at most 5 % name a slice, even if groups differ in
+    """At most 5 % of 200 evaluations in which accuracy depends on no property name a slice, even if groups differ in
     their accuracy, and in the property, which would fool a test that takes videos for independent."""
     monkeypatch.setattr(slices, "_FLIPS", 1000)  # enough for 38 slices
     monkeypatch.setattr(slices, "_RESAMPLES", 10)

@@ -1,11 +1,13 @@
 """The demo dataset: short videos of cartoon people, rendered locally in UCF101's layout.
 
-    python -m data.demo --root datasets/demo
+    python -m data.demo --root datasets/demo                                                # what train.py renders
+    python -m data.demo --root datasets/whole_demo --classes 32 --groups 24                 # all classes
 
-Its classes come in pairs that are each other's time reversal (SitDown / StandUp, ...). A video of the second class is
-drawn by the same random process as one of the first, and its frames are written backwards. So within a pair, the *set*
-of a video's frames has the same distribution: a classifier that averages frames can distinguish the pairs, but then
-gets only half of the videos right, whatever its features. To do better, it must use the order.
+Its classes come in pairs. In twelve, the classes are each other's time reversal (SitDown / StandUp, ...): a video of the
+second is drawn by the same random process as one of the first, and its frames are written backwards. In four, the same
+movement is repeated at a slow or a fast tempo (WalkInPlace / RunInPlace, ...). So within a pair, the *set* of a video's
+frames has the same distribution: a classifier that averages frames can distinguish the pairs, but then gets only half of
+the videos right, whatever its features. To do better, it must use the order.
 
 A group is one actor (body and clothes) in one scene who performs every class. So the looks of actor and scene say
 nothing about the class, and no actor or scene is in two parts of a split. As in UCF101, some groups are in no test
@@ -29,14 +31,15 @@ from filelock import FileLock
 
 from data.atomic import write_text_atomically
 from data.catalog import DataConfig
-from data.demo.actions import ACTIONS, FPS, HEIGHT, WIDTH, Stage, film, random_stage
+from data.demo.actions import ACTIONS, FPS
 from data.demo.drawing import Image
+from data.demo.film import HEIGHT, WIDTH, Stage, film, random_stage
 from data.processes import available_cores
 from data.progress import Progress
 from data.records import DatasetError, VideoDataset, require_usable_paths
 from data.ucf101 import load_layout
 
-VERSION = 1  # raise it whenever the same seed would give other videos
+VERSION = 2  # raise it whenever the same seed would give other videos
 DEFAULT_ROOT = Path("datasets/demo")
 MARKER = "demo.json"  # written last: the rendering is complete
 UNFINISHED_MARKER = "demo.unfinished.json"  # written first: says what a killed rendering was going to contain
@@ -66,9 +69,9 @@ class Rendering:
     def videos(self) -> list["DemoVideo"]:
         """Return every video, classes in alphabetical order as in UCF101's lists."""
         videos = [
-            DemoVideo(pair, reverse, group, number)
+            DemoVideo(pair, is_second, group, number)
             for pair in range(self.classes // 2)
-            for reverse in (False, True)
+            for is_second in (False, True)
             for group in range(1, self.groups + 1)
             for number in range(1, self.clips + 1)
         ]
@@ -86,17 +89,20 @@ class Rendering:
 
 @dataclass(frozen=True)
 class DemoVideo:
-    """One video of the dataset. ``pair`` is an index into ``ACTIONS``; ``group`` and ``number`` count from 1."""
+    """One video of the dataset.
+
+    ``pair`` is an index into ``ACTIONS``, ``is_second`` tells its two classes apart; ``group`` and ``number`` count
+    from 1.
+    """
 
     pair: int
-    is_reversed: bool
+    is_second: bool
     group: int
     number: int
 
     @property
     def class_name(self) -> str:
-        action = ACTIONS[self.pair]
-        return action.backward if self.is_reversed else action.forward
+        return ACTIONS[self.pair].classes[self.is_second]
 
     @property
     def list_path(self) -> str:
@@ -107,9 +113,9 @@ class DemoVideo:
 def render(
     root: Path = DEFAULT_ROOT,
     seed: int = 0,
-    classes: int = 8,
+    classes: int = 10,
     groups: int = 10,
-    clips: int = 3,
+    clips: int = 2,
     workers: int = available_cores(),
 ) -> None:
     """Render the demo dataset. An interrupted rendering resumes; a finished one is left as it is.
@@ -117,7 +123,7 @@ def render(
     Args:
         root: folder to render to: new, empty, or rendered by this command before.
         seed: random seed of actors, scenes and movements. The same seed gives the same files, byte for byte.
-        classes: number of classes; even, because they come in pairs.
+        classes: number of classes, up to 32; even, because they come in pairs.
         groups: number of actors, each in a scene of their own.
         clips: number of videos per class and group.
         workers: number of processes.
@@ -173,11 +179,9 @@ def require_rendered(config: DataConfig) -> None:
 
 
 def draw_frames(video: DemoVideo, seed: int) -> list[Image]:
-    """Draw a video's frames, BGR uint8 [HEIGHT, WIDTH, 3]: a take of its action, backwards for a reversed class."""
-    take = 2 * video.number + (1 if video.is_reversed else 0)
-    rng = np.random.default_rng((seed, video.group, video.pair, take))
-    frames = film(ACTIONS[video.pair], stage_of(seed, video.group), rng)
-    return frames[::-1] if video.is_reversed else frames
+    """Draw a video's frames, BGR uint8 [HEIGHT, WIDTH, 3]: a take of its own."""
+    rng = np.random.default_rng((seed, video.group, video.pair, 2 * video.number + video.is_second))
+    return film(ACTIONS[video.pair], video.is_second, stage_of(seed, video.group), rng)
 
 
 @cache

@@ -20,6 +20,9 @@ import numpy.typing as npt
 Colour = tuple[int, int, int]
 Image = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
+Outline = npt.NDArray[np.int32]
+Polygon = tuple[Outline, Colour]
+"""Corners, in fractions of a pixel (``SUBPIXEL_BITS``), and what they are filled with."""
 
 CANVAS_WIDTH, CANVAS_HEIGHT = 768, 576
 CAMERA_PITCH = 9.0  # the camera looks slightly down
@@ -93,18 +96,27 @@ def block(colour: Colour, low: Iterable[float], high: Iterable[float]) -> list[S
 
 def draw_solids(canvas: Image, solids: Iterable[Solid], view: View) -> None:
     """Paint ``solids`` onto ``canvas``, the farthest first."""
+    fill(canvas, polygons_of(solids, view))
+
+
+def polygons_of(solids: Iterable[Solid], view: View) -> list[Polygon]:
+    """Return what ``solids`` are on canvas, the farthest first."""
     items = list(solids)
-    all_pixels, all_nearness = view.project(np.concatenate([item.centres for item in items]))
-    ends = np.cumsum([len(item.centres) for item in items])[:-1]
-    pixels_of, nearness_of = np.split(all_pixels, ends), np.split(all_nearness, ends)
-    for index in sorted(range(len(items)), key=lambda index: float(nearness_of[index].mean())):
-        item, pixels = items[index], pixels_of[index]
-        radii = item.radii * view.scale
+    pixels, nearness = view.project(np.concatenate([item.centres for item in items]))
+    radii = np.concatenate([item.radii for item in items]) * view.scale
+    starts = np.cumsum([0, *(len(item.centres) for item in items)])
+    edges, bodies = circles(pixels, radii + 1.6), circles(pixels, radii)
+    highlights = circles(pixels - 0.3 * radii[:, None], 0.45 * radii)
+    means = np.add.reduceat(nearness, starts[:-1]) / np.diff(starts)
+    polygons = []
+    for index in np.argsort(means, kind="stable"):
+        item, part = items[index], slice(starts[index], starts[index + 1])
         if item.outlined:
-            fill_hull(canvas, pixels, radii + 1.6, shaded(item.colour, 0.5))
-        fill_hull(canvas, pixels, radii, item.colour)
+            polygons.append((hull(edges[part]), shaded(item.colour, 0.5)))
+        polygons.append((hull(bodies[part]), item.colour))
         if item.rounded:
-            fill_hull(canvas, pixels - 0.3 * radii[:, None], 0.45 * radii, shaded(item.colour, 1.22))
+            polygons.append((hull(highlights[part]), shaded(item.colour, 1.22)))
+    return polygons
 
 
 def draw_standing(canvas: Image, solids: list[Solid], view: View) -> None:
@@ -128,8 +140,23 @@ def draw_shadow(canvas: Image, points: Iterable[Points], view: View) -> None:
         cv2.addWeighted(dark, 0.16, patch, 0.84, 0, dst=patch)
 
 
-def fill_hull(canvas: Image, centres: Points, radii: Points, colour: Colour) -> None:
-    """Fill the convex hull of circles (``centres`` [n, 2] and ``radii`` [n] in pixels), antialiased."""
-    outline = (centres[:, None, :] + radii[:, None, None] * CIRCLE).reshape(-1, 2) * 2**SUBPIXEL_BITS
-    hull = cv2.convexHull(np.round(outline).astype(np.int32))
-    cv2.fillConvexPoly(canvas, hull, colour, cv2.LINE_AA, SUBPIXEL_BITS)
+def capsule(colour: Colour, centres: Points, radii: Points) -> Polygon:
+    """Return the convex hull of circles on canvas: ``centres`` [n, 2] and ``radii`` [n] in pixels."""
+    return hull(circles(centres, radii)), colour
+
+
+def circles(centres: Points, radii: Points) -> Outline:
+    """Return points on circles, in fractions of a pixel: [n, 2] and [n] -> int32 [n, 20, 2]."""
+    outline = (centres[:, None, :] + radii[:, None, None] * CIRCLE) * 2**SUBPIXEL_BITS
+    return np.round(outline).astype(np.int32)
+
+
+def hull(outline: Outline) -> Outline:
+    """Return the corners of the convex hull of points [..., 2]."""
+    return cv2.convexHull(outline.reshape(-1, 2)).astype(np.int32, copy=False)
+
+
+def fill(canvas: Image, polygons: Iterable[Polygon]) -> None:
+    """Paint convex polygons one after another, antialiased."""
+    for corners, colour in polygons:
+        cv2.fillConvexPoly(canvas, corners, colour, cv2.LINE_AA, SUBPIXEL_BITS)

@@ -26,6 +26,7 @@ def paint_scene(kind: int, rng: np.random.Generator) -> Image:
     """
     canvas = np.zeros((CANVAS_HEIGHT, CANVAS_WIDTH, 3), np.uint8)
     (paint_room, paint_park, paint_room, paint_gym)[kind % 4](canvas, rng)
+    paint_jumble(canvas, rng)
     return add_grain(cv2.GaussianBlur(canvas, (0, 0), BLUR), rng)
 
 
@@ -91,6 +92,24 @@ def paint_park(canvas: Image, rng: np.random.Generator) -> None:
         x, y = int(rng.integers(0, CANVAS_WIDTH)), int(rng.integers(FLOOR_LINE + 4, CANVAS_HEIGHT))
         blade = (x + int(rng.integers(-3, 4)), y - int(rng.integers(4, 11)))
         cv2.line(canvas, (x, y), blade, shaded(grass, float(rng.uniform(0.75, 1.2))), 2)
+
+
+def paint_jumble(canvas: Image, rng: np.random.Generator) -> None:
+    """Paint bags, balls and striped boards anywhere behind the actor."""
+    for _ in range(rng.integers(6, 13)):
+        x, size = int(rng.integers(0, CANVAS_WIDTH)), int(rng.integers(14, 50))
+        y = int(rng.integers(120, FLOOR_LINE + 40))
+        colour, other = (random_colour(rng, (0.1, 0.8), (0.2, 0.95)) for _ in range(2))
+        kind = rng.integers(3)
+        if kind == 0:
+            cv2.circle(canvas, (x, y), size // 2, colour, -1, cv2.LINE_AA)
+            cv2.circle(canvas, (x, y), size // 4, other, 3, cv2.LINE_AA)
+        elif kind == 1:
+            cv2.rectangle(canvas, (x - size, y - size), (x + size, y + size // 2), colour, -1)
+            for stripe in range(x - size, x + size, 14):
+                cv2.line(canvas, (stripe, y - size), (stripe + 7, y + size // 2), other, 4, cv2.LINE_AA)
+        else:
+            cv2.ellipse(canvas, (x, y), (size // 3, size), rng.uniform(0, 180), 0, 360, colour, -1, cv2.LINE_AA)
 
 
 def paint_wallpaper(canvas: Image, colour: Colour, rng: np.random.Generator) -> None:

@@ -10,8 +10,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 .PHONY: demo test lint slow clean
 
 demo: $(CORE)
-	$(BIN)/python train.py --dataset demo --seeds 0 1 2 --overwrite
-	$(BIN)/python train.py --dataset demo --seeds 0 1 2 --overwrite --model mean
+	$(BIN)/python train.py --dataset demo --seeds 0 1 --overwrite --model mean
+	$(BIN)/python train.py --dataset demo --seeds 0 1 --overwrite
 	$(BIN)/python evaluate.py runs/demo
 
 test: $(STAMP)

@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/core
 STAMP := $(VENV)/installed
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles what it imports. To compile all that is installed would take half of the installation.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: demo test lint slow clean
 

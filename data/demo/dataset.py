@@ -1,13 +1,13 @@
 """The demo dataset: short videos of cartoon people, rendered locally in UCF101's layout.
 
-    python -m data.demo --root datasets/demo                                                # what train.py renders
-    python -m data.demo --root datasets/whole_demo --classes 32 --groups 24                 # all classes
+    python -m data.demo --root datasets/demo                                    # 10 classes, as train.py renders them
+    python -m data.demo --root datasets/whole_demo --classes 32 --groups 24     # all classes
 
-Its classes come in pairs. In twelve, the classes are each other's time reversal (SitDown / StandUp, ...): a video of the
-second is drawn by the same random process as one of the first, and its frames are written backwards. In four, the same
-movement is repeated at a slow or a fast tempo (WalkInPlace / RunInPlace, ...). So within a pair, the *set* of a video's
-frames has the same distribution: a classifier that averages frames can distinguish the pairs, but then gets only half of
-the videos right, whatever its features. To do better, it must use the order.
+Its classes come in pairs. In twelve, the classes are each other's time reversal (SitDown / StandUp, ...): a video of
+the second is drawn by the same random process as one of the first, and its frames are written backwards. In four, the
+same movement is repeated at a slow or a fast tempo (WalkInPlace / RunInPlace, ...). So within a pair, the *set* of a
+video's frames has the same distribution: a classifier that averages frames can distinguish the pairs, but then gets
+only half of the videos right, whatever its features. To do better, it must use the order.
 
 A group is one actor (body and clothes) in one scene who performs every class. So the looks of actor and scene say
 nothing about the class, and no actor or scene is in two parts of a split. As in UCF101, some groups are in no test

@@ -164,7 +164,7 @@ class WholeStep:
         self._settings = TrainingConfig()
         self._model = model.train()
         model.set_feature_statistics(*table.statistics(power_normalize))
-        self._optimizer, self._schedule = new_optimizer(model, self._settings, 10**5)
+        self._optimizer, self._schedule = new_optimizer(model, self._settings, 10**5, num_epochs=1)
         self._batches = self._endless_batches(table, ClipSampling(size.steps), size.batch)
 
     def __call__(self) -> None:

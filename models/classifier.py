@@ -25,7 +25,11 @@ from models.relu_rnn import ReluRNN
 
 STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "np_rnn": lambda inputs, config: init.init_np_rnn_(
-        ReluRNN(inputs, config.hidden_size), config.input_scale, identity_weight=config.identity_weight
+        ReluRNN(inputs, config.hidden_size, config.memory_units),
+        config.input_scale,
+        identity_weight=config.identity_weight,
+        memory_units=config.memory_units,
+        memory_steps=config.memory_steps,
     ),
     "irnn": lambda inputs, config: init.init_irnn_(ReluRNN(inputs, config.hidden_size)),
     "scaled_irnn": lambda inputs, config: init.init_irnn_(ReluRNN(inputs, config.hidden_size), config.identity_scale),

@@ -66,8 +66,11 @@ class ModelConfig:
     """np_rnn: c in W = (A + c I) / lambda_max; 1 in the paper. The untrained network remembers for about c + 4 steps"""
     identity_scale: float = 0.99
     """scaled_irnn: factor of the identity in the recurrent matrix"""
+    memory_units: int = 0
+    """np_rnn: number of units that forget nothing. Each adds up what the other units send it (docs/np_rnn.md)"""
     memory_steps: int = 100
-    """indrnn: T, about the length of the sequences; the recurrent weights are at most 2^(1/T)"""
+    """about the length T of the sequences. indrnn: the recurrent weights are at most 2^(1/T). np_rnn with memory units:
+    what these get is divided by T"""
 
     def __post_init__(self) -> None:
         if self.model not in get_args(ModelName):
@@ -84,6 +87,13 @@ class ModelConfig:
             )
         if self.memory_steps < 1:
             raise ModelConfigError(f"memory_steps must be at least 1, not {self.memory_steps}")
+        if not 0 <= self.memory_units < self.hidden_size:
+            raise ModelConfigError(
+                f"memory_units must be at least 0 and less than hidden_size ({self.hidden_size}), not "
+                f"{self.memory_units}"
+            )
+        if self.memory_units and self.model != "np_rnn":
+            raise ModelConfigError(f"memory_units need --model np_rnn; {self.model} has none")
         for name in ("identity_weight", "identity_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ModelConfigError(f"{name} must be at least 0 and finite, not {getattr(self, name)}")

@@ -139,17 +139,31 @@ def glorot_normal_(weight: Tensor, generator: torch.Generator | None = None) -> 
     return weight.copy_(_normal(fan_out, fan_in, generator) * math.sqrt(2 / (fan_in + fan_out)))
 
 
+@torch.no_grad()
 def init_np_rnn_(
     rnn: nn.RNN,
     scale: InputScale = "sqrt_hidden",
     generator: torch.Generator | None = None,
     identity_weight: float = 1.0,
+    memory_units: int = 0,
+    memory_steps: int = 100,
 ) -> nn.RNN:
-    """Initialise every layer and direction of a ReLU ``nn.RNN`` as np-RNN, biases 0; ``ValueError`` for tanh."""
+    """Initialise every layer and direction of a ReLU ``nn.RNN`` as np-RNN, biases 0; ``ValueError`` for tanh.
+
+    The first ``memory_units`` units, if any, are a memory. They keep their state as it is and add to it what the other
+    units send them: their own block of W_hh is the identity, they have no inputs (zero rows in W_xh), and what they get
+    is |N(0, 1)| / ``memory_steps``, so that a sum over that many steps is about as large as a state. They send nothing
+    at first. The other units are an np-RNN of their own. ``ReluRNN`` keeps the identity.
+    """
     _require_relu(rnn)
     for weight_ih, weight_hh in _layers(rnn):
-        np_rnn_(weight_hh, generator, identity_weight)
-        np_rnn_input_(weight_ih, scale, generator)
+        np_rnn_(weight_hh[memory_units:, memory_units:], generator, identity_weight)
+        np_rnn_input_(weight_ih[memory_units:], scale, generator)
+        if memory_units:
+            sent = _normal(memory_units, rnn.hidden_size - memory_units, generator).abs() / memory_steps
+            weight_hh[:memory_units] = torch.cat([torch.eye(memory_units, dtype=sent.dtype), sent], 1)
+            weight_hh[memory_units:, :memory_units] = 0
+            weight_ih[:memory_units] = 0
     return _zero_biases(rnn)
 
 

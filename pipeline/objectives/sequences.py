@@ -104,8 +104,8 @@ class Regression(_SequenceObjective):
         return None
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        length = self.config.training.grown_length(epoch) or self._data.length
-        data = dataclasses.replace(self._data, length=length)
+        stage = self.config.training.stage(epoch)
+        data = dataclasses.replace(self._data, length=stage.length) if stage else self._data
         for step in range(epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch):
             yield _as_batch(data.training_batch(self._seed, step, self.config.training.batch_size))
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -81,6 +81,14 @@ class FeatureConfig:
         _require(self, f"1 to {len(VIEWS)} ({', '.join(VIEWS)})", lambda value: 1 <= value <= len(VIEWS), "views")
 
 
+class Stage(NamedTuple):
+    """Consecutive epochs on sequences of one length."""
+
+    length: int
+    first_epoch: int
+    num_epochs: int
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """How the classifier is trained, and on which clips."""
@@ -104,7 +112,7 @@ class TrainingConfig:
     """addition, multiplication: training steps between two validations"""
     grow_length: tuple[int, ...] = ()
     """addition, multiplication: train on sequences of these lengths, one after another; the last one is --length.
-    Learning rates fall as lengths grow: twice the length, half the rate"""
+    Learning rates fall as lengths grow: twice the length, half the rate. Each length has a --schedule of its own"""
     grow_epochs: tuple[int, ...] = ()
     """number of epochs on each of these lengths, instead of --epochs"""
     batch_size: int = 32
@@ -165,16 +173,13 @@ class TrainingConfig:
             return sum(self.grow_epochs)
         return self.epochs or max(60, math.ceil(600 / steps_per_epoch))
 
-    def grown_length(self, epoch: int) -> int | None:
-        """The length of the sequences in an epoch; ``None`` if it does not grow."""
-        ends = itertools.accumulate(self.grow_epochs)
-        lengths = (length for length, end in zip(self.grow_length, ends, strict=True) if epoch < end)
-        return next(lengths, self.grow_length[-1] if self.grow_length else None)
-
-    def rate_factor(self, epoch: int) -> float:
-        """What an epoch's learning rates are multiplied by, because of the length of its sequences."""
-        length = self.grown_length(epoch)
-        return 1.0 if length is None else self.grow_length[0] / length
+    def stage(self, epoch: int) -> Stage | None:
+        """The length that an epoch's sequences have; ``None`` if lengths do not grow. No stage follows the last."""
+        ends = list(itertools.accumulate(self.grow_epochs))
+        for length, end, num_epochs in zip(self.grow_length, ends, self.grow_epochs, strict=True):
+            if epoch < end or end == ends[-1]:
+                return Stage(length, end - num_epochs, num_epochs)
+        return None
 
 
 @dataclass(frozen=True)

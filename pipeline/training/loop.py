@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, TypedDict
 
@@ -57,9 +57,7 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     num_epochs = settings.num_epochs(objective.steps_per_epoch)
     patience = settings.patience or max(20, math.ceil(num_epochs / 3))
     num_steps = objective.steps_per_epoch * num_epochs
-    optimizer, schedule = new_optimizer(
-        model, settings, num_steps, lambda step: settings.rate_factor(step // objective.steps_per_epoch)
-    )
+    optimizer, schedule = new_optimizer(model, settings, objective.steps_per_epoch, num_epochs)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.amp and device.type == "cuda")
 
     first_epoch, best, history = 0, _Best(epoch=-1, rank=[math.inf]), []
@@ -80,7 +78,8 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
     progress = Progress(total=num_steps, done=objective.steps_per_epoch * first_epoch, unit="step")
     with closing(board), closing(progress):
         for epoch in range(first_epoch, num_epochs):
-            is_growing = settings.grown_length(epoch) not in (None, *settings.grow_length[-1:])
+            stage = settings.stage(epoch)
+            is_growing = stage is not None and stage.length < settings.grow_length[-1]
             if not is_growing and (epoch - best["epoch"] > patience or objective.can_stop(history)):
                 break
             started = time.perf_counter()
@@ -139,20 +138,21 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
 
 
 def new_optimizer(
-    model: SequenceClassifier,
-    settings: TrainingConfig,
-    num_steps: int,
-    rate_factor: Callable[[int], float] = lambda step: 1.0,
+    model: SequenceClassifier, settings: TrainingConfig, steps_per_epoch: int, num_epochs: int
 ) -> tuple[Optimizer, LambdaLR]:
-    """AdamW and its learning rate schedule for a training of ``num_steps`` steps.
+    """AdamW and its learning rate schedule.
 
-    ``rate_factor``: what the schedule's rate is multiplied by in each step, counted from 0.
+    If sequences grow, each length has a schedule of its own, at rates in proportion to 1 / length.
     """
     betas = (0.9, settings.adam_beta2)
     optimizer = torch.optim.AdamW(_parameter_groups(model, settings), betas=betas, fused=True)
 
     def factor(step: int) -> float:
-        return learning_rate_factor(step, num_steps, settings.schedule) * rate_factor(step)
+        stage = settings.stage(step // steps_per_epoch)
+        if stage is None:
+            return learning_rate_factor(step, steps_per_epoch * num_epochs, settings.schedule)
+        of_stage = step - steps_per_epoch * stage.first_epoch, steps_per_epoch * stage.num_epochs
+        return learning_rate_factor(*of_stage, settings.schedule) * settings.grow_length[0] / stage.length
 
     return optimizer, LambdaLR(optimizer, factor)
 

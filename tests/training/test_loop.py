@@ -291,7 +291,7 @@ def test_the_rate_of_a_recurrent_layer_falls_with_its_inputs(tmp_path: Path) -> 
 def test_the_rate_of_a_layer_of_ours_falls_with_its_inputs() -> None:
     """A matrix has the rate of its own number of inputs; biases have the full rate, and no recurrent weight decays."""
     model = SequenceClassifier(ModelConfig("min_gru", 12, 2), 40, 3)
-    optimizer, _ = new_optimizer(model, TrainingConfig(learning_rate=1e-3, base_fan_in=20), 100)
+    optimizer, _ = new_optimizer(model, TrainingConfig(learning_rate=1e-3, base_fan_in=20), 100, num_epochs=1)
     rates = {
         name: (group["initial_lr"], group["weight_decay"] > 0)
         for (name, _), group in zip(model.named_parameters(), optimizer.param_groups, strict=True)

@@ -4,6 +4,7 @@
     python -m benchmarks.paper --budget 30         # half an hour of it; the same command resumes
     python -m benchmarks.paper --budget 0          # train nothing, report the finished cells
     python -m benchmarks.paper --tasks addition:400 pixel_mnist --methods np_rnn irnn --seeds 0
+    python -m benchmarks.paper --tasks addition:1000 --methods np_rnn np_rnn_memory --grow --output long.md
 
 First, every method is trained on one short task with every learning rate and gradient clipping of a grid. The share of
 settings that solve the task is a result in itself, and the best settings of each method are used in all its other

@@ -31,7 +31,9 @@ Method = Literal[
     "lem",
     "orthogonal_kept",
     "attentive",
+    "np_rnn_memory",
 ]
+"""The names of models, and np_rnn with memory units (docs/np_rnn.md)."""
 METHODS: tuple[Method, ...] = get_args(Method)[:9]
 """Those of the paper, and the LSTM and the GRU. The others are compared if --methods names them."""
 # One layer of units that do not read each other has no product of two inputs: their papers stack two or more.
@@ -83,7 +85,7 @@ class Task:
 class Cell(NamedTuple):
     """One training."""
 
-    stage: Literal["grid", "compare"]
+    stage: Literal["grid", "compare", "grow"]
     task: Task
     method: Method
     learning_rate: float
@@ -164,6 +166,9 @@ class Arguments:
     """learning rates in the grid"""
     clippings: tuple[float, ...] = (0.1, 1.0, 10.0)
     """maximum gradient norms in the grid"""
+    grow: bool = False
+    """addition and multiplication: train on a tenth of the length for half of the steps, on a third for a quarter, and
+    on the whole length for the rest, by the rule of --longer scaled"""
     longer: Literal["scaled", "same"] = "scaled"
     """learning rate for sequences r times as long as those of the tuning task: divided by r, or the same"""
     grid_steps: int = 2_000
@@ -195,6 +200,15 @@ class Arguments:
                 )
         if min(self.learning_rates + self.clippings) <= 0:
             raise ConfigError("learning_rates and clippings must be greater than 0")
+        if self.grow and self.longer == "same":
+            raise ConfigError("grow lowers the learning rates as lengths grow: leave out longer=same")
+        if self.grow and self.steps < 4 * self.validate_every:
+            raise ConfigError(
+                f"grow needs at least {4 * self.validate_every} steps, four validations; not {self.steps}"
+            )
+        for task in self.all_tasks:
+            if self.grow and not task.has_classes and task.length < 20:
+                raise ConfigError(f"grow needs tasks of at least 20 steps, not {task}")
         if TUNING_SEED in self.seeds:
             raise ConfigError(f"seed {TUNING_SEED} is reserved for choosing settings. Use another in --seeds.")
         if self.tuning_task.has_classes:
@@ -231,7 +245,13 @@ def grid_cells(options: Arguments) -> list[Cell]:
 def comparison_cells(options: Arguments, chosen: Chosen) -> list[Cell]:
     """Every task with every method whose settings are chosen and every seed, grouped by task, then by method."""
     return [
-        Cell("compare", task, method, *settings_for(task, chosen[method], options), seed)
+        Cell(
+            "grow" if options.grow and not task.has_classes else "compare",
+            task,
+            method,
+            *settings_for(task, chosen[method], options),
+            seed,
+        )
         for task in options.all_tasks
         for method in options.methods
         if method in chosen
@@ -274,6 +294,11 @@ def config_of(cell: Cell, options: Arguments) -> Config:
     """The settings with which ``train.py`` would train this cell, resuming an interrupted run."""
     steps = options.grid_steps if cell.stage == "grid" else options.steps
     epochs = options.epochs if cell.task.has_classes else steps // options.validate_every
+    length, rate = cell.task.length, cell.learning_rate
+    lengths: tuple[int, ...] = ()
+    if cell.stage == "grow":
+        lengths = length // 10, length // 3, length
+        rate *= length / lengths[0]  # that of the first length
     if cell.task.has_classes:
         data = DataConfig(cell.task.dataset, root=options.mnist_root, permuted=cell.task.permuted)
     else:
@@ -282,23 +307,27 @@ def config_of(cell: Cell, options: Arguments) -> Config:
         data=data,
         features=FeatureConfig(device=options.device),
         model=ModelConfig(
-            model=cell.method,
+            model="np_rnn" if cell.method == "np_rnn_memory" else cell.method,
             hidden_size=options.hidden,
             num_layers=2 if cell.method in TWO_LAYERS else 1,
-            memory_steps=cell.task.length if cell.method == "indrnn" else ModelConfig().memory_steps,
+            memory_units=options.hidden // 10 if cell.method == "np_rnn_memory" else 0,
+            memory_steps=lengths[0] if lengths and cell.method == "np_rnn_memory" else length,
             readout="last",
             inputs="frames",
             skip_connection=False,
             power_norm=False,
             dropout=0.0,
-            input_scale="sqrt_hidden",
+            # A memory has no inputs, so they can be large without filling it.
+            input_scale="sqrt_fan_in" if cell.method == "np_rnn_memory" else "sqrt_hidden",
             identity_weight=1.0,  # as in the paper
         ),
         training=TrainingConfig(
             epochs=epochs,
             steps_per_epoch=options.validate_every,
+            grow_length=lengths,
+            grow_epochs=(epochs - 2 * (epochs // 4), epochs // 4, epochs // 4) if lengths else (),
             batch_size=options.batch_size,
-            learning_rate=cell.learning_rate,
+            learning_rate=rate,
             adam_beta2=0.99,
             weight_decay=0.0,
             schedule="cosine",

@@ -59,6 +59,7 @@ def write_report(options: Arguments, done: Outcomes, chosen: Chosen) -> str:
         made_with="; ".join(sorted({outcome.made_with for outcome in done.values()})),
         parameters=", ".join(f"{method} {num_parameters(method, options):,}" for method in options.methods),
         two_layers=[method for method in options.methods if method in TWO_LAYERS],
+        memory=config_of(Cell("grid", options.tuning_task, "np_rnn_memory", 1.0, 1.0, 0), options).model.memory_units,
         adam_beta2=config_of(grid_cells(options)[0], options).training.adam_beta2,
         tuning_seed=TUNING_SEED,
         learnt_epochs=LEARNED_EPOCHS,
@@ -83,7 +84,7 @@ def command(options: Arguments) -> str:
     for name, value in vars(options).items():
         if name not in left_out and value != getattr(defaults, name):
             values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{name.replace('_', '-')}", *map(number, values)]
+            words += [f"--{name.replace('_', '-')}", *map(number, () if value is True else values)]
     return " ".join(words)
 
 

@@ -23,9 +23,9 @@ _MIN_BLOCK_STEPS = 8  # shorter blocks would make the weights' gradients a serie
 class ReluRNN(nn.RNN):
     """One unidirectional ReLU layer, time first, with ``nn.RNN``'s parameters and their names.
 
-    The first ``memory_units`` units are a memory (``initializers.init_np_rnn_``). They learn only what they get from the
-    other units; their weights among each other, their input weights and their biases stay as they are. A change of 1e-4
-    in the identity would multiply their state by 1.6 within 5,000 steps, and one of the bias would add 0.5 to it.
+    The first ``memory_units`` units are a memory (``initializers.init_np_rnn_``). They learn only what they get from
+    the other units; their weights among each other, their input weights and their biases stay as they are. A change of
+    1e-4 in the identity would multiply their state by 1.6 within 5,000 steps, and one of the bias would add 0.5 to it.
     """
 
     weight_ih_l0: Tensor

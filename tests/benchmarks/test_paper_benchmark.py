@@ -98,7 +98,7 @@ def test_every_method_has_the_same_budget() -> None:
     configs = [config_of(cell, options) for cell in compared]
     budgets = {(c.training.epochs, c.training.batch_size, c.model.hidden_size, c.model.input_scale) for c in configs}
     assert len(budgets) == 1
-    assert set(get_args(Method)) == set(STATE_NETWORKS)
+    assert set(get_args(Method)) == {*STATE_NETWORKS, "np_rnn_memory"}
 
 
 def test_units_that_do_not_read_each_other_have_two_layers() -> None:
@@ -110,6 +110,22 @@ def test_units_that_do_not_read_each_other_have_two_layers() -> None:
     ]
     assert {model.model: model.num_layers for model in models} == {"np_rnn": 1, "indrnn": 2, "lru": 2, "lem": 1}
     assert {model.memory_steps for model in models if model.model == "indrnn"} == {70}
+
+
+def test_growing_sequences_cost_the_same_steps_and_follow_the_same_rule() -> None:
+    """With --grow every method takes as many steps as without, and has the same rate on a length as a task of that
+    length; digits have a fixed length."""
+    options = Arguments(
+        methods=("np_rnn", "np_rnn_memory"), tasks=("addition:1000", "pixel_mnist"), seeds=(0,), grow=True, steps=2_500
+    )
+    cells = comparison_cells(options, dict.fromkeys(options.methods, Settings(0.01, 1.0)))
+    plain, memory, digits, _ = (config_of(cell, options) for cell in cells)
+    for config in (plain, memory):
+        assert config.training.grow_length == (100, 333, 1000) and config.training.grow_epochs == (6, 2, 2)
+        assert config.training.num_epochs(config.training.steps_per_epoch) * config.training.steps_per_epoch == 2_500
+        assert config.training.learning_rate == pytest.approx(0.01 * 50 / 100)
+    assert (memory.model.model, memory.model.memory_units, memory.model.memory_steps) == ("np_rnn", 10, 100)
+    assert plain.model.memory_units == 0 and not digits.training.grow_length
 
 
 def test_a_small_budget_gives_whole_rows() -> None:
@@ -176,6 +192,9 @@ def test_longer_sequences_have_a_lower_learning_rate() -> None:
         ({"seeds": (0, 0)}, "seeds .* distinct .* not 0 0"),
         ({"seeds": (TUNING_SEED,)}, f"seed {TUNING_SEED} is reserved"),
         ({"steps": 300}, r"steps \(300\) .* multiple of validate_every \(250\)"),
+        ({"grow": True, "longer": "same"}, "leave out longer=same"),
+        ({"grow": True, "steps": 750}, "at least 1000 steps.* not 750"),
+        ({"grow": True, "tasks": ("addition:19",)}, "at least 20 steps, not addition:19"),
         ({"workers": 0}, "workers .* at least 1, not 0"),
         ({"clippings": (0.0,)}, "clippings .* greater than 0"),
         ({"tuned_on": "pixel_mnist"}, "tuned_on .* addition:T or multiplication:T, not pixel_mnist"),

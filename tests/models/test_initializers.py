@@ -227,6 +227,20 @@ def test_init_np_rnn_draws_each_layer_separately() -> None:
         assert stats.kstest(weight.flatten().numpy(), "norm", args=(0, std)).pvalue > 0.01
 
 
+def test_memory_units_add_up_what_an_np_rnn_sends_them() -> None:
+    """Memory units keep their state and have no inputs; what they get is positive, so that no ReLU stops the sum, and
+    falls with the length of the sequences. The other units are an np-RNN that they do not disturb."""
+    rnn = nn.RNN(4, 60, nonlinearity="relu")
+    init_np_rnn_(rnn, "fan_in", seeded(), memory_units=20, memory_steps=50)
+    recurrent, inputs = rnn.weight_hh_l0.detach(), rnn.weight_ih_l0.detach()
+    assert torch.equal(recurrent[:20, :20], torch.eye(20))
+    assert not recurrent[20:, :20].any() and not inputs[:20].any()
+    assert_np_rnn(recurrent[20:, 20:])
+    assert stats.kstest(50 * recurrent[:20, 20:].flatten().numpy(), "halfnorm").pvalue > 0.01
+    std = sussillo_abbott_alpha(40) / 4
+    assert stats.kstest(inputs[20:].flatten().numpy(), "norm", args=(0, std)).pvalue > 0.01
+
+
 def test_init_irnn() -> None:
     """The recurrent matrix is the scaled identity and input weights have deviation 0.001, as in Le et al."""
     rnn = init_irnn_(nn.RNN(50, 100, nonlinearity="relu"), generator=seeded())

@@ -122,6 +122,42 @@ def test_inference_mode_and_autocast() -> None:
     assert_close(states, expected)
 
 
+@pytest.mark.parametrize("num_inputs", [3, 30])
+def test_training_leaves_a_memory_as_it_is(num_inputs: int) -> None:
+    """Whatever is learned, a memory unit's own block of W_hh stays the identity, and it gets no inputs and no bias;
+    what it gets from the other units and all of their weights are learned, on a CPU as by nn.RNN."""
+    torch.manual_seed(0)
+    rnn = init_np_rnn_(ReluRNN(num_inputs, 30, memory_units=10), memory_units=10)
+    before = {name: weight.detach().clone() for name, weight in rnn.named_parameters()}
+    optimizer = torch.optim.AdamW([rnn.weight_ih_l0, rnn.bias_ih_l0, rnn.bias_hh_l0], weight_decay=0.1)
+    optimizer.add_param_group({"params": [rnn.weight_hh_l0], "weight_decay": 0.0})
+    for network in (rnn, super(ReluRNN, rnn)):
+        optimizer.zero_grad()
+        network.forward(torch.randn(20, 8, num_inputs))[0].square().mean().backward()
+        optimizer.step()
+    changed = {name: weight != before[name] for name, weight in rnn.named_parameters()}
+    own, rest = changed["weight_hh_l0"][:10, :10], changed["weight_hh_l0"]
+    assert not own.any() and rest[:10, 10:].all() and rest[10:].any(1).all()
+    for name in ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0"):
+        assert not changed[name][:10].any() and changed[name][10:].all()
+
+
+def test_a_memory_keeps_what_the_untrained_network_forgets() -> None:
+    """A change of the first state is there after 1,000 steps, unchanged, in a memory unit; an np-RNN of the paper has
+    lost it, although the largest eigenvalue of its W_hh is 1 too."""
+    torch.manual_seed(0)
+    inputs, state = torch.rand(1000, 4, 2), torch.rand(1, 4, 50)
+    change = torch.zeros(50)
+    change[:10] = 0.5
+    left = {}
+    for memory_units in (0, 10):
+        rnn = init_np_rnn_(ReluRNN(2, 50, memory_units), memory_units=memory_units)
+        with torch.no_grad():
+            left[memory_units] = rnn(inputs, state + change)[1] - rnn(inputs, state)[1]
+    assert left[0].abs().max() < 1e-6
+    torch.testing.assert_close(left[10], change.expand(1, 4, 50), atol=1e-3, rtol=0)
+
+
 def test_states_changed_in_place_raise() -> None:
     """The backward pass needs the states: overwriting them is an error, not a wrong gradient."""
     rnn, _ = pair(3, 16)

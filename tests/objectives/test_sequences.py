@@ -134,6 +134,17 @@ def test_sequences_grow_and_rates_fall(tmp_path: Path, monkeypatch: pytest.Monke
     assert rates == pytest.approx([1, 1 / 2, 1 / 4, 1 / 4])
 
 
+def test_each_length_has_a_schedule_of_its_own(tmp_path: Path) -> None:
+    """A cosine ends at zero on every length, so that what short sequences taught is settled before longer ones come."""
+    growth = GROWTH | {"schedule": "cosine", "steps_per_epoch": 40, "grow_epochs": (2, 2, 1)}
+    config = make_sequence_config(tmp_path, length=16, **growth)
+    rates = [line["learning_rate"] for line in train_sequence_run(config).history()]
+    peak = config.training.learning_rate
+    # At the end of a length's last epoch the schedule is at the first step of the next one: in its warm-up.
+    assert peak / 4 < rates[0] < peak and rates[1] < peak / 4
+    assert peak / 8 < rates[2] < peak / 2 and rates[3] < peak / 4 and rates[4] == pytest.approx(0)
+
+
 def test_a_growing_run_resumes_on_the_right_length(tmp_path: Path) -> None:
     """Killed while sequences grow, it ends with the same weights as an uninterrupted run."""
     whole = train_sequence_run(make_sequence_config(tmp_path / "whole", length=16, **GROWTH))

@@ -7,7 +7,7 @@ A group is one actor who performs every class. The first groups are for training
 ones; the groups after the largest set are the test videos of all. Every head is trained with the same settings, for the
 same number of steps and to the last one, as by pipeline.tune. Prints the video top-1, mean of the seeds, in %, with its
 95 % interval over the actors, for reversed pairs and for pairs of two tempos apart. The frame average knows the pair at
-best, so it gets half.
+best, so it gets at most half.
 
 Finished trainings are logged in --results, and skipped when the command is run again.
 """
@@ -136,7 +136,7 @@ def actor_of(video: VideoRecord) -> str:
 def deal(videos: Sequence[VideoRecord], sizes: Sequence[int]) -> list[tuple[VideoRecord, ...]]:
     """Divide the videos by actor: what each size adds to the size before, and after the last one the test videos."""
     actors = sorted({actor_of(video) for video in videos})
-    if list(sizes) != sorted(set(sizes)) or not 0 < sizes[0] <= sizes[-1] < len(actors):
+    if not sizes or list(sizes) != sorted(set(sizes)) or not 0 < sizes[0] <= sizes[-1] < len(actors):
         raise ConfigError(
             f"training_groups must ascend from 1 to below {len(actors)}, the number of groups, not {sizes}"
         )

@@ -151,7 +151,10 @@ def read_outcome(config: Config) -> Outcome | None:
     if not path.exists():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
-    return Outcome(**content["outcome"]) if content["settings"] == settings_of(config) else None
+    current = settings_of(config)
+    # As in Run.check: a setting that a later version added does not make a training another one.
+    is_same = all(current.get(name) == value for name, value in content["settings"].items())
+    return Outcome(**content["outcome"]) if is_same else None
 
 
 def summary(outcome: Outcome) -> str:

@@ -130,7 +130,7 @@ class Arguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train all variants with all seeds, print a row after each, and the whole table."""
+    """Train all variants with all seeds, print the table."""
     options = parse_arguments(Arguments, arguments, prog="python -m benchmarks.slow_direction", description=__doc__)
     rows = []
     with closing(Progress(total=len(options.variants) * len(options.seeds), unit="training")) as progress:

@@ -28,7 +28,7 @@ ModelName = Literal[
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
 Inputs = Literal["changes", "frames", "both"]
-MAX_UNITS, MAX_LAYERS = 8192, 32
+MAX_UNITS, MAX_LAYERS, MAX_STEPS = 8192, 32, 10**9
 
 
 class ModelConfigError(UserError):
@@ -85,8 +85,8 @@ class ModelConfig:
                 f"hidden_size must be at most {MAX_UNITS} and num_layers at most {MAX_LAYERS}, not {self.hidden_size} "
                 f"and {self.num_layers}"
             )
-        if self.memory_steps < 1:
-            raise ModelConfigError(f"memory_steps must be at least 1, not {self.memory_steps}")
+        if not 1 <= self.memory_steps <= MAX_STEPS:
+            raise ModelConfigError(f"memory_steps must be from 1 to {MAX_STEPS:,}, not {self.memory_steps}")
         if not 0 <= self.memory_units < self.hidden_size:
             raise ModelConfigError(
                 f"memory_units must be at least 0 and less than hidden_size ({self.hidden_size}), not "

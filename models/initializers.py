@@ -152,8 +152,9 @@ def init_np_rnn_(
 
     The first ``memory_units`` units, if any, are a memory. They keep their state and add to it what the other units
     send them: their own block of W_hh is the identity, their weights from the other units are |N(0, 1)| /
-    ``memory_steps``, so that a sum over that many steps is about as large as a state, and their rows of W_xh are
-    zero. They send nothing at first. The other units are an np-RNN of their own. ``ReluRNN`` keeps what is not learned.
+    ``memory_steps``, so that after that many steps they hold about the sum of the other units' mean states, and their
+    rows of W_xh are zero. They send nothing at first. The other units are an np-RNN of their own. ``ReluRNN`` keeps
+    what is not learned.
     """
     _require_relu(rnn)
     for weight_ih, weight_hh in _layers(rnn):

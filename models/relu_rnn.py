@@ -26,6 +26,7 @@ class ReluRNN(nn.RNN):
     The first ``memory_units`` units are a memory (``initializers.init_np_rnn_``). They learn only what they get from
     the other units; their weights among each other, their input weights and their biases stay as they are. A change of
     1e-4 in the identity would multiply their state by 1.6 within 5,000 steps, and one of the bias would add 0.5 to it.
+    (A deep copy, or weights that are assigned, would learn all; neither is trained here.)
     """
 
     weight_ih_l0: Tensor
@@ -35,6 +36,7 @@ class ReluRNN(nn.RNN):
 
     def __init__(self, input_size: int, hidden_size: int, memory_units: int = 0) -> None:
         super().__init__(input_size, hidden_size, nonlinearity="relu")
+        self.memory_units = memory_units
         if memory_units:
             self.weight_hh_l0.register_hook(_cleared(memory_units, memory_units))
             for weight in (self.weight_ih_l0, self.bias_ih_l0, self.bias_hh_l0):
@@ -58,7 +60,10 @@ class ReluRNN(nn.RNN):
         # A tracer does not see into the function below: the graph would contain its result as a constant.
         is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
         if inputs.device.type != "cpu" or is_traced:
-            return super().forward(inputs, state)
+            if not self.memory_units:
+                return super().forward(inputs, state)
+            with torch.autocast(inputs.device.type, enabled=False):  # a sum in 16 bits soon stops growing
+                return super().forward(inputs.to(self.weight_hh_l0.dtype), state)
         assert state is None or not torch.is_grad_enabled()
         bias = self.total_bias
         # In-place products fail in half precision, which is slower on most CPUs anyway.

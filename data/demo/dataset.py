@@ -1,13 +1,13 @@
 """The demo dataset: short videos of cartoon people, rendered locally in UCF101's layout.
 
     python -m data.demo --root datasets/demo                                    # 10 classes, as train.py renders them
-    python -m data.demo --root datasets/whole_demo --classes 32 --groups 24     # all classes
+    python -m data.demo --root datasets/whole_demo --classes 32 --groups 24 --clips 1     # all classes
 
 Its classes come in pairs. In twelve, the classes are each other's time reversal (SitDown / StandUp, ...): a video of
 the second is drawn by the same random process as one of the first, and its frames are written backwards. In four, the
 same movement is repeated at a slow or a fast tempo (WalkInPlace / RunInPlace, ...). So within a pair, the *set* of a
 video's frames has the same distribution: a classifier that averages frames can distinguish the pairs, but then gets
-only half of the videos right, whatever its features. To do better, it must use the order.
+half of the videos right at best, whatever its features. To do better, it must use the order.
 
 A group is one actor (body and clothes) in one scene who performs every class. So the looks of actor and scene say
 nothing about the class, and no actor or scene is in two parts of a split. As in UCF101, some groups are in no test
@@ -34,7 +34,7 @@ from data.catalog import DataConfig
 from data.demo.actions import ACTIONS, FPS
 from data.demo.drawing import Image
 from data.demo.film import HEIGHT, WIDTH, Stage, film, random_stage
-from data.processes import available_cores
+from data.processes import available_cores, end_with_parent
 from data.progress import Progress
 from data.records import DatasetError, VideoDataset, require_usable_paths
 from data.ucf101 import load_layout
@@ -237,7 +237,7 @@ def _write_videos(rendering: Rendering, root: Path, workers: int) -> None:
             return
         # Spawn, never fork: OpenCV may hang in a child of a process that has used its threads.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(),)) as pool:
             tasks = [pool.submit(_write_video, video, rendering.seed, path) for video, path in missing]
             try:
                 for task in as_completed(tasks):
@@ -246,6 +246,12 @@ def _write_videos(rendering: Rendering, root: Path, workers: int) -> None:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _start(parent_pid: int) -> None:
+    """Prepare a worker process."""
+    end_with_parent(parent_pid)  # otherwise it would wait for ever for a parent that was killed
+    cv2.setNumThreads(1)
 
 
 def _write_video(video: DemoVideo, seed: int, path: Path) -> None:

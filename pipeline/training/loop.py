@@ -80,7 +80,8 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
         for epoch in range(first_epoch, num_epochs):
             stage = settings.stage(epoch)
             is_growing = stage is not None and stage.length < settings.grow_length[-1]
-            if not is_growing and (epoch - best["epoch"] > patience or objective.can_stop(history)):
+            waited = epoch - max(best["epoch"], stage.first_epoch if stage else 0)
+            if not is_growing and (waited > patience or objective.can_stop(history)):
                 break
             started = time.perf_counter()
             torch.manual_seed(_epoch_seed(seed, epoch))

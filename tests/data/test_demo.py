@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
@@ -222,8 +223,11 @@ def test_a_killed_rendering_resumes(rendered: Path, tmp_path: Path) -> None:
             assert process.poll() is None and time.monotonic() < deadline, "rendered nothing"
             time.sleep(0.02)
     finally:
+        workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive, "workers wait for a parent that is gone, or write while another rendering holds the lock"
     assert not (root / "demo.json").exists()
     reference = hashes(rendered)
     finished = {name: value for name, value in hashes(root).items() if Path(name).name.startswith("v_")}

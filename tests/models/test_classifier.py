@@ -324,6 +324,7 @@ def test_every_name_builds_its_network() -> None:
         {"dropout": -0.1},
         {"identity_weight": -1.0},
         {"memory_steps": 0},
+        {"memory_steps": 10**30},
         {"memory_units": -1},
         {"memory_units": 256},
         {"memory_units": 8, "model": "gru"},

@@ -52,7 +52,9 @@ def small_options(folder: Path, **settings: Any) -> Arguments:
 def flags(options: Arguments) -> list[str]:
     words: list[str] = []
     for name, value in vars(options).items():
-        if value is not None:
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{name}")
+        elif value is not None:
             words.append(f"--{name.replace('_', '-')}")
             words += map(str, value if isinstance(value, tuple) else (value,))
     return words

@@ -50,9 +50,10 @@ def test_variants_start_from_the_given_settings(tmp_path: Path) -> None:
     assert to_flat(second.configs[0]) == to_flat(base) | {"model": "gru", "learning_rate": 1e-5}
 
 
-def test_the_variants_of_the_repository_are_valid() -> None:
-    """benchmarks/choices.yaml fits the present settings."""
-    variants = read_variants(REPOSITORY / "benchmarks" / "choices.yaml", Config())
+@pytest.mark.parametrize("name", ["choices.yaml", "rivals.yaml"])
+def test_the_variants_of_the_repository_are_valid(name: str) -> None:
+    """The files of docs/choices.md fit the present settings."""
+    variants = read_variants(REPOSITORY / "benchmarks" / name, Config())
     assert variants[0].configs == (Config(),) and len({variant.configs for variant in variants}) == len(variants)
 
 

@@ -41,8 +41,9 @@ from tabulate import tabulate
 from benchmarks.stepping import ComplexArray, Dynamics, FloatArray, Probe, measure
 from data.command import parse_arguments, run_command
 from data.sequences import EVALUATION_BATCH, ArithmeticTask, load_task
-from models.classifier import STATE_NETWORKS, SequenceClassifier
+from models.classifier import SequenceClassifier
 from models.config import InputScale, ModelConfig, ModelName
+from models.state_networks import STATE_NETWORKS
 from pipeline.settings.config import Config, ConfigError
 from pipeline.training.loop import load_best, new_classifier
 from pipeline.training.run import Run, find_runs

@@ -33,11 +33,12 @@ from torch import Tensor, nn
 from benchmarks import evaluation
 from benchmarks.evaluation import make_features, median_ratio
 from data.records import Split, VideoDataset
-from models.classifier import STATE_NETWORKS, SequenceClassifier
+from models.classifier import SequenceClassifier
 from models.config import ModelConfig, ModelName
 from models.features import power_normalize
 from models.initializers import init_gated_, init_np_rnn_
 from models.relu_rnn import ReluRNN
+from models.state_networks import STATE_NETWORKS
 from pipeline.objectives.classification import cross_entropy
 from pipeline.objectives.videos import VideoClassification, VideoTask
 from pipeline.settings.config import Config, EvaluationOverrides, TrainingConfig

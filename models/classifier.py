@@ -1,7 +1,6 @@
 """Classifiers for sequences of feature vectors: np-RNN, its rivals, and the frame average.
 
-All are a ``SequenceClassifier``; they differ in the network that turns features into states. To add one, add an entry
-to ``STATE_NETWORKS`` and its name to ``ModelName`` in ``models/config.py``.
+All are a ``SequenceClassifier``; they differ in the network that turns features into states (``state_networks.py``).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,44 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models import initializers as init
-from models.attentive_probe import AttentiveProbe
 from models.config import ModelConfig
 from models.features import power_normalize, zero_padding
-from models.indrnn import IndRNN
-from models.lem import LEM
-from models.lru import LRU
-from models.minimal_rnn import MinGRU, MinLSTM
-from models.orthogonal_rnn import OrthogonalRNN
 from models.recurrent_layer import RecurrentLayer
 from models.relu_rnn import ReluRNN
-
-STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
-    "np_rnn": lambda inputs, config: init.init_np_rnn_(
-        ReluRNN(inputs, config.hidden_size, config.memory_units),
-        config.input_scale,
-        identity_weight=config.identity_weight,
-        memory_units=config.memory_units,
-        memory_steps=config.memory_steps,
-    ),
-    "irnn": lambda inputs, config: init.init_irnn_(ReluRNN(inputs, config.hidden_size)),
-    "scaled_irnn": lambda inputs, config: init.init_irnn_(ReluRNN(inputs, config.hidden_size), config.identity_scale),
-    "nrnn": lambda inputs, config: init.init_nrnn_(ReluRNN(inputs, config.hidden_size), config.input_scale),
-    "orthogonal": lambda inputs, config: init.init_orthogonal_rnn_(ReluRNN(inputs, config.hidden_size)),
-    "rnn_relu": lambda inputs, config: init.init_gaussian_rnn_(ReluRNN(inputs, config.hidden_size)),
-    "rnn_tanh": lambda inputs, config: init.init_gaussian_rnn_(nn.RNN(inputs, config.hidden_size)),
-    "lstm": lambda inputs, config: init.init_gated_(nn.LSTM(inputs, config.hidden_size)),
-    "gru": lambda inputs, config: init.init_gated_(nn.GRU(inputs, config.hidden_size)),
-    "min_gru": lambda inputs, config: MinGRU(inputs, config.hidden_size),
-    "min_lstm": lambda inputs, config: MinLSTM(inputs, config.hidden_size),
-    "indrnn": lambda inputs, config: IndRNN(inputs, config.hidden_size, config.memory_steps),
-    "lru": lambda inputs, config: LRU(inputs, config.hidden_size),
-    "lem": lambda inputs, config: LEM(inputs, config.hidden_size),
-    "orthogonal_kept": lambda inputs, config: OrthogonalRNN(inputs, config.hidden_size),
-    "attentive": lambda inputs, config: AttentiveProbe(inputs, config.hidden_size),
-}
-"""The initialised network of one layer, by model name: number of inputs and settings -> network."""
-
+from models.state_networks import STATE_NETWORKS
 
 _CELLS: dict[str, Callable[..., Tensor]] = {
     "RNN_RELU": torch.rnn_relu_cell,
@@ -124,7 +90,8 @@ class SequenceClassifier(nn.Module):
             if config.readout == "last_and_mean":
                 width *= 2
         self.classifier = nn.Linear(width, num_classes)
-        nn.init.xavier_normal_(self.classifier.weight)
+        if not self.classifier.weight.is_meta:  # see initializers._layers
+            nn.init.xavier_normal_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
         self.skip: nn.Linear | None = None
         if self.layers and config.skip_connection:
@@ -414,6 +381,12 @@ class SequenceClassifier(nn.Module):
         return last, total
 
 
+def without_memory(config: ModelConfig, feature_dim: int, num_classes: int) -> SequenceClassifier:
+    """A classifier whose weights take no memory, whatever its size, until a state dict is assigned to it."""
+    with torch.device("meta"):
+        return SequenceClassifier(config, feature_dim, num_classes)
+
+
 def for_inference(model: SequenceClassifier) -> SequenceClassifier:
     """The classifier in evaluation mode on the CPU, whose weights are plain numbers, for single steps and for graphs.
 
@@ -421,8 +394,8 @@ def for_inference(model: SequenceClassifier) -> SequenceClassifier:
     """
     if not any(map(parametrize.is_parametrized, model.layers)):
         return model.cpu().eval()
-    with torch.device("meta"):  # not a deep copy: it would share the class that removing a parametrisation changes
-        copied = SequenceClassifier(model.config, len(model.feature_mean), model.classifier.out_features)
+    # Not a deep copy: it would share the class that removing a parametrisation changes.
+    copied = without_memory(model.config, len(model.feature_mean), model.classifier.out_features)
     copied.load_state_dict(model.state_dict(), assign=True)
     for layer in copied.layers:
         for name in list(getattr(layer, "parametrizations", ())):

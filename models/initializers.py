@@ -221,7 +221,9 @@ def init_gated_(rnn: AnyRNN, generator: torch.Generator | None = None) -> AnyRNN
 
 
 def _layers(rnn: nn.RNNBase) -> list[tuple[Tensor, Tensor]]:
-    """The input and recurrent matrices of every layer and direction."""
+    """The input and recurrent matrices of every layer and direction that has numbers to fill."""
+    if next(rnn.parameters()).is_meta:  # to compute on this device, PyTorch imports its compiler, which takes a second
+        return []
     names = [name.removeprefix("weight_ih_") for name, _ in rnn.named_parameters() if name.startswith("weight_ih_")]
     return [(getattr(rnn, f"weight_ih_{name}"), getattr(rnn, f"weight_hh_{name}")) for name in names]
 

@@ -316,6 +316,7 @@ def static_figure(
     """Encode a drawn figure. The same numbers always give the same bytes."""
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.draw_without_rendering()  # computes the layout, which the extent depends on
+        figure.set_layout_engine("none")  # each format would compute it again
         extent = figure.get_tightbbox().padded(0.1)
         png, svg = (_saved(figure, kind, extent) for kind in ("png", "svg"))
     return StaticFigure(name, title, caption, description, png, svg, tuple(rows))

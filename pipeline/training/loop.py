@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from data.errors import UserError
 from data.progress import Progress
-from models.classifier import SequenceClassifier
+from models.classifier import SequenceClassifier, without_memory
 from models.config import ModelConfig
 from pipeline.settings.config import Config, TrainingConfig
 from pipeline.training.objective import Objective
@@ -246,8 +246,7 @@ def load_best(run: Run, config: Config) -> tuple[SequenceClassifier, tuple[str, 
         if not all(_is_plain(weight) for weight in state["model"].values()):
             raise TypeError("a weight is not an array of numbers on the CPU")
         # Not allocated, whatever size the settings and the checkpoint claim: the checkpoint's own tensors are used.
-        with torch.device("meta"):
-            model = SequenceClassifier(config.model, len(state["model"]["feature_mean"]), len(state["classes"]))
+        model = without_memory(config.model, len(state["model"]["feature_mean"]), len(state["classes"]))
         model.load_state_dict(state["model"], assign=True)
         model.float()
         if not 0 < model.temperature < math.inf:

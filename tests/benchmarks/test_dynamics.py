@@ -24,9 +24,10 @@ from benchmarks.dynamics import (
 )
 from benchmarks.stepping import Probe, SteppedNetwork, cell_of, measure, relu_gain
 from data.catalog import DataConfig
-from models.classifier import STATE_NETWORKS, SequenceClassifier
+from models.classifier import SequenceClassifier
 from models.config import ModelConfig, ModelName
 from models.initializers import np_rnn_
+from models.state_networks import STATE_NETWORKS
 from pipeline.experiment import Tasks
 from pipeline.settings.config import Config, ConfigError, RunConfig, TrainingConfig
 from pipeline.training.loop import fit

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.order import HEADS, actor_of, deal, main
 from data.demo.dataset import render
-from models.classifier import STATE_NETWORKS
+from models.state_networks import STATE_NETWORKS
 from pipeline.settings.config import ConfigError
 from tests.helpers.synthetic import make_record
 

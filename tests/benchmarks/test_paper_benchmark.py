@@ -32,7 +32,7 @@ from benchmarks.paper_plan import (
     settings_for,
 )
 from benchmarks.paper_report import write_report
-from models.classifier import STATE_NETWORKS
+from models.state_networks import STATE_NETWORKS
 from pipeline.experiment import run_experiment
 from pipeline.settings.config import ConfigError
 from tests.helpers.commands import finish, message, run, start
@@ -301,7 +301,7 @@ def without_seconds(options: Arguments) -> list[dict[str, str]]:
         return [{key: value for key, value in line.items() if key != "seconds"} for line in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_interrupted_in_the_middle_of_a_cell(tmp_path: Path, sign: signal.Signals) -> None:
     """Ctrl-C and kill -9 leave no process behind, and the same command resumes from the last checkpoint and reaches the
     numbers of an uninterrupted training."""

@@ -11,6 +11,7 @@ from data.errors import UserError
 from tests.helpers.made_evaluation import make_evaluation
 
 
+@pytest.mark.slow
 def test_the_picture_is_a_small_png(tmp_path: Path) -> None:
     """The report's most confused pair is opened and photographed in the fixed size, under 200 kB."""
     pytest.importorskip("playwright")

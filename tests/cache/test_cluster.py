@@ -95,6 +95,7 @@ class Running:
         return self.process.communicate(timeout=120)[0]
 
 
+@pytest.mark.slow
 def test_a_node_is_lost(job: Job, cluster: Cluster, tmp_path: Path) -> None:
     """One of two nodes dies in the middle of the job: every video is stored once and intact in the end."""
     two_classes(tmp_path / "videos", NUM_VIDEOS, num_frames=100)  # else they are done before the node is gone

@@ -364,7 +364,7 @@ def test_command_names_each_bad_file_and_exits_with_1(tmp_path: Path, tiny_backb
 def test_interrupted_and_killed_job_resumes(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
     """Ctrl-C gives code 130 without a traceback or a remaining process; neither it nor kill -9 loses work."""
     root = tmp_path / "videos"
-    two_classes(root, 60)
+    two_classes(root, 40)
     job = Job(root, tiny_backbone, "--sampling", "every:1")
 
     def start_and_signal(number: int, num_entries: int) -> tuple[subprocess.Popen[str], str]:
@@ -397,9 +397,9 @@ def test_interrupted_and_killed_job_resumes(tmp_path: Path, tiny_backbone: tuple
     done = job.run()
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert (summary["num_cached_before"], summary["num_extracted"]) == (num_kept, 60 - num_kept)
+    assert (summary["num_cached_before"], summary["num_extracted"]) == (num_kept, 40 - num_kept)
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
-    assert len(job.entries()) == 60 and not list(job.cache.rglob("*.tmp"))
+    assert len(job.entries()) == 40 and not list(job.cache.rglob("*.tmp"))
 
 
 def test_full_disk_gives_a_clear_error_and_exit_code_2(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:

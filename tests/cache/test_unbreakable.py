@@ -127,19 +127,13 @@ def kill_again_and_again(job: Job, num_kills: int, seed: int) -> list[int]:
     return killing.num_new
 
 
-def test_killed_three_times(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> None:
-    """kill -9 after losing a reader, at start-up and at work: all entries stay intact, and the job resumes."""
-    two_classes(tmp_path / "videos", NUM_VIDEOS)
-    num_new = kill_again_and_again(Job(tmp_path / "videos", tiny_backbone), num_kills=3, seed=0)
-    assert num_new[0] > 0 and num_new[2] > 0, "the job was killed before it stored anything: the test shows nothing"
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
 def test_killed_a_hundred_times(
     tmp_path: Path, tiny_backbone: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same many times at random moments, with an exported network in the cache."""
+    """kill -9 after losing a reader, at start-up, at work and at the end, with an exported network in the cache: all
+    entries stay intact, and the job resumes."""
     num_kills = int(os.environ.get("KILLS", "100"))
     two_classes(tmp_path / "videos", NUM_VIDEOS)
     job = Job(tmp_path / "videos", tiny_backbone, "--runtime", "onnx")
@@ -152,7 +146,7 @@ def test_killed_a_hundred_times(
 @pytest.mark.parametrize("num_jobs", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_jobs_share_a_store_and_its_work(tmp_path: Path, tiny_backbone: tuple[str, Path], num_jobs: int) -> None:
     """Concurrent jobs on one store all succeed, corrupt nothing, and repeat little of each other's work."""
-    two_classes(tmp_path / "videos", 2 * NUM_VIDEOS)
+    two_classes(tmp_path / "videos", NUM_VIDEOS)
     job = Job(tmp_path / "videos", tiny_backbone, "--workers", "1")
     processes = [
         subprocess.Popen(job.command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -163,9 +157,9 @@ def test_jobs_share_a_store_and_its_work(tmp_path: Path, tiny_backbone: tuple[st
         output, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
         num_extracted += json.loads(output)["num_extracted"]
-    assert assert_all_intact(job.cache) == 2 * NUM_VIDEOS
+    assert assert_all_intact(job.cache) == NUM_VIDEOS
     assert not abandoned(job.cache)
-    assert 2 * NUM_VIDEOS <= num_extracted <= 1.2 * 2 * NUM_VIDEOS
+    assert NUM_VIDEOS <= num_extracted <= 1.2 * NUM_VIDEOS
 
 
 Command = Callable[..., int]

@@ -92,7 +92,7 @@ def test_features_imported_again_are_not_taken_for_the_old_ones(csv: Path, tmp_p
     check_end(call(*train), 1)
     write_features(tmp_path / "made", names)
     assert import_files() == 0
-    check_end(run(*again))
+    check_end(call(*again))
     np.save(tmp_path / "made" / f"{names[0]}.npy", np.zeros((4, 6)))
     assert import_files() == 0
     for command, exit_code in (again, 1), ([*train, "--resume"], 2):
@@ -101,7 +101,7 @@ def test_features_imported_again_are_not_taken_for_the_old_ones(csv: Path, tmp_p
         assert "imported:mine: 1 videos were imported again, such as run/0.avi" in message(done)
     csv.write_text(csv.read_text().replace("walk", "stroll"))
     for command, exit_code in (again, 1), ([*train, "--resume"], 2):
-        done = run(*command)
+        done = call(*command)
         check_end(done, exit_code)
         assert "gone: walk; new: stroll" in message(done)
 

@@ -172,7 +172,7 @@ def test_changed_videos_are_extracted_again(
 
 def test_a_job_outlasts_failures(flags: list[object], cache: ObjectPath, object_server: ObjectServer) -> None:
     """A store that is busy or cut off for a while costs no video."""
-    faults = itertools.cycle([(503, "SlowDown"), None, "cut", "torn", None])
+    faults = itertools.cycle([(503, "SlowDown"), None, "cut", *[None] * 5, "torn", *[None] * 5])
     object_server.fault = lambda method, path: next(faults)
     assert extract(*flags)["num_extracted"] == 6
     object_server.fault = None

@@ -66,5 +66,5 @@ def test_train_resume_and_evaluate(tmp_path: Path, without_pictures: None) -> No
         assert {row["dataset"] for row in csv.DictReader(file)} == {"pixel_mnist", "videos"}
     with (runs / "sequences.csv").open() as file:
         assert [row["seed"] for row in csv.DictReader(file)] == ["0", "1"]
-    done = run("-m", "pipeline.predict", "clip.avi", "--run", killed.folder)
+    done = call("-m", "pipeline.predict", "clip.avi", "--run", killed.folder)
     assert done.returncode == 2 and "was trained on addition, not on video" in done.stderr

@@ -16,7 +16,7 @@ import yaml
 from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import call, finish, run, start
 
-EPOCHS = 80
+EPOCHS = 40
 TEST_GROUP = "g8"
 
 

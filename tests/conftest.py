@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data.processes import available_cores
 from tests.helpers import REPOSITORY
 from tests.helpers.clips import render_moving_squares
 from tests.helpers.commands import call
@@ -17,6 +18,11 @@ from tests.helpers.object_server import ObjectServer, serve_objects
 # Tests run in parallel and compute little: one thread each is several times faster than threads that wait for each
 # other. Commands that tests start inherit the setting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: many tests wait, for a process or a browser."""
+    return available_cores() + 1
 
 
 @pytest.fixture(autouse=True)

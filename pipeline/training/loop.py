@@ -88,6 +88,7 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             model.train()
             total_loss, num_correct, num_seen = 0.0, 0, 0
             for batch in objective.batches(epoch):
+                rate = float(schedule.get_last_lr()[0])
                 with autocast:
                     outcome = objective.outcome(model, batch.to(device))
                 loss, norm = update(model, outcome.loss, settings.clip_gradient, optimizer, schedule)
@@ -100,7 +101,7 @@ def fit(run: Run, config: Config, objective: Objective, device: torch.device) ->
             line: dict[str, float] = {"epoch": epoch, "train_loss": total_loss / num_seen}
             if objective.has_classes:
                 line["train_accuracy"] = num_correct / num_seen
-            line["learning_rate"] = float(schedule.get_last_lr()[0])
+            line["learning_rate"] = rate
             validation = objective.validate(model)
             if validation is not None:
                 if not all(map(math.isfinite, validation.rank)):

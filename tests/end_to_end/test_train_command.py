@@ -105,7 +105,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     record("kill in a checkpoint", done.returncode, done.stderr)
     torn = [path.name for path in (resumed / "checkpoints").iterdir() if path.suffix == ".tmp"]
     assert len(torn) == 1, torn
-    done = run("train.py", *resume)
+    done = call("train.py", *resume)
     record("finished", done.returncode, done.stderr)
     return Trained(folder, uninterrupted, resumed, exit_codes, stderr)
 

@@ -48,7 +48,16 @@ from pipeline.settings.config import Config, ConfigError
 from pipeline.training.loop import load_best, new_classifier
 from pipeline.training.run import Run, find_runs
 
-RIVALS: tuple[ModelName, ...] = ("min_gru", "min_lstm", "indrnn", "lru", "lem", "orthogonal_kept", "attentive")
+RIVALS: tuple[ModelName, ...] = (
+    "min_gru",
+    "min_lstm",
+    "indrnn",
+    "lru",
+    "lem",
+    "orthogonal_kept",
+    "attentive",
+    "rank_pooling",
+)
 """Networks that are not made of PyTorch's cells, which ``benchmarks.stepping`` steps through."""
 RECURRENT: tuple[ModelName, ...] = tuple(
     name for name in get_args(ModelName) if name in STATE_NETWORKS and name not in RIVALS

@@ -32,7 +32,7 @@ from pipeline.settings.config import Config, ConfigError, FeatureConfig, Trainin
 from pipeline.settings.parsing import parse_command_line
 
 HEADS: tuple[ModelName, ...] = (
-    *("mean", "attentive", "np_rnn", "irnn", "gru", "lstm"),
+    *("mean", "rank_pooling", "attentive", "np_rnn", "irnn", "gru", "lstm"),
     *("min_gru", "min_lstm", "indrnn", "lru", "lem", "orthogonal_kept"),
 )
 CYCLES = {name for action in ACTIONS if action.is_cycle for name in action.classes}

@@ -31,6 +31,7 @@ Method = Literal[
     "lem",
     "orthogonal_kept",
     "attentive",
+    "rank_pooling",
     "np_rnn_memory",
 ]
 """The names of models, and np_rnn with memory units (docs/np_rnn.md)."""

@@ -72,7 +72,7 @@ class SequenceClassifier(nn.Module):
         self.feature_scale: Tensor
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
-        self.reads_changes = config.model != "mean" and config.inputs != "frames"
+        self.reads_changes = config.model != "mean" and config.reads != "frames"
         if self.reads_changes:
             self.change_scale: Tensor
             self.register_buffer("change_scale", torch.ones(feature_dim))
@@ -83,7 +83,7 @@ class SequenceClassifier(nn.Module):
         self.layers = nn.ModuleList()
         width = feature_dim
         if config.model != "mean":
-            width *= 2 if config.inputs == "both" else 1
+            width *= 2 if config.reads == "both" else 1
             for _ in range(config.num_layers):
                 self.layers.append(STATE_NETWORKS[config.model](width, config))
                 width = config.hidden_size
@@ -127,7 +127,7 @@ class SequenceClassifier(nn.Module):
         """The states of the top layer after each step, and those of each layer after the last."""
         # The scale standardises and drops features at once.
         inputs = []
-        if self.config.inputs != "changes":
+        if self.config.reads != "changes":
             scale = self.dropout(self.feature_scale.expand(frames.shape[1:]))
             inputs.append(torch.addcmul(-self.feature_mean * scale, frames, scale))
         if self.reads_changes:
@@ -282,7 +282,7 @@ class SequenceClassifier(nn.Module):
             terms.append(linear(self._standardize(after["frame_sum"] / after["num_steps"])))
         if self.layers:
             inputs = []
-            if self.config.inputs != "changes":
+            if self.config.reads != "changes":
                 inputs.append(self._standardize(frames))
             if self.reads_changes:
                 after["frame"] = frames
@@ -314,7 +314,7 @@ class SequenceClassifier(nn.Module):
 
         They do if all layers are ReLU networks, and none reads frames and changes side by side.
         """
-        return len(self._relu_layers) == len(self.layers) and (not self.layers or self.config.inputs != "both")
+        return len(self._relu_layers) == len(self.layers) and (not self.layers or self.config.reads != "both")
 
     @property
     def _relu_layers(self) -> list[ReluRNN]:

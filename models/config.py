@@ -24,6 +24,7 @@ ModelName = Literal[
     "lem",
     "orthogonal_kept",
     "attentive",
+    "rank_pooling",
     "mean",
 ]
 Readout = Literal["last", "mean", "last_and_mean"]
@@ -43,8 +44,9 @@ class ModelConfig:
     """np_rnn (default), irnn, scaled_irnn, nrnn, orthogonal, rnn_relu (ReLU networks that differ in their initial
     weights), rnn_tanh, lstm, gru, min_gru and min_lstm (gates that read the inputs only), indrnn (ReLU units
     that do not read each other), lru (a linear recurrence with complex eigenvalues), lem (two states with learned time
-    steps), orthogonal_kept (a matrix that stays orthogonal), attentive (a learned query attends to the frames), or mean
-    (frame average and a linear layer)"""
+    steps), orthogonal_kept (a matrix that stays orthogonal), attentive (a learned query attends to the frames),
+    rank_pooling (frame average and linear trend of the frames, which it always reads), or mean (frame average and a
+    linear layer)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
     num_layers: int = 1
@@ -71,6 +73,11 @@ class ModelConfig:
     memory_steps: int = 100
     """about the length T of the sequences. indrnn: the recurrent weights are at most 2^(1/T). np_rnn with memory units:
     what these get is divided by T"""
+
+    @property
+    def reads(self) -> Inputs:
+        """What the network reads."""
+        return "frames" if self.model == "rank_pooling" else self.inputs
 
     def __post_init__(self) -> None:
         if self.model not in get_args(ModelName):

@@ -12,6 +12,7 @@ from models.lem import LEM
 from models.lru import LRU
 from models.minimal_rnn import MinGRU, MinLSTM
 from models.orthogonal_rnn import OrthogonalRNN
+from models.rank_pooling import RankPooling
 from models.relu_rnn import ReluRNN
 
 STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
@@ -36,6 +37,7 @@ STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "lru": lambda inputs, config: LRU(inputs, config.hidden_size),
     "lem": lambda inputs, config: LEM(inputs, config.hidden_size),
     "orthogonal_kept": lambda inputs, config: OrthogonalRNN(inputs, config.hidden_size),
+    "rank_pooling": lambda inputs, config: RankPooling(inputs, config.hidden_size),
     "attentive": lambda inputs, config: AttentiveProbe(inputs, config.hidden_size),
 }
 """The initialised network of one layer, by model name: number of inputs and settings -> network."""

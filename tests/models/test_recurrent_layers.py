@@ -126,6 +126,16 @@ def attentive(inputs: Array, weights: Weights) -> Array:
     return np.stack(states)
 
 
+def rank_pooling(inputs: Array, weights: Weights) -> Array:
+    """The weights of a prefix are 2 s - n + 1, divided so that n times their square has the sum n."""
+    states = [np.zeros((BATCH, HIDDEN))]
+    for number in range(2, NUM_STEPS + 1):
+        times = 2 * np.arange(number) - number + 1
+        times = times / (number * times.std())
+        states.append(np.tensordot(times, inputs[:number], 1) @ weights["weight_ih"].T)
+    return np.stack(states)
+
+
 FORMULAS: dict[ModelName, Callable[[Array, Weights], Array]] = {
     "min_gru": min_gru,
     "min_lstm": min_lstm,
@@ -134,6 +144,7 @@ FORMULAS: dict[ModelName, Callable[[Array, Weights], Array]] = {
     "lem": lem,
     "orthogonal_kept": orthogonal_kept,
     "attentive": attentive,
+    "rank_pooling": rank_pooling,
 }
 every_layer = pytest.mark.parametrize("name", FORMULAS)
 

@@ -130,8 +130,7 @@ def test_sequences_grow_and_rates_fall(tmp_path: Path, monkeypatch: pytest.Monke
     run = train_sequence_run(config)
     assert seen == [4] * 10 + [8] * 5 + [16] * 5
     rates = [line["learning_rate"] / config.training.learning_rate for line in run.history()]
-    # At the end of an epoch the schedule is at the next step.
-    assert rates == pytest.approx([1, 1 / 2, 1 / 4, 1 / 4])
+    assert rates == pytest.approx([1, 1, 1 / 2, 1 / 4])
 
 
 def test_each_length_has_a_schedule_of_its_own(tmp_path: Path) -> None:
@@ -140,9 +139,8 @@ def test_each_length_has_a_schedule_of_its_own(tmp_path: Path) -> None:
     config = make_sequence_config(tmp_path, length=16, **growth)
     rates = [line["learning_rate"] for line in train_sequence_run(config).history()]
     peak = config.training.learning_rate
-    # At the end of a length's last epoch the schedule is at the first step of the next one: in its warm-up.
-    assert peak / 4 < rates[0] < peak and rates[1] < peak / 4
-    assert peak / 8 < rates[2] < peak / 2 and rates[3] < peak / 4 and rates[4] == pytest.approx(0)
+    assert peak / 4 < rates[0] < peak and peak / 8 < rates[2] < peak / 2
+    assert all(0 < rate < peak / 100 for rate in (rates[1], rates[3], rates[4]))
 
 
 def test_a_growing_run_resumes_on_the_right_length(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.helpers.clips import render_moving_squares
-from tests.helpers.commands import call, finish, run, start
+from tests.helpers.commands import call, finish, start
 
 # Training and test groups of each split; training groups from 22 on are for validation. Split 1 trains on the test
 # videos of split 2, but not on those of split 3.
@@ -157,7 +157,7 @@ def test_overrides_go_to_a_separate_folder(runs: Path) -> None:
     assert (other["num_videos"], other["num_clips"]) == (4, 8)
     assert metrics_of(chosen / "evaluation") == main_metrics
     assert "--clips=2 --clip-frames=4 --strips=0 --again" in other["command"]
-    again = run(*other["command"].split()[1:])
+    again = call(*other["command"].split()[1:])
     assert again.returncode == 0, again.stderr
     assert metrics_of(chosen / "evaluation-clips_2-clip_frames_4") == other
 

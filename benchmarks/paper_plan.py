@@ -5,37 +5,21 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from data.catalog import SEQUENCE_TASKS, DataConfig
 from data.errors import did_you_mean
 from data.processes import available_cores
 from data.sequences import ArithmeticTask
-from models.config import ModelConfig
+from models.config import ModelConfig, ModelName
 from pipeline.settings.config import Config, ConfigError, FeatureConfig, RunConfig, TrainingConfig
 
-Method = Literal[
-    "np_rnn",
-    "irnn",
-    "scaled_irnn",
-    "nrnn",
-    "rnn_relu",
-    "rnn_tanh",
-    "orthogonal",
-    "lstm",
-    "gru",
-    "min_gru",
-    "min_lstm",
-    "indrnn",
-    "lru",
-    "lem",
-    "orthogonal_kept",
-    "attentive",
-    "rank_pooling",
-    "np_rnn_memory",
-]
+Method = Literal[ModelName, "np_rnn_memory"]
 """The names of models, and np_rnn with memory units (docs/np_rnn.md)."""
-METHODS: tuple[Method, ...] = get_args(Method)[:9]
+METHODS: tuple[Method, ...] = (
+    *("np_rnn", "irnn", "scaled_irnn", "nrnn", "rnn_relu", "rnn_tanh", "orthogonal"),
+    *("lstm", "gru"),
+)
 """Those of the paper, and the LSTM and the GRU. The others are compared if --methods names them."""
 # One layer of units that do not read each other has no product of two inputs: their papers stack two or more.
 TWO_LAYERS: tuple[Method, ...] = ("min_gru", "min_lstm", "indrnn", "lru")

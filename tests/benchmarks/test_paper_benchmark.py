@@ -32,7 +32,6 @@ from benchmarks.paper_plan import (
     settings_for,
 )
 from benchmarks.paper_report import write_report
-from models.state_networks import STATE_NETWORKS
 from pipeline.experiment import run_experiment
 from pipeline.settings.config import ConfigError
 from tests.helpers.commands import finish, message, run, start
@@ -100,7 +99,6 @@ def test_every_method_has_the_same_budget() -> None:
     configs = [config_of(cell, options) for cell in compared]
     budgets = {(c.training.epochs, c.training.batch_size, c.model.hidden_size, c.model.input_scale) for c in configs}
     assert len(budgets) == 1
-    assert set(get_args(Method)) == {*STATE_NETWORKS, "np_rnn_memory"}
 
 
 def test_units_that_do_not_read_each_other_have_two_layers() -> None:

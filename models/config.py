@@ -45,7 +45,7 @@ class ModelConfig:
     weights), rnn_tanh, lstm, gru, min_gru and min_lstm (gates that read the inputs only), indrnn (ReLU units
     that do not read each other), lru (a linear recurrence with complex eigenvalues), lem (two states with learned time
     steps), orthogonal_kept (a matrix that stays orthogonal), attentive (a learned query attends to the frames),
-    rank_pooling (frame average and linear trend of the frames, which it always reads), or mean (frame average and a
+    rank_pooling (frame average and linear trend of the frames; ignores inputs), or mean (frame average and a
     linear layer)"""
     hidden_size: int = 256
     """units of each recurrent layer"""
@@ -54,8 +54,8 @@ class ModelConfig:
     readout: Readout = "last_and_mean"
     """input of the linear layer: the last state, the mean of the clip's states, or both concatenated"""
     inputs: Inputs = "changes"
-    """recurrent models: what the network reads, the change from each frame to the next, the frames themselves, or both
-    side by side"""
+    """recurrent models but rank_pooling: what the network reads, the change from each frame to the next, the frames
+    themselves, or both side by side"""
     skip_connection: bool = True
     """recurrent models: add the scores of a linear layer on the frame average, which starts at zero"""
     power_norm: bool = True
@@ -76,7 +76,7 @@ class ModelConfig:
 
     @property
     def reads(self) -> Inputs:
-        """What the network reads."""
+        """What the network reads: ``inputs``, but rank_pooling always reads the frames."""
         return "frames" if self.model == "rank_pooling" else self.inputs
 
     def __post_init__(self) -> None:

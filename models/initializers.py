@@ -136,6 +136,8 @@ def np_rnn_input_(
 def glorot_normal_(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Fill with a Gaussian of variance 2 / (fan_in + fan_out); ``weight`` is ``[fan_out, fan_in]``."""
     fan_out, fan_in = weight.shape
+    if weight.is_meta:  # see _layers
+        return weight
     return weight.copy_(_normal(fan_out, fan_in, generator) * math.sqrt(2 / (fan_in + fan_out)))
 
 

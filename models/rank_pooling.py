@@ -14,7 +14,8 @@ class RankPooling(RecurrentLayer):
     Late frames count positively and early ones negatively, in proportion to their distance from the middle (section 3
     of the paper, with the features themselves in place of their running averages). So h is the linear trend of the
     features; it changes its sign if a video is reversed. The divisor makes the mean square of n a_s 1. There is no
-    nonlinearity: with the skip connection, which reads the frame average, the classifier is linear in the frames.
+    nonlinearity: with the skip connection, which reads the frame average, the classifier is linear in the
+    normalised frames.
 
     The state is sum_s W x_s, sum_s s W x_s and n: ``[B, 2 * hidden + 1]``.
     """

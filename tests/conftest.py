@@ -20,6 +20,7 @@ from tests.helpers.object_server import ObjectServer, serve_objects
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than cores: many tests wait, for a process or a browser."""
     return available_cores() + 1

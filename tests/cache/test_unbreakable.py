@@ -159,7 +159,8 @@ def test_jobs_share_a_store_and_its_work(tmp_path: Path, tiny_backbone: tuple[st
         num_extracted += json.loads(output)["num_extracted"]
     assert assert_all_intact(job.cache) == NUM_VIDEOS
     assert not abandoned(job.cache)
-    assert NUM_VIDEOS <= num_extracted <= 1.2 * NUM_VIDEOS
+    # A job looks for what others have made before each batch of videos, so that each repeats up to a few batches.
+    assert NUM_VIDEOS <= num_extracted <= NUM_VIDEOS + 48 * (num_jobs - 1)
 
 
 Command = Callable[..., int]

@@ -172,10 +172,12 @@ def test_changed_videos_are_extracted_again(
 
 def test_a_job_outlasts_failures(flags: list[object], cache: ObjectPath, object_server: ObjectServer) -> None:
     """A store that is busy or cut off for a while costs no video."""
-    faults = itertools.cycle([(503, "SlowDown"), None, "cut", *[None] * 5, "torn", *[None] * 5])
-    object_server.fault = lambda method, path: next(faults)
+    kinds = [(503, "SlowDown"), None, "cut", "torn", *[None] * 8]
+    faults, served = itertools.cycle(kinds), []
+    object_server.fault = lambda method, path: (served.append(next(faults)), served[-1])[1]  # type: ignore[func-returns-value]
     assert extract(*flags)["num_extracted"] == 6
     object_server.fault = None
+    assert {*served} == {*kinds}
     assert manage("verify", cache) == (0, {"num_entries": 6, "damaged": {}, "removed": False})
 
 

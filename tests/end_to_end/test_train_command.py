@@ -97,7 +97,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     assert done.returncode == 0, done.stderr
     record("uninterrupted", done.returncode, done.stderr)
     begin, resume = train_arguments(folder, "resumed"), ["--config", resumed / "config.yaml", "--resume"]
-    epochs = sorted(random.sample(range(2, EPOCHS // 2), 2))
+    epochs = sorted(random.sample(range(2, EPOCHS // 4), 2))
     print(f"stopped after epochs {epochs}")  # pytest shows it if a test fails
     record("kill", *stop_after(resumed, epochs[0], signal.SIGKILL, *begin))
     record("Ctrl-C", *stop_after(resumed, epochs[1], signal.SIGINT, *begin, "--resume"))

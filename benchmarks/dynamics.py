@@ -25,7 +25,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,25 +43,15 @@ from data.command import parse_arguments, run_command
 from data.sequences import EVALUATION_BATCH, ArithmeticTask, load_task
 from models.classifier import SequenceClassifier
 from models.config import InputScale, ModelConfig, ModelName
-from models.state_networks import STATE_NETWORKS
 from pipeline.settings.config import Config, ConfigError
 from pipeline.training.loop import load_best, new_classifier
 from pipeline.training.run import Run, find_runs
 
-RIVALS: tuple[ModelName, ...] = (
-    "min_gru",
-    "min_lstm",
-    "indrnn",
-    "lru",
-    "lem",
-    "orthogonal_kept",
-    "attentive",
-    "rank_pooling",
+RECURRENT: tuple[ModelName, ...] = (
+    *("np_rnn", "irnn", "scaled_irnn", "nrnn", "orthogonal", "rnn_relu", "rnn_tanh"),
+    *("lstm", "gru"),
 )
-"""Networks that are not made of PyTorch's cells, which ``benchmarks.stepping`` steps through."""
-RECURRENT: tuple[ModelName, ...] = tuple(
-    name for name in get_args(ModelName) if name in STATE_NETWORKS and name not in RIVALS
-)
+"""The networks that are made of PyTorch's cells, which ``benchmarks.stepping`` steps through."""
 BEFORE, AFTER = "before training", "after training"
 COLOURS = {BEFORE: "#0072B2", AFTER: "#D55E00"}  # Okabe & Ito: safe for colour-blind readers
 DISTANCES = (10, 50)  # steps at which the table reports growth and gradient

@@ -159,7 +159,7 @@ def test_jobs_share_a_store_and_its_work(tmp_path: Path, tiny_backbone: tuple[st
         num_extracted += json.loads(output)["num_extracted"]
     assert assert_all_intact(job.cache) == NUM_VIDEOS
     assert not abandoned(job.cache)
-    # A job looks for what others have made before each batch of videos, so that each repeats up to a few batches.
+    # A job looks a video up a few videos before its turn; what another job stores after that is made twice.
     assert NUM_VIDEOS <= num_extracted <= NUM_VIDEOS + 48 * (num_jobs - 1)
 
 

@@ -41,7 +41,7 @@ from data.listing import VIDEO_EXTENSIONS
 from data.records import DatasetError, VideoRecord
 from data.video import read_frames
 from models.backbones import Backbone, load_backbone
-from models.torchvision_ops import declare_missing_ops
+from models.cnn.torchvision_ops import declare_missing_ops
 from pipeline.cache.job import FeatureCache
 from pipeline.features.encoders import Encoder, make_encoder
 from pipeline.features.readers import Frames, read_videos

@@ -33,15 +33,15 @@ from tabulate import tabulate
 
 from data.records import VideoRecord
 from models.classifier import SequenceClassifier
+from models.cnn.preprocessing import CENTER
 from models.config import ModelConfig
-from models.preprocessing import CENTER
-from pipeline.cache.packed import PackedFeatures
-from pipeline.cache.packed_videos import PackedVideo
 from pipeline.evaluation.comparison import order_drops
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.scoring import CPU_CLIPS, ORDERS, predict
 from pipeline.features.recipe import Origin
+from pipeline.store.packed import PackedFeatures
+from pipeline.store.packed_videos import PackedVideo
 from pipeline.training.batches import FeatureTable, evaluation_blocks
 from pipeline.training.clips import ClipSampling
 
@@ -141,7 +141,7 @@ def make_model(size: Size) -> SequenceClassifier:
 
 
 def make_features(path: Path, size: Size) -> tuple[list[VideoRecord], PackedFeatures]:
-    """Videos with random features, memory-mapped from a file in the same way as ``pipeline.cache.packed`` maps them."""
+    """Videos with random features, memory-mapped from a file in the same way as ``pipeline.store.packed`` maps them."""
     rows = size.videos * size.frames
     written = np.lib.format.open_memmap(path, "w+", "<f2", (rows, size.features))
     rng = np.random.default_rng(0)

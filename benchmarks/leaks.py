@@ -32,10 +32,10 @@ from data.records import VideoDataset, VideoRecord
 from data.video import read_frames
 from pipeline.audit.pairs import SPREADS, Found, find_pairs
 from pipeline.cache.job import FeatureCache
-from pipeline.cache.packed import PackedFeatures
-from pipeline.cache.packed_videos import PackedVideo
 from pipeline.features.recipe import Origin
 from pipeline.settings.config import FeatureConfig
+from pipeline.store.packed import PackedFeatures
+from pipeline.store.packed_videos import PackedVideo
 
 KINDS = ("encoded again", "cropped", "mirrored", "trimmed")
 MADE_SHAPE = (25, 1280)

@@ -29,9 +29,9 @@ import tyro
 from tabulate import tabulate
 
 from data.progress import Progress
-from pipeline.cache import entry
-from pipeline.cache.store import FeatureStore
 from pipeline.features.recipe import Origin, VideoFeatures, imported_recipe
+from pipeline.store import entry
+from pipeline.store.store import FeatureStore
 
 NAME = "made"
 PARTS = 10

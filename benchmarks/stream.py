@@ -43,7 +43,7 @@ from benchmarks.made_streams import Action, MadeStream, make_stream, match
 from data.catalog import load_data
 from data.records import VideoRecord
 from data.video import Frame, read_frames, read_header
-from models.preprocessing import resize_and_crop
+from models.cnn.preprocessing import resize_and_crop
 from pipeline.objectives.lists import from_json
 from pipeline.recognizer.recognizer import Recognizer
 from pipeline.recognizer.rolling import RollingProbabilities

@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from data.errors import nearest_name
-from models import efficientnet_lite0
-from models.preprocessing import Preprocessing
-from models.same_padding import fix_same_padding
-from models.torchvision_ops import declare_missing_ops
-from models.weights import BackboneError, load_weights, read_state_dict, weights_sha256
+from models.cnn import efficientnet_lite0
+from models.cnn.preprocessing import Preprocessing
+from models.cnn.same_padding import fix_same_padding
+from models.cnn.torchvision_ops import declare_missing_ops
+from models.cnn.weights import BackboneError, load_weights, read_state_dict, weights_sha256
 
 __all__ = ["DEFAULT_BACKBONE", "Backbone", "BackboneError", "load_backbone", "normalize"]
 
@@ -46,7 +46,7 @@ class Backbone:
         feature_dim: length of a feature vector.
         preprocessing: the transform that the weights need.
         weights: a description of the weights' origin.
-        weights_sha256: the result of ``models.weights.weights_sha256``.
+        weights_sha256: the result of ``models.cnn.weights.weights_sha256``.
     """
 
     name: str
@@ -105,7 +105,7 @@ def normalize(frames: torch.Tensor, preprocessing: Preprocessing, dtype: torch.d
     """Turn a batch of frames into the network's input.
 
     Args:
-        frames: uint8 ``[N, crop, crop, 3]``, RGB, from ``models.preprocessing.resize_and_crop``, on any device.
+        frames: uint8 ``[N, crop, crop, 3]``, RGB, from ``models.cnn.preprocessing.resize_and_crop``, on any device.
         preprocessing: that of the backbone.
         dtype: type of the result; the arithmetic is always float32.
 

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from torch import nn
 
 from models import initializers as init
-from models.attentive_probe import AttentiveProbe
 from models.config import ModelConfig
-from models.indrnn import IndRNN
-from models.lem import LEM
-from models.lru import LRU
-from models.minimal_rnn import MinGRU, MinLSTM
-from models.orthogonal_rnn import OrthogonalRNN
-from models.rank_pooling import RankPooling
 from models.relu_rnn import ReluRNN
+from models.rivals.attentive_probe import AttentiveProbe
+from models.rivals.indrnn import IndRNN
+from models.rivals.lem import LEM
+from models.rivals.lru import LRU
+from models.rivals.minimal_rnn import MinGRU, MinLSTM
+from models.rivals.orthogonal_rnn import OrthogonalRNN
+from models.rivals.rank_pooling import RankPooling
 
 STATE_NETWORKS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "np_rnn": lambda inputs, config: init.init_np_rnn_(

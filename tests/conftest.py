@@ -46,7 +46,7 @@ def action_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Name and random weights of a small timm backbone that loads and runs fast: 160 px frames, 96 features."""
-    from models.torchvision_ops import declare_missing_ops
+    from models.cnn.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
     import timm

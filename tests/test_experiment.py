@@ -11,10 +11,10 @@ import pytest
 
 from data.records import DatasetError, VideoRecord
 from pipeline import experiment
-from pipeline.cache.packed import PackedFeatures
 from pipeline.experiment import Tasks, evaluate_run, evaluate_runs, plan_runs
 from pipeline.objectives.videos import VideoTask
 from pipeline.settings.config import Config, ConfigError, EvaluationOverrides
+from pipeline.store.packed import PackedFeatures
 from pipeline.training.batches import FeatureTable
 from pipeline.training.run import Run, RunError, find_runs
 from tests.helpers import REPOSITORY

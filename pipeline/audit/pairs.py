@@ -12,7 +12,7 @@ import numpy.typing as npt
 from data.records import VideoRecord
 from pipeline.audit.alignment import Array, Indices, motion_similarity
 from pipeline.audit.signatures import Signatures, make_signatures
-from pipeline.cache.packed import PackedFeatures
+from pipeline.store.packed import PackedFeatures
 
 NUM_NEIGHBOURS = 30  # of each video: those with the most similar scenes are compared frame by frame
 # Chosen on planted copies of the demo's videos: python -m benchmarks.leaks

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
-from pipeline.cache.packed import PackedFeatures
+from pipeline.store.packed import PackedFeatures
 
 Floats = npt.NDArray[np.float32]
 

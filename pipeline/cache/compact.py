@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 from data.command import parse_arguments
 from data.objects import ObjectPath, Place, map_places
 from data.progress import Progress
-from pipeline.cache.archives import Archives, ArchiveSize
-from pipeline.cache.listing import DatasetFolder, Entry, list_entries, list_loose
-from pipeline.cache.store import (
+from pipeline.store.archives import Archives, ArchiveSize
+from pipeline.store.listing import DatasetFolder, Entry, list_entries, list_loose
+from pipeline.store.store import (
     DamagedEntry,
     FeatureStore,
     StoreError,

@@ -29,11 +29,12 @@ from data.identity import identify
 from data.objects import Place, map_places
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
-from models.preprocessing import CENTER
-from pipeline.cache.listing import list_entries
+from models.cnn.preprocessing import CENTER
 from pipeline.cache.parquet import Row, write_parquet
 from pipeline.cache.relink import locate
-from pipeline.cache.store import (
+from pipeline.features.recipe import Origin, VideoFeatures, imported_recipe
+from pipeline.store.listing import list_entries
+from pipeline.store.store import (
     RECIPE,
     DamagedEntry,
     FeatureStore,
@@ -44,7 +45,6 @@ from pipeline.cache.store import (
     open_store,
     select_stores,
 )
-from pipeline.features.recipe import Origin, VideoFeatures, imported_recipe
 
 EXAMPLES = 3
 

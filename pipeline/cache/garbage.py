@@ -14,12 +14,14 @@ from data.atomic import find_abandoned, write_text_atomically
 from data.catalog import SEQUENCE_TASKS
 from data.objects import ObjectPath, Place, local_folder, map_places
 from data.records import VideoDataset
-from models.preprocessing import CENTER
-from pipeline.cache.archives import stray_indices
-from pipeline.cache.listing import DatasetFolder, list_entries, video_id_of
-from pipeline.cache.packed import stale_files
+from models.cnn.preprocessing import CENTER
 from pipeline.cache.relink import locate
-from pipeline.cache.store import (
+from pipeline.features.recipe import IMPORTED, FeatureRecipe
+from pipeline.settings.config import ConfigError
+from pipeline.store.archives import stray_indices
+from pipeline.store.listing import DatasetFolder, list_entries, video_id_of
+from pipeline.store.packed import stale_files
+from pipeline.store.store import (
     NETWORKS,
     RECIPE,
     FeatureStore,
@@ -31,8 +33,6 @@ from pipeline.cache.store import (
     open_store,
     read_failures,
 )
-from pipeline.features.recipe import IMPORTED, FeatureRecipe
-from pipeline.settings.config import ConfigError
 
 SECONDS_PER_DAY = 24 * 3600
 _OUTDATED = "failures since fixed or repeated"

@@ -14,12 +14,12 @@ from data.objects import local_folder, map_places
 from data.progress import Progress
 from data.records import VideoRecord, require_files
 from data.video_list import Selection
-from models.preprocessing import VIEWS
-from pipeline.cache.packed import PackedFeatures, open_packed, pack
-from pipeline.cache.store import NETWORKS, DamagedEntry, FeatureStore, NameTooLongError
+from models.cnn.preprocessing import VIEWS
 from pipeline.features.recipe import IMPORTED, Match, Origin, VideoFeatures, imported_recipe
 from pipeline.features.sampling import FrameSampling
 from pipeline.settings.config import ConfigError, FeatureConfig
+from pipeline.store.packed import PackedFeatures, open_packed, pack
+from pipeline.store.store import NETWORKS, DamagedEntry, FeatureStore, NameTooLongError
 
 _CLOCK_ERROR = 15 * 60.0  # seconds: S3 refuses requests from clocks that are further off
 

@@ -19,9 +19,9 @@ from data.records import VideoDataset
 from pipeline.cache import exchange
 from pipeline.cache.compact import compact_command
 from pipeline.cache.garbage import Garbage, find_garbage
-from pipeline.cache.listing import DatasetFolder, Entry, list_entries
 from pipeline.cache.relink import locate, relink_command
-from pipeline.cache.store import (
+from pipeline.store.listing import DatasetFolder, Entry, list_entries
+from pipeline.store.store import (
     NETWORKS,
     PACKED,
     RECIPE,

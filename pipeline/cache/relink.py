@@ -20,10 +20,10 @@ from data.identity import identify, sample
 from data.objects import ObjectPath, Place
 from data.progress import Progress
 from data.records import VideoDataset, VideoRecord
-from models.preprocessing import CENTER
-from pipeline.cache.listing import DatasetFolder, list_entries
-from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError, dataset_folders, find_stores, open_store
+from models.cnn.preprocessing import CENTER
 from pipeline.features.recipe import Match
+from pipeline.store.listing import DatasetFolder, list_entries
+from pipeline.store.store import DamagedEntry, FeatureStore, StoreError, dataset_folders, find_stores, open_store
 
 
 def locate(store: FeatureStore, dataset: VideoDataset) -> str:

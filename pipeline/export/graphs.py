@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from models.backbones import Backbone
 from models.classifier import SequenceClassifier, for_inference
-from models.preprocessing import Preprocessing
-from models.tensor_preprocessing import resize_and_crop_tensor
+from models.cnn.preprocessing import Preprocessing
+from models.cnn.tensor_preprocessing import resize_and_crop_tensor
 from pipeline.features.encoders import FromPixels, to_onnx
 from pipeline.recognizer.bundle import NEXT
 

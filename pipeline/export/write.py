@@ -15,7 +15,7 @@ import numpy.typing as npt
 from data.atomic import write_atomically
 from data.errors import UserError
 from models.backbones import load_backbone
-from models.preprocessing import resize_and_crop
+from models.cnn.preprocessing import resize_and_crop
 from pipeline.evaluation.provenance import read_metrics
 from pipeline.export.graphs import backbone_graph, step_graph
 from pipeline.recognizer.bundle import (

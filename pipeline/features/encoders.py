@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from data.atomic import write_atomically
 from data.processes import available_cores
 from models.backbones import Backbone, normalize
-from models.preprocessing import VIEWS, Preprocessing
-from models.tensor_preprocessing import resize_and_crop_tensor
+from models.cnn.preprocessing import VIEWS, Preprocessing
+from models.cnn.tensor_preprocessing import resize_and_crop_tensor
 from pipeline.settings.config import ConfigError
 
 Runtime = Literal["auto", "onnx", "torch"]

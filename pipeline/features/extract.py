@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.backbones import Backbone
-from models.preprocessing import VIEWS, Preprocessing
+from models.cnn.preprocessing import VIEWS, Preprocessing
 from pipeline.features.encoders import Encoder, Pixels
 from pipeline.features.readers import Event, Failed, Finished, Frames, read_videos
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
@@ -69,7 +69,7 @@ def extract(
         paths: the videos; read lazily, in another thread, a few videos ahead.
         preprocessing: that of the backbone.
         encoder: the backbone, made ready to run for the same views.
-        views: the views to extract, of ``models.preprocessing.VIEWS``.
+        views: the views to extract, of ``models.cnn.preprocessing.VIEWS``.
         workers: number of processes that decode; see ``read_videos`` for 0.
         timeout: seconds without a new frame after which a video is given up.
         on_short: keep or fail a video with fewer frames than its header says.

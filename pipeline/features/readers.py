@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from data.identity import FileIdentity, identify
 from data.processes import end_with_parent
 from data.video import FrameCount, VideoError, read_frames
-from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
+from models.cnn.preprocessing import VIEWS, Preprocessing, resize_and_crop
 from pipeline.features.sampling import FrameSampling, SamplingError
 
 FRAMES_PER_BLOCK = 32
@@ -98,7 +98,7 @@ def read_videos(
     Args:
         paths: read lazily, one when a process becomes free; the n-th path is job n.
         preprocessing: ``None`` yields whole frames, as decoded.
-        views: the views to cut from each frame, of ``models.preprocessing.VIEWS``.
+        views: the views to cut from each frame, of ``models.cnn.preprocessing.VIEWS``.
         workers: number of processes. 0: decode in this process, which then hangs or crashes with its decoder.
         timeout: seconds without a newly decoded frame after which a reader is killed and its video has ``Failed``.
         stop: another thread may set it to end the generator, even while no reader sends anything.

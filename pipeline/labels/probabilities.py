@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.records import DatasetError, VideoRecord
-from pipeline.cache.packed import PackedFeatures
 from pipeline.evaluation.predictions import FloatArray, IntArray
+from pipeline.store.packed import PackedFeatures
 from pipeline.tune.folds import deal_folds
 
 NUM_PARTS = 3

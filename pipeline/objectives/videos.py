@@ -17,7 +17,6 @@ from data.records import DatasetError, Split, VideoDataset, VideoRecord
 from models.classifier import SequenceClassifier
 from models.features import power_normalize
 from pipeline.cache.job import FeatureCache
-from pipeline.cache.packed import PackedFeatures
 from pipeline.cache.relink import locate
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.properties import Look, look_at, motion_in, video_properties
@@ -33,6 +32,7 @@ from pipeline.objectives.streams import stepwise_cross_entropy, stream_validatio
 from pipeline.objectives.task import Variant
 from pipeline.reports.strips import make_strips
 from pipeline.settings.config import BASELINE, Config, EvaluationOverrides
+from pipeline.store.packed import PackedFeatures
 from pipeline.training.batches import (
     MAX_BATCH_FRAMES,
     Batch,

@@ -27,7 +27,7 @@ import onnxruntime
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from data.errors import UserError
-from models.preprocessing import VIEWS, Preprocessing
+from models.cnn.preprocessing import VIEWS, Preprocessing
 from pipeline.features.encoders import CPU_BATCH_FRAMES, Encoder, Pixels, open_network
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.features.sampling import FrameSampling

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from data.identity import identify
 from data.objects import Place
-from pipeline.cache.store import DamagedEntry, FeatureStore
 from pipeline.features.extract import ExtractionFailure
 from pipeline.features.recipe import VideoFeatures
 from pipeline.recognizer.recognizer import Recognizer
+from pipeline.store.store import DamagedEntry, FeatureStore
 
 DATASET = "predict"
 """The folder in the store. Its videos are named by their content, so that they are found wherever they lie."""

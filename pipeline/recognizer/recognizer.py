@@ -16,8 +16,7 @@ import torch
 from data.objects import user_cache_folder
 from data.video import Frame, VideoError
 from models.backbones import Backbone, load_backbone
-from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
-from pipeline.cache.store import NETWORKS
+from models.cnn.preprocessing import VIEWS, Preprocessing, resize_and_crop
 from pipeline.features.encoders import Encoder, Runtime, make_encoder
 from pipeline.features.extract import ExtractionFailure, extract, make_recipe
 from pipeline.features.recipe import IMPORTED, FeatureRecipe, VideoFeatures
@@ -29,6 +28,7 @@ from pipeline.recognizer.stream import Stream
 from pipeline.recognizer.tempo import StreamError, Tempo
 from pipeline.settings.config import ConfigError
 from pipeline.settings.device import choose_device
+from pipeline.store.store import NETWORKS
 from pipeline.training.clips import ClipSampling
 from pipeline.training.loop import load_best
 from pipeline.training.run import Run

@@ -14,8 +14,8 @@ from data.catalog import DataConfig
 from data.errors import UserError
 from data.objects import Place
 from data.processes import available_cores
+from models.cnn.preprocessing import VIEWS
 from models.config import ModelConfig
-from models.preprocessing import VIEWS
 
 
 class ConfigError(UserError):

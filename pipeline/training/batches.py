@@ -12,7 +12,7 @@ from torch import Tensor
 from data.errors import UserError
 from data.records import VideoRecord
 from models.features import zero_padding
-from pipeline.cache.packed import PackedFeatures
+from pipeline.store.packed import PackedFeatures
 from pipeline.training.clips import ClipSampling
 
 IndexArray = npt.NDArray[np.integer]

@@ -10,7 +10,7 @@ from data.catalog import DataConfig, load_dataset
 from pipeline.audit import pairs as pairs_module
 from pipeline.audit.findings import ACROSS_PARTS, describe, parts_of, to_exclude
 from pipeline.audit.pairs import SAME_FEATURES, SAME_FILE, SIMILAR, find_pairs
-from pipeline.cache.packed import PackedFeatures
+from pipeline.store.packed import PackedFeatures
 from tests.helpers.synthetic import make_features, make_record
 
 NUM_FRAMES, DIM = 12, 24

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.audit.signatures import MAX_ROWS, make_signatures
-from pipeline.cache.packed import PackedFeatures
+from pipeline.store.packed import PackedFeatures
 from tests.helpers.synthetic import make_features
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.millions import NAME, REPORT, measure, video_ids, write_files, write_list
-from pipeline.cache.store import FeatureStore
 from pipeline.features.recipe import imported_recipe
+from pipeline.store.store import FeatureStore
 from tests.helpers.commands import call
 
 

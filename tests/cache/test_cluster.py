@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from data.records import VideoRecord
 from pipeline.cache.__main__ import main
 from pipeline.cache.job import FeatureCache
-from pipeline.cache.store import StoreError
 from pipeline.settings.config import ConfigError, FeatureConfig, JobConfig
+from pipeline.store.store import StoreError
 from tests.cache.test_job import Job, two_classes
 from tests.cache.test_unbreakable import assert_all_intact
 from tests.helpers.synthetic import make_record

@@ -26,9 +26,9 @@ from pipeline.cache.exchange import (
     read_npy,
 )
 from pipeline.cache.job import FeatureCache
-from pipeline.cache.store import FeatureStore, StoreError
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures, imported_recipe
 from pipeline.settings.config import ConfigError, FeatureConfig
+from pipeline.store.store import FeatureStore, StoreError
 from tests.helpers.clips import make_clip
 from tests.helpers.commands import call, message
 from tests.helpers.synthetic import RECIPE, make_features, make_record

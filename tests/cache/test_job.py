@@ -18,9 +18,9 @@ import pytest
 
 from data.records import VideoRecord
 from pipeline.cache.job import FeatureCache
-from pipeline.cache.packed import PackedFeatures
-from pipeline.cache.store import DamagedEntry, FeatureStore
 from pipeline.settings.config import FeatureConfig
+from pipeline.store.packed import PackedFeatures
+from pipeline.store.store import DamagedEntry, FeatureStore
 from tests.features.test_extract import cut_clip
 from tests.helpers import REPOSITORY
 from tests.helpers.clips import make_clip

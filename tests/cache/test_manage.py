@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from data.catalog import DataConfig, load_dataset
-from models.preprocessing import CENTER, VIEWS
+from models.cnn.preprocessing import CENTER, VIEWS
 from pipeline.cache import manage
 from pipeline.cache.garbage import Findings, Garbage, find_garbage, remove_store
-from pipeline.cache.packed import open_packed, pack
-from pipeline.cache.store import FeatureStore, StoreError, find_stores
 from pipeline.features.recipe import FeatureRecipe, imported_recipe
+from pipeline.store.packed import open_packed, pack
+from pipeline.store.store import FeatureStore, StoreError, find_stores
 from tests.data.test_atomic import dead_pid, temporary_of
 from tests.helpers import REPOSITORY
 from tests.helpers.clips import make_clip

@@ -12,12 +12,12 @@ from data.catalog import DataConfig, load_dataset
 from data.folder import name_by_path
 from data.identity import identify
 from data.records import VideoDataset
-from models.preprocessing import VIEWS
+from models.cnn.preprocessing import VIEWS
 from pipeline.cache.garbage import find_garbage
 from pipeline.cache.manage import status_rows
 from pipeline.cache.relink import locate, relink, relink_command
-from pipeline.cache.store import FeatureStore, StoreError
 from pipeline.features.recipe import imported_recipe
+from pipeline.store.store import FeatureStore, StoreError
 from tests.helpers.clips import make_clip
 from tests.helpers.commands import call
 from tests.helpers.synthetic import RECIPE, make_features

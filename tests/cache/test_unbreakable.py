@@ -23,9 +23,9 @@ from data.command import run_command
 from data.records import VideoRecord
 from pipeline.cache.__main__ import main
 from pipeline.cache.job import FeatureCache
-from pipeline.cache.store import DamagedEntry, FeatureStore, read_failures
 from pipeline.features.recipe import FeatureRecipe
 from pipeline.settings.config import FeatureConfig
+from pipeline.store.store import DamagedEntry, FeatureStore, read_failures
 from tests.cache.test_job import Job, features_of, session_is_empty, two_classes
 from tests.helpers import REPOSITORY
 from tests.helpers.clips import make_clip

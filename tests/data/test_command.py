@@ -14,9 +14,9 @@ from data.records import DatasetError
 from data.video import VideoError
 from models.backbones import BackboneError
 from models.config import ModelConfigError
-from pipeline.cache.store import StoreError
 from pipeline.features.sampling import SamplingError
 from pipeline.settings.config import ConfigError
+from pipeline.store.store import StoreError
 from tests.helpers import REPOSITORY
 
 

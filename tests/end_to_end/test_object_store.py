@@ -14,14 +14,14 @@ from data.catalog import DataConfig, load_dataset
 from data.objects import ObjectPath, ObjectStoreError
 from pipeline.cache import job
 from pipeline.cache.relink import locate
-from pipeline.cache.store import FeatureStore, StoreError
 from pipeline.features.recipe import imported_recipe
 from pipeline.settings.config import FeatureConfig
+from pipeline.store.store import FeatureStore, StoreError
 from tests.cache.test_manage import make_run
-from tests.cache.test_store import RECIPE, a_video
 from tests.helpers.clips import make_clip
 from tests.helpers.commands import call, message
 from tests.helpers.object_server import ObjectServer
+from tests.store.test_store import RECIPE, a_video
 
 SECONDS_PER_HOUR = 3600.0
 

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from data.catalog import DataConfig, load_dataset
-from pipeline.cache.store import FeatureStore
 from pipeline.features.recipe import imported_recipe
+from pipeline.store.store import FeatureStore
 from pipeline.training.run import Run
 from tests.helpers.commands import call, finish, run, start
 from tests.helpers.idx import write_small_mnist

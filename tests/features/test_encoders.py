@@ -10,7 +10,7 @@ from torch import nn
 
 from data.video import read_frames
 from models.backbones import Backbone, load_backbone
-from models.preprocessing import VIEWS, resize_and_crop
+from models.cnn.preprocessing import VIEWS, resize_and_crop
 from pipeline.features.encoders import make_encoder, whole_frames_encoder
 from pipeline.settings.config import ConfigError
 from pipeline.settings.device import choose_device

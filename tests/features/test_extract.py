@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data.identity import identify
 from models.backbones import Backbone, load_backbone
-from models.preprocessing import VIEWS, Preprocessing
+from models.cnn.preprocessing import VIEWS, Preprocessing
 from pipeline.features.encoders import Encoder, make_encoder, whole_frames_encoder
 from pipeline.features.extract import ExtractionFailure, extract, make_recipe
 from pipeline.features.readers import FRAMES_PER_BLOCK

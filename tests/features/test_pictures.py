@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data.records import VideoRecord
-from models.preprocessing import Preprocessing, resize_and_crop
+from models.cnn.preprocessing import Preprocessing, resize_and_crop
 from pipeline.features.pictures import write_pictures
 from pipeline.features.readers import Event, Finished, read_videos
 from pipeline.settings.config import FeatureConfig

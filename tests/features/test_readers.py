@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from data.video import read_header
-from models.preprocessing import VIEWS, Preprocessing
+from models.cnn.preprocessing import VIEWS, Preprocessing
 from pipeline.features import readers
 from pipeline.features.readers import FRAMES_PER_BLOCK, Event, Failed, Finished, Frames, read_videos
 from pipeline.features.sampling import FrameSampling

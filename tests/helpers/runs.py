@@ -17,10 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from data.catalog import DataConfig
 from data.records import Split, VideoDataset
 from models.config import ModelConfig
-from pipeline.cache.packed import PackedFeatures
 from pipeline.experiment import Tasks, evaluate_run, open_objective, plan_runs
 from pipeline.objectives.videos import VideoTask
 from pipeline.settings.config import Config, RunConfig, TrainingConfig
+from pipeline.store.packed import PackedFeatures
 from pipeline.training.loop import fit
 from pipeline.training.run import Run
 from tests.helpers.synthetic import RECIPE, make_features, make_task, rising_and_falling

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import ArrayLike
 
 from data.records import Split, VideoDataset, VideoRecord
-from models.preprocessing import VIEWS
-from pipeline.cache.packed import PackedFeatures
+from models.cnn.preprocessing import VIEWS
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
 from pipeline.objectives.videos import VideoTask
+from pipeline.store.packed import PackedFeatures
 from pipeline.training.batches import FeatureTable
 
 RECIPE = FeatureRecipe(

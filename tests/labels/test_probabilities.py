@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data.records import DatasetError
-from pipeline.cache.packed import PackedFeatures
 from pipeline.labels.probabilities import fold_numbers, probabilities_out_of_fold, video_vectors
+from pipeline.store.packed import PackedFeatures
 from tests.helpers.synthetic import make_features, make_record
 
 

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from models import efficientnet_lite0, torchvision_ops
 from models.backbones import (
     Backbone,
     BackboneError,
@@ -28,9 +27,10 @@ from models.backbones import (
     timm_preprocessing,
     torchvision_arguments,
 )
-from models.preprocessing import resize_and_crop
-from models.torchvision_ops import declare_missing_ops
-from models.weights import read_state_dict, weights_sha256
+from models.cnn import efficientnet_lite0, torchvision_ops
+from models.cnn.preprocessing import resize_and_crop
+from models.cnn.torchvision_ops import declare_missing_ops
+from models.cnn.weights import read_state_dict, weights_sha256
 from tests.helpers import REPOSITORY
 
 PALACE = 698  # index of the ImageNet class
@@ -529,7 +529,7 @@ def test_torchvision_imports_beside_any_torch() -> None:
     """torchvision and timm import, and if the compiled operators do not load, one log line says so."""
     code = (
         "import logging; logging.basicConfig(level=logging.INFO)\n"
-        "from models.torchvision_ops import declare_missing_ops\n"
+        "from models.cnn.torchvision_ops import declare_missing_ops\n"
         "declared = [declare_missing_ops() is not None for _ in range(2)]\n"
         "import timm, torchvision\n"
         "print(declared[0], torchvision.extension._has_ops())\n"

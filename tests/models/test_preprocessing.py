@@ -1,4 +1,4 @@
-"""models/preprocessing.py against the transforms of torchvision and timm."""
+"""models/cnn/preprocessing.py against the transforms of torchvision and timm."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from models.backbones import normalize, timm_preprocessing, torchvision_preprocessing
-from models.preprocessing import Preprocessing, resize_and_crop
-from models.torchvision_ops import declare_missing_ops
+from models.cnn.preprocessing import Preprocessing, resize_and_crop
+from models.cnn.torchvision_ops import declare_missing_ops
 from tests.helpers import REPOSITORY
 
 Frame = npt.NDArray[np.uint8]
@@ -124,6 +124,8 @@ def test_normalize_keeps_rgb_order_and_layout() -> None:
 
 def test_needs_no_torch() -> None:
     """Importing the module must not import torch, torchvision or timm into every decoding worker."""
-    code = "import sys, models.preprocessing; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    code = (
+        "import sys, models.cnn.preprocessing; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from models.classifier import SequenceClassifier, for_inference
 from models.config import ModelConfig, ModelName
-from models.indrnn import IndRNN
-from models.lru import LRU, R_MAX, R_MIN
-from models.orthogonal_rnn import OrthogonalRNN
 from models.recurrent_layer import RecurrentLayer, diagonal_scan
+from models.rivals.indrnn import IndRNN
+from models.rivals.lru import LRU, R_MAX, R_MIN
+from models.rivals.orthogonal_rnn import OrthogonalRNN
 from models.state_networks import STATE_NETWORKS
 
 Array = npt.NDArray[np.float64]

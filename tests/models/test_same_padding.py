@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from models.backbones import load_backbone
-from models.same_padding import fix_same_padding
-from models.torchvision_ops import declare_missing_ops
+from models.cnn.same_padding import fix_same_padding
+from models.cnn.torchvision_ops import declare_missing_ops
 from pipeline.features.encoders import to_onnx
 
 

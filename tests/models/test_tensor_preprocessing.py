@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.preprocessing import VIEWS, Preprocessing, resize_and_crop
-from models.tensor_preprocessing import resize_and_crop_tensor
+from models.cnn.preprocessing import VIEWS, Preprocessing, resize_and_crop
+from models.cnn.tensor_preprocessing import resize_and_crop_tensor
 from pipeline.features.encoders import open_network, to_onnx
 
 
@@ -40,7 +40,7 @@ def test_equals_resize_and_crop(
 
 def test_views_are_the_ten_crops_of_torchvision() -> None:
     """The views, plain and mirrored, are the crops of torchvision's ``TenCrop``."""
-    from models.torchvision_ops import declare_missing_ops
+    from models.cnn.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
     from PIL import Image

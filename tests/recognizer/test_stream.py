@@ -10,8 +10,8 @@ import torch
 
 from data.video import Frame, read_frames
 from models.classifier import SequenceClassifier
+from models.cnn.preprocessing import CENTER, Preprocessing
 from models.config import ModelConfig
-from models.preprocessing import CENTER, Preprocessing
 from pipeline.features.encoders import Encoder
 from pipeline.features.recipe import imported_recipe
 from pipeline.features.sampling import FrameSampling

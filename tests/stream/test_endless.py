@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from models.preprocessing import Preprocessing
+from models.cnn.preprocessing import Preprocessing
 from pipeline.features.encoders import Encoder
 from pipeline.recognizer.recognizer import Recognizer
 from pipeline.stream.events import Segmenter, Thresholds

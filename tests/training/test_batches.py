@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cache.packed import PackedFeatures
+from pipeline.store.packed import PackedFeatures
 from pipeline.training import batches as batches_module
 from pipeline.training.batches import (
     Batch,

@@ -11,8 +11,8 @@ from pebble import ProcessExpired
 
 from data.records import VideoDataset
 from pipeline.cache.job import FeatureCache
-from pipeline.cache.packed import PackedFeatures
 from pipeline.settings.config import Config, ConfigError, FeatureConfig
+from pipeline.store.packed import PackedFeatures
 from pipeline.tune import trainings as module
 from pipeline.tune.trainings import Trainer, Training, open_trainer
 from tests.helpers.runs import make_config

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.texts import Texts
-from pipeline.cache import indices
 from pipeline.features.recipe import Origin
+from pipeline.store import indices
 
 
 @dataclass(frozen=True)

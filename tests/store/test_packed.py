@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.preprocessing import VIEWS
-from pipeline.cache.packed import PackedFeatures, open_packed, pack, stale_files
-from pipeline.cache.store import FeatureStore, StoreError
+from models.cnn.preprocessing import VIEWS
 from pipeline.features.recipe import VideoFeatures
+from pipeline.store.packed import PackedFeatures, open_packed, pack, stale_files
+from pipeline.store.store import FeatureStore, StoreError
 from pipeline.training.batches import FeatureTable
 from tests.helpers import REPOSITORY
 from tests.helpers.synthetic import RECIPE, make_features, make_record
@@ -32,10 +32,10 @@ ONE, TWO = VIEWS[:1], VIEWS[:2]
 PACK_IN_A_READ_ONLY_STORE = """
 import sys
 from pathlib import Path
-from pipeline.cache.packed import open_packed, pack
-from pipeline.cache.store import FeatureStore
+from pipeline.store.packed import open_packed, pack
+from pipeline.store.store import FeatureStore
 from tests.helpers.synthetic import RECIPE
-from tests.cache.test_packed import VIDEOS, TWO, assert_complete
+from tests.store.test_packed import VIDEOS, TWO, assert_complete
 
 store = FeatureStore(Path(sys.argv[1]), RECIPE)
 packed, missing = pack(store, "set", VIDEOS, TWO)

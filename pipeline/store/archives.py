@@ -29,7 +29,7 @@ import numpy.typing as npt
 from data.atomic import write_atomically
 from data.objects import ObjectPath, ObjectStoreError, Place, write_place
 from data.texts import Texts
-from pipeline.cache import indices
+from pipeline.store import indices
 
 ARCHIVES = ".archives"
 ENTRY_SUFFIX = ".safetensors"

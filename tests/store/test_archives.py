@@ -14,14 +14,15 @@ from filelock import FileLock
 
 from data.objects import ObjectPath, Place
 from data.texts import Texts
-from models.preprocessing import CENTER
-from pipeline.cache import archives, compact, indices
-from pipeline.cache.archives import ARCHIVES, Archives, stray_indices
+from models.cnn.preprocessing import CENTER
+from pipeline.cache import compact
 from pipeline.cache.compact import Compacted
-from pipeline.cache.listing import DatasetFolder, list_entries
-from pipeline.cache.packed import open_packed, pack
-from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError
 from pipeline.features.recipe import VideoFeatures
+from pipeline.store import archives, indices
+from pipeline.store.archives import ARCHIVES, Archives, stray_indices
+from pipeline.store.listing import DatasetFolder, list_entries
+from pipeline.store.packed import open_packed, pack
+from pipeline.store.store import DamagedEntry, FeatureStore, StoreError
 from tests.helpers.clips import make_clip
 from tests.helpers.commands import call
 from tests.helpers.synthetic import RECIPE, make_features

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures
+from pipeline.store.store import DamagedEntry, FeatureStore, StoreError
 from tests.helpers import REPOSITORY
 
 RECIPE = FeatureRecipe(
@@ -47,8 +47,8 @@ ORIGIN = Origin(25.0, header_frames=40, decoded_frames=40, source_bytes=1234, de
 WRITE_ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from tests.cache.test_store import RECIPE, a_video
-from pipeline.cache.store import FeatureStore, StoreError
+from tests.store.test_store import RECIPE, a_video
+from pipeline.store.store import FeatureStore, StoreError
 
 store = FeatureStore(Path(sys.argv[1]), RECIPE)
 store.write("set", "small", a_video(num_frames=1))
@@ -62,9 +62,9 @@ except StoreError as error:
 USE_A_READ_ONLY_STORE = """
 import sys
 from pathlib import Path
-from tests.cache.test_store import RECIPE, a_video
+from tests.store.test_store import RECIPE, a_video
 from data.atomic import remove_abandoned
-from pipeline.cache.store import FeatureStore, StoreError
+from pipeline.store.store import FeatureStore, StoreError
 
 store = FeatureStore(Path(sys.argv[1]), RECIPE)
 print(remove_abandoned(store.folder), store.read("set", "a").features.shape)

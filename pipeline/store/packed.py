@@ -31,11 +31,11 @@ from data.atomic import write_atomically
 from data.objects import map_places
 from data.progress import Progress
 from data.texts import Texts
-from models.preprocessing import CENTER
-from pipeline.cache import indices
-from pipeline.cache.packed_videos import PackedVideo, PackedVideos
-from pipeline.cache.store import DamagedEntry, FeatureStore, StoreError
+from models.cnn.preprocessing import CENTER
 from pipeline.features.recipe import VideoFeatures
+from pipeline.store import indices
+from pipeline.store.packed_videos import PackedVideo, PackedVideos
+from pipeline.store.store import DamagedEntry, FeatureStore, StoreError
 
 _HEADER_BYTES = 128  # of a .npy file with a matrix; numpy pads it for any number of rows
 _NO_ENTRY = (-1, -1)

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import load, save
 
 from data.objects import Place
-from pipeline.cache.archives import Member
 from pipeline.features.recipe import VideoFeatures
+from pipeline.store.archives import Member
 
 Content = tuple[dict[str, str], npt.NDArray[np.float16], npt.NDArray[np.int32]]
 """Metadata, features and frame indices."""

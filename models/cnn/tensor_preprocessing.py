@@ -1,4 +1,4 @@
-"""The resize and crops of ``models.preprocessing`` as tensor operations, for a GPU and for an ONNX graph.
+"""The resize and crops of ``models.cnn.preprocessing`` as tensor operations, for a GPU and for an ONNX graph.
 
 A resize is linear along each axis: a product with a banded matrix, because a pixel depends on few neighbours. The
 matrix is cut into blocks of ``_BLOCK`` rows, and each is multiplied with only the pixels that its rows depend on. This
@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from models.preprocessing import Preprocessing, is_flipped
+from models.cnn.preprocessing import Preprocessing, is_flipped
 
 _ONE = 2.0**22  # Pillow's fixed point number 1
 _BLOCK = 16
@@ -28,7 +28,7 @@ def resize_and_crop_tensor(frames: Tensor, preprocessing: Preprocessing, views: 
     Args:
         frames: uint8 ``[n, height, width, 3]``, RGB, on any device.
         preprocessing: that of the backbone.
-        views: a selection of ``models.preprocessing.VIEWS``.
+        views: a selection of ``models.cnn.preprocessing.VIEWS``.
 
     Returns:
         uint8 ``[n * len(views), crop, crop, 3]``, RGB; the views of a frame follow one another.
@@ -77,7 +77,7 @@ def _size(length: Tensor) -> int:
 
 
 def _corner(new_length: Tensor, crop: int, place: str, start: str) -> Tensor:
-    """One coordinate of ``models.preprocessing.crop_corner``, float64 ``[1]``."""
+    """One coordinate of ``models.cnn.preprocessing.crop_corner``, float64 ``[1]``."""
     excess = new_length - crop
     center = torch.where(excess >= 0, torch.round(excess / 2), torch.ceil(excess / 2))
     if place == "center":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.objects import ObjectPath, ObjectStatus, Place
-from pipeline.cache.archives import ENTRY_SUFFIX, Archives
+from pipeline.store.archives import ENTRY_SUFFIX, Archives
 
 
 @dataclass(frozen=True)

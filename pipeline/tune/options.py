@@ -10,7 +10,7 @@ from models.config import ModelConfig, ModelName
 from pipeline.settings.config import Config, ConfigError, FeatureConfig, RunConfig, TrainingConfig
 
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
-MODELS: tuple[ModelName, ...] = ("np_rnn", "gru", "mean")
+MODELS: tuple[ModelName, ...] = ("np_rnn", "rank_pooling", "mean")
 
 
 @dataclass(frozen=True)

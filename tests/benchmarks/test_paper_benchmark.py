@@ -34,7 +34,7 @@ from benchmarks.paper_plan import (
 from benchmarks.paper_report import write_report
 from pipeline.experiment import run_experiment
 from pipeline.settings.config import ConfigError
-from tests.helpers.commands import finish, message, run, start
+from tests.helpers.commands import call, finish, message, start
 from tests.helpers.idx import write_small_mnist
 
 PASSED, NEVER = 0.0, math.inf  # deadlines
@@ -328,6 +328,7 @@ def test_interrupted_in_the_middle_of_a_cell(tmp_path: Path, sign: signal.Signal
     assert resumed is not None and dataclasses.replace(resumed, seconds=uninterrupted.seconds) == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_cell_only(tmp_path: Path) -> None:
     """If a worker is killed (out of memory), its cell is named and stays unfinished; the others are trained."""
     options = small_options(tmp_path, methods=("np_rnn",), grid_steps=2_000)
@@ -351,7 +352,7 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") ->
 
 def test_a_typo_on_the_command_line(tmp_path: Path) -> None:
     """An unknown task ends the command with exit code 2 and the nearest name."""
-    done = run("-m", "benchmarks.paper", "--results", tmp_path, "--tasks", "additon:5")
+    done = call("-m", "benchmarks.paper", "--results", tmp_path, "--tasks", "additon:5")
     assert done.returncode == 2 and "Did you mean 'addition'?" in message(done)
 
 

@@ -23,7 +23,7 @@ from pipeline.settings.config import EvaluationOverrides
 from pipeline.settings.parsing import read_yaml
 from pipeline.training.run import Run
 from tests.helpers import mutations
-from tests.helpers.commands import run
+from tests.helpers.commands import call
 from tests.helpers.runs import CPU, make_moves, make_sequence_config, train_moves, train_sequence_run
 
 Damage = Callable[[Path], object]
@@ -149,7 +149,7 @@ def test_hostile_runs_do_not_stop_a_batch(good: Path, tmp_path: Path) -> None:
     for name, damage in HOSTILE.items():
         folder = Path(shutil.copytree(good, tmp_path / name.replace(" ", "_")))
         damage(folder)
-    done = run("evaluate.py", tmp_path)
+    done = call("evaluate.py", tmp_path)
     assert "Traceback" not in done.stderr and "defect" not in done.stderr, done.stderr[-3000:]
     assert done.returncode == 1
     failed = {line.split(": ")[1] for line in done.stderr.splitlines() if line.startswith("failed: ")}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.cache.exchange import import_command
-from tests.helpers.commands import call, message, run
+from tests.helpers.commands import call, message
 
 NUM_VIDEOS = 24
 pytestmark = pytest.mark.usefixtures("without_pictures")  # of what is called in this process
@@ -62,7 +62,7 @@ def test_a_csv_of_missing_videos(csv: Path, tmp_path: Path) -> None:
 
     write_features(tmp_path / "made", [f"{('run', 'walk')[n % 2]}/{n}" for n in range(NUM_VIDEOS)])
     check_end(call("-m", "pipeline.cache", "import", *data, "--from", tmp_path / "made", "--name", "mine"))
-    lines = check_end(run(*train))
+    lines = check_end(call(*train))
     table = {line.split()[0]: line.split()[1:] for line in lines if line.split()[0] in ("train", "validation", "test")}
     assert sum(int(cells[0]) for cells in table.values()) == NUM_VIDEOS
     for num_videos, num_groups, num_classes in table.values():

@@ -45,7 +45,7 @@ def test_a_folder_whose_name_is_not_utf8(class_folders: Path, tmp_path: Path, wh
         root = tmp_path / "link"
         root.symlink_to(tmp_path / NOT_UTF8)
     for command in ("train.py", "-m pipeline.cache"):
-        done = run(*command.split(), "--dataset", "folder", "--root", root)
+        done = call(*command.split(), "--dataset", "folder", "--root", root)
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
         assert r"caf\xe9" in message(done) and "not UTF-8" in message(done)
 

@@ -10,7 +10,7 @@ from data.catalog import DataConfig, load_dataset
 from pipeline.features.recipe import imported_recipe
 from pipeline.store.store import FeatureStore
 from pipeline.training.run import Run
-from tests.helpers.commands import call, finish, run, start
+from tests.helpers.commands import call, finish, start
 from tests.helpers.idx import write_small_mnist
 from tests.helpers.runs import assert_same_run
 from tests.helpers.synthetic import make_features
@@ -44,7 +44,7 @@ def test_train_resume_and_evaluate(tmp_path: Path, without_pictures: None) -> No
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert finish(process).returncode == -signal.SIGKILL
-    done = run("train.py", "--config", killed.folder / "config.yaml", "--resume")
+    done = call("train.py", "--config", killed.folder / "config.yaml", "--resume")
     assert done.returncode == 0, done.stderr
     assert_same_run(killed, Run(runs / "addition" / killed.name))
 

@@ -18,7 +18,7 @@ from pipeline.features.pictures import write_pictures
 from pipeline.features.readers import Event, Finished, read_videos
 from pipeline.settings.config import FeatureConfig
 from tests.helpers.clips import board_means, decode_board, make_clip
-from tests.helpers.commands import call, run
+from tests.helpers.commands import call
 
 
 def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_command_writes_the_sampled_frames(tmp_path: Path) -> None:
     (tmp_path / "videos" / "walk" / "bad.avi").write_bytes(b"no video")
     command = ["-m", "pipeline.cache", "--dataset", "folder", "--root", tmp_path / "videos"]
     command += ["--sampling", "uniform:4", "--frames", tmp_path / "frames", "--workers", 2]
-    done = run(*command)
+    done = call(*command)
     assert done.returncode == 1 and "failed: walk/bad.avi" in done.stderr, done.stderr
     for name, number in [("run/0.avi", 0), ("walk/1.avi", 1), ("run/2.avi", 2)]:
         pictures = sorted((tmp_path / "frames" / name).iterdir())

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.helpers.commands import call, finish, message, run, start
+from tests.helpers.commands import call, finish, message, start
 
 NUM_GROUPS, VIDEOS_PER_GROUP = 8, 4
 SMALL = ["--epochs", 2, "--hidden-size", 8, "--folds", 3, "--seeds", 0, 1, "--workers", 1]
@@ -74,7 +74,7 @@ def test_an_interrupted_command_resumes_to_the_same_result(data: list[object], t
             check(ended, exit_code=130)
             assert "Run the same command again" in ended.stderr
     before = lines_of(broken)
-    output = check(run(*command, "--results", broken))
+    output = check(call(*command, "--results", broken))
     num_trainings = 2 * 2 * 3 + 2 * 2 * 3
     lines = lines_of(broken)
     assert lines[: len(before)] == before
@@ -117,7 +117,7 @@ def test_variants_are_compared_as_they_are(data: list[object], tmp_path: Path) -
     """
     (tmp_path / "two.yaml").write_text("as given: {}\nwild: {learning_rate: 1e30, clip_gradient: 1e30}\n")
     command = ["-m", "pipeline.tune", *data, *SMALL, "--variants", tmp_path / "two.yaml", "--half", "second"]
-    output = check(run(*command, "--results", tmp_path / "results"))
+    output = check(call(*command, "--results", tmp_path / "results"))
     assert "16 videos, 4 groups" in output
     lines = lines_of(tmp_path / "results")
     assert len(lines) == 2 * 3 * 2 and not any("candidate" in line["key"] for line in lines)

@@ -16,9 +16,10 @@ from data.command import parse_arguments
 from data.objects import Place, local_folder, map_places
 from data.progress import Progress
 from data.records import VideoDataset
-from pipeline.cache import exchange
 from pipeline.cache.compact import compact_command
+from pipeline.cache.exports import export_command
 from pipeline.cache.garbage import Garbage, find_garbage
+from pipeline.cache.imports import import_command
 from pipeline.cache.relink import locate, relink_command
 from pipeline.store.listing import DatasetFolder, Entry, list_entries
 from pipeline.store.store import (
@@ -339,6 +340,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "gc": gc,
     "relink": relink_command,
     "compact": compact_command,
-    "export": exchange.export_command,
-    "import": exchange.import_command,
+    "export": export_command,
+    "import": import_command,
 }

@@ -15,16 +15,9 @@ import pytest
 from data.catalog import DataConfig, load_dataset
 from data.identity import identify
 from data.records import VideoDataset
-from pipeline.cache.exchange import (
-    ExchangeError,
-    export_command,
-    export_features,
-    find_store,
-    import_command,
-    import_features,
-    match_files,
-    read_npy,
-)
+from pipeline.cache.exchange import ExchangeError, read_npy
+from pipeline.cache.exports import export_command, export_features, find_store
+from pipeline.cache.imports import import_command, import_features, match_files
 from pipeline.cache.job import FeatureCache
 from pipeline.features.recipe import FeatureRecipe, Origin, VideoFeatures, imported_recipe
 from pipeline.settings.config import ConfigError, FeatureConfig

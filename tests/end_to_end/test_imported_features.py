@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cache.exchange import import_command
+from pipeline.cache.imports import import_command
 from tests.helpers.commands import call, message
 
 NUM_VIDEOS = 24

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_flush_denormal(True)  # see train.py
     from pipeline.experiment import Evaluated, choose_by_split, evaluate_runs, write_tables
     from pipeline.export.evaluate import evaluate_bundle
-    from pipeline.objectives.videos import summary
+    from pipeline.objectives.wording import summary
     from pipeline.reports.compare_page import write_comparison
     from pipeline.settings.device import choose_device
     from pipeline.training.run import find_runs

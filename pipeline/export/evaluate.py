@@ -23,7 +23,8 @@ from pipeline.evaluation.scoring import ORDERS, Order
 from pipeline.features.extract import ExtractionFailure
 from pipeline.features.recipe import Origin, VideoFeatures
 from pipeline.objectives.lists import excluded_in, from_json, require_all, videos_to_score
-from pipeline.objectives.videos import mistakes_first, split_parts
+from pipeline.objectives.videos import mistakes_first
+from pipeline.objectives.wording import split_parts
 from pipeline.recognizer.bundle import answers_over_time, read_bundle
 from pipeline.recognizer.head import Array, Head
 from pipeline.recognizer.recognizer import Recognizer

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     from pipeline.cache.job import FeatureCache
-    from pipeline.objectives.videos import VideoTask, group_warning
+    from pipeline.objectives.videos import VideoTask
+    from pipeline.objectives.wording import group_warning
     from pipeline.tune.search import Budget, tune
     from pipeline.tune.table import Comparison, render, write_results
     from pipeline.tune.trainings import open_trainer

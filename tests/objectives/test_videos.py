@@ -12,7 +12,7 @@ from data.records import VideoDataset
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.provenance import FORMAT, finished_metrics, metrics_from_json, metrics_to_json, run_digest
 from pipeline.experiment import Evaluated, evaluate_run
-from pipeline.objectives import videos
+from pipeline.objectives import wording
 from pipeline.objectives.videos import mistakes_first
 from pipeline.settings.config import EvaluationOverrides
 from pipeline.training.clips import ClipSampling
@@ -110,12 +110,12 @@ def test_a_baseline_with_the_same_seed_is_preferred(run: Run) -> None:
 
 def test_a_clip_longer_than_a_batch_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     """The warning names the longest video and the option that shortens clips, and comes only if a clip is cut."""
-    monkeypatch.setattr(videos, "MAX_BATCH_FRAMES", 4)
+    monkeypatch.setattr(wording, "MAX_BATCH_FRAMES", 4)
     table = make_table([np.ones((3, 2)), np.ones((5, 2)), np.ones((9, 2))])
-    warning = videos.long_clip_warning(table, ClipSampling())
+    warning = wording.long_clip_warning(table, ClipSampling())
     assert warning is not None
     assert table.records[2].video_id in warning and "--clip-frames" in warning
-    assert videos.long_clip_warning(table, ClipSampling(frames=4)) is None
+    assert wording.long_clip_warning(table, ClipSampling(frames=4)) is None
 
 
 def test_confident_mistakes_come_first() -> None:

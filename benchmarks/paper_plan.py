@@ -14,8 +14,8 @@ from data.sequences import ArithmeticTask
 from models.config import ModelConfig, ModelName
 from pipeline.settings.config import Config, ConfigError, FeatureConfig, RunConfig, TrainingConfig
 
-Method = Literal[ModelName, "np_rnn_memory"]
-"""The names of models, and np_rnn with memory units (docs/np_rnn.md)."""
+Method = Literal[ModelName, "np_rnn_memory", "np_rnn_c1000"]
+"""The names of models, and np_rnn with memory units or with an identity weight of 1,000 (docs/np_rnn.md)."""
 METHODS: tuple[Method, ...] = (
     *("np_rnn", "irnn", "scaled_irnn", "nrnn", "rnn_relu", "rnn_tanh", "orthogonal"),
     *("lstm", "gru"),
@@ -292,7 +292,7 @@ def config_of(cell: Cell, options: Arguments) -> Config:
         data=data,
         features=FeatureConfig(device=options.device),
         model=ModelConfig(
-            model="np_rnn" if cell.method == "np_rnn_memory" else cell.method,
+            model="np_rnn" if cell.method == "np_rnn_memory" or cell.method == "np_rnn_c1000" else cell.method,
             hidden_size=options.hidden,
             num_layers=2 if cell.method in TWO_LAYERS else 1,
             memory_units=max(1, options.hidden // 10) if cell.method == "np_rnn_memory" else 0,
@@ -304,7 +304,7 @@ def config_of(cell: Cell, options: Arguments) -> Config:
             dropout=0.0,
             # A memory has no inputs, so they can be large without filling it.
             input_scale="sqrt_fan_in" if cell.method == "np_rnn_memory" else "sqrt_hidden",
-            identity_weight=1.0,  # as in the paper
+            identity_weight=1000.0 if cell.method == "np_rnn_c1000" else 1.0,  # 1 in the paper
         ),
         training=TrainingConfig(
             epochs=epochs,

@@ -112,6 +112,16 @@ def test_units_that_do_not_read_each_other_have_two_layers() -> None:
     assert {model.memory_steps for model in models if model.model == "indrnn"} == {70}
 
 
+def test_np_rnn_is_compared_as_in_the_paper_and_with_more_identity() -> None:
+    """The two differ in the identity weight alone."""
+    cells = comparison_cells(
+        Arguments(methods=("np_rnn", "np_rnn_c1000"), tasks=("pixel_mnist",), seeds=(0,)),
+        {"np_rnn": Settings(0.01, 1.0), "np_rnn_c1000": Settings(0.01, 1.0)},
+    )
+    paper, identity = (config_of(cell, Arguments()).model for cell in cells)
+    assert paper.identity_weight == 1 and identity == dataclasses.replace(paper, identity_weight=1000.0)
+
+
 def test_growing_sequences_cost_the_same_steps_and_follow_the_same_rule() -> None:
     """With --grow every method takes as many steps as without, and has the same rate on a length as a task of that
     length; digits have a fixed length."""

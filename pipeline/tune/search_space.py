@@ -38,8 +38,13 @@ _ALL_MODELS: SearchSpace = {
     "dropout": [0.3, 0.5, 0.7],
 }
 _RECURRENT: SearchSpace = {**_ALL_MODELS, "readout": ["mean", "last_and_mean"]}
+# Its last state is the rank pooling of the whole clip. The mean of its states alone would not be rank pooling.
+_RANK_POOLING: SearchSpace = {**_ALL_MODELS, "readout": ["last", "last_and_mean"]}
 # The frame average has no read-out. To search another setting, add it here; to give a model its own space, name it.
-SEARCH_SPACES: dict[str, SearchSpace] = dict.fromkeys(get_args(ModelName), _RECURRENT) | {BASELINE: _ALL_MODELS}
+SEARCH_SPACES: dict[str, SearchSpace] = dict.fromkeys(get_args(ModelName), _RECURRENT) | {
+    "rank_pooling": _RANK_POOLING,
+    BASELINE: _ALL_MODELS,
+}
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,12 @@ class Contender:
 
 
 def make_contenders(base: Config, models: tuple[str, ...], num_candidates: int) -> list[Contender]:
-    """Each model with the same number of candidates."""
+    """Each model with the same number of candidates. Memory units, which only np_rnn has, are left out for others."""
     contenders = []
     for model in models:
+        only = {"model": model} if model == "np_rnn" else {"model": model, "memory_units": 0}
         changes = ({}, *draw_candidates(model, num_candidates - 1))
-        configs = tuple(_with_changes(base, {"model": model, **one}, "the search space") for one in changes)
+        configs = tuple(_with_changes(base, {**only, **one}, f"{model} in the search") for one in changes)
         contenders.append(Contender(model, changes, configs))
     return contenders
 

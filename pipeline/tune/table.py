@@ -59,12 +59,17 @@ class Row:
     difference: Difference | None
 
     @property
-    def deviation(self) -> float:
-        """Standard deviation over the seeds; 0 for a single one."""
-        return statistics.stdev(self.per_seed) if len(self.per_seed) > 1 else 0.0
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds; ``None`` for a single one."""
+        return statistics.stdev(self.per_seed) if len(self.per_seed) > 1 else None
+
+    @property
+    def title(self) -> str:
+        """The name, in words for the frame average."""
+        return "the frame average" if self.name == BASELINE else self.name
 
     def __str__(self) -> str:
-        return f"{'frame average' if self.name == BASELINE else self.name} {self.top1:.3f}"
+        return f"{self.title.removeprefix('the ')} {self.top1:.3f}"
 
 
 class Comparison:
@@ -98,19 +103,26 @@ class Comparison:
     @property
     def winner(self) -> int:
         """The row with the highest top-1; the lower loss decides a tie."""
-        return max(range(len(self.rows)), key=lambda number: (self.rows[number].top1, -self.rows[number].loss))
+        return max(range(len(self.rows)), key=self._rank)
+
+    def _rank(self, number: int) -> tuple[float, float]:
+        return self.rows[number].top1, -self.rows[number].loss
 
     @property
     def sentence(self) -> str:
-        """The first row against the reference. If it is the reference itself: against the best other row."""
-        first, others = self.rows[0], range(1, len(self.rows))
+        """The best row against the reference and against the best of the others."""
+        ranked = sorted(range(len(self.rows)), key=self._rank, reverse=True)
+        best, others = ranked[0], ranked[1:]
+        row = self.rows[best]
         if not others:
-            low, high = first.interval
-            return f"{first} [{low:.3f}, {high:.3f}]"
-        other = self.reference if self.reference in others else max(others, key=lambda number: self.rows[number].top1)
-        difference = self.difference(0, other)
-        value = points(difference.value)
-        return f"{first}, {self.rows[other]}, difference {value} points {difference.interval_text}"
+            low, high = row.interval
+            return f"{row} [{low:.3f}, {high:.3f}]"
+        compared = [self.reference, others[0]] if self.reference in others else [others[0]]
+        parts = []
+        for other in dict.fromkeys(compared):
+            difference = self.difference(best, other)
+            parts.append(f"{self.rows[other]}, difference {points(difference.value)} points {difference.interval_text}")
+        return f"{row}, {'; '.join(parts)}"
 
 
 def _interval(draws: FloatArray) -> Interval:
@@ -129,13 +141,13 @@ def render(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
                 row.name,
                 f"{row.top1:.3f}",
                 f"[{low:.3f}, {high:.3f}]",
-                f"{row.deviation:.3f}",
+                "" if row.deviation is None else f"{row.deviation:.3f}",
                 f"{row.loss:.3f}",
                 "" if difference is None else f"{points(difference.value, plus=True)} {difference.interval_text}",
                 _chosen(outcome),
             ]
         )
-    reference = comparison.rows[comparison.reference].name
+    reference = comparison.rows[comparison.reference].title
     columns = ["model", "top-1", "95 % interval", "± over seeds", "loss", f"points over {reference}", "settings"]
     return tabulate(cells, columns, "github", disable_numparse=True)
 
@@ -185,13 +197,17 @@ def write_results(
         row, outcome = comparison.rows[number], outcomes[number]
         low, high = row.interval
         result = (
-            f"{row.name}: top-1 {row.top1:.3f} [{low:.3f}, {high:.3f}], mean of {len(row.per_seed)} seeds, settings "
-            "chosen on other folds"
+            f"{row.name}: top-1 {row.top1:.3f} [{low:.3f}, {high:.3f}], {_seeds(len(row.per_seed))}, "
+            "settings chosen on other folds"
         )
         head = "".join(f"# {line}\n" for line in (*command.splitlines(), *title.splitlines(), result))
         contender, candidate = outcome.contender, outcome.recommended
         write_text_atomically(path, head + _settings(contender.configs[candidate], contender.changes[candidate]))
     return [path for _, path in files]
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"mean of {count} seeds"
 
 
 def _facts(row: Row, outcome: Outcome) -> dict[str, Any]:

@@ -25,6 +25,12 @@ def test_every_model_tries_the_given_settings_and_equally_many_others() -> None:
     assert len({str(contender.changes) for contender in contenders}) == 3
 
 
+def test_a_network_with_memory_units_is_compared_with_models_that_have_none() -> None:
+    """The settings of a run with a memory can be tuned beside the frame average."""
+    np_rnn, mean = make_contenders(Config(model=ModelConfig(memory_units=4)), ("np_rnn", "mean"), 1)
+    assert [contender.configs[0].model.memory_units for contender in (np_rnn, mean)] == [4, 0]
+
+
 def test_candidates_do_not_depend_on_their_number() -> None:
     """A larger --candidates continues a search instead of starting another one."""
     assert draw_candidates("lstm", 9)[:4] == draw_candidates("lstm", 4)

@@ -1,5 +1,6 @@
 """The table, the sentence and the intervals follow from the answers to each video."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +41,32 @@ def test_a_comparison_with_the_frame_average() -> None:
     assert np_rnn.difference is not None and np_rnn.difference.value == pytest.approx(0.1)
     paired_low, paired_high = np_rnn.difference.interval
     assert paired_low <= 0.1 <= paired_high and paired_low >= 0
-    assert comparison.sentence.startswith("np_rnn 0.713, frame average 0.613, difference 10.0 points [")
+    sentence = (
+        r"gru 0.793, frame average 0.613, difference 18.0 points \[.*\]; np_rnn 0.713, difference 8.0 points \[.*\]"
+    )
+    assert re.fullmatch(sentence, comparison.sentence)
     assert comparison.winner == 1
     table = render(comparison, outcomes)
-    assert "| np_rnn" in table and "+10.0 [" in table and "(2 of 3 folds)" in table and "learning_rate" in table
+    assert (
+        "points over the frame average" in table
+        and "| np_rnn" in table
+        and "+10.0 [" in table
+        and "(2 of 3 folds)" in table
+        and "learning_rate" in table
+    )
 
 
-def test_without_the_frame_average_the_first_is_compared_with_the_best_other() -> None:
-    """So are variants."""
+def test_without_the_frame_average_the_best_is_compared_with_the_first_and_the_next() -> None:
+    """So are variants, and so is a reference that is the best. A single seed has no deviation."""
     outcomes = [make_outcome("a", 70), make_outcome("b", 60), make_outcome("c", 65)]
     comparison = Comparison(outcomes, VIDEOS)
     assert comparison.sentence.startswith("a 0.693, c 0.643, difference 5.0 points [")
     assert [row.difference is None for row in comparison.rows] == [True, False, False]
+    swapped = Comparison(outcomes[::-1], VIDEOS).sentence
+    assert swapped.startswith("a 0.693, c 0.643, difference 5.0 points [") and swapped.count("difference") == 1
+    assert "; a 0" not in swapped and "b 0" not in swapped
     assert Comparison(outcomes[:1], VIDEOS).sentence.startswith("a 0.693 [")
+    assert Comparison([make_outcome("a", 70, num_seeds=1)], VIDEOS).rows[0].deviation is None
 
 
 def test_the_lower_loss_decides_a_tie() -> None:

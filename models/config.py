@@ -82,10 +82,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.model not in get_args(ModelName):
             raise ModelConfigError(f"unknown model {self.model!r}.{did_you_mean(self.model, get_args(ModelName))}")
-        if self.hidden_size < 1 or self.num_layers < 1:
-            raise ModelConfigError(
-                f"hidden_size and num_layers must be at least 1, not {self.hidden_size} and {self.num_layers}"
-            )
+        for name in ("hidden_size", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ModelConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         # A config.yaml may come from anybody, and must not exhaust the machine that reads it.
         if self.num_layers > MAX_LAYERS or self.hidden_size > MAX_UNITS:
             raise ModelConfigError(

@@ -74,6 +74,8 @@ def run_experiment(config: Config, data: Any = None) -> int:
                     run.check_recipe(task.recipe)
         else:
             open_objective(task, run, run_config)
+            if run_config.run.resume:
+                print(f"nothing to resume in {run.folder}: it is trained from the start", file=sys.stderr)
     if description := task.describe(config.run.splits):
         print(description, file=sys.stderr)
     num_missing = task.prepare()

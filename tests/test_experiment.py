@@ -122,6 +122,15 @@ def test_a_saved_config_reproduces_its_run_without_video(tmp_path: Path) -> None
         same_run.check(longer)
 
 
+def test_resuming_a_run_that_does_not_exist_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--resume with another model, for example, trains a new run: silently, it would look like the old one."""
+    config = with_resume(make_sequence_config(tmp_path, epochs=1))
+    assert experiment.run_experiment(config) == 0
+    assert "nothing to resume in" in capsys.readouterr().err
+    assert experiment.run_experiment(config) == 0
+    assert "nothing to resume" not in capsys.readouterr().err
+
+
 def test_a_split_name_with_slashes_stays_one_folder(tmp_path: Path) -> None:
     """A held-out group may be named by a path, like run/a.avi; the run's folder stays below the dataset's."""
     task = make_moves()

@@ -18,6 +18,12 @@ LIBRARY = "np-rnn-action-recognition"
 _NUM_WORST = 5
 _ABOUT = ("backbone", "clips", "settings", "num_parameters", "best_epoch", "seed", "versions", "fingerprint")
 _TASKS = {"video": "video-classification", "digit": "image-classification"}
+_HEADS = {
+    BASELINE: "The average of all frames, with a linear layer,",
+    "rank_pooling": "The average of all frames and their trend in time, with linear layers,",
+    "attentive": "An attentive probe, which weighs the frames,",
+}
+"""Models that are not recurrent, in words."""
 
 
 def model_card(
@@ -79,7 +85,7 @@ def model_card(
 
 def _what_it_is(facts: Mapping[str, Any], num_classes: int, unit: str) -> str:
     model, dataset = markdown_text(facts.get("model")), markdown_text(facts.get("dataset"))
-    head = "The average of all frames, with a linear layer," if model == BASELINE else f"A recurrent network, {model},"
+    head = _HEADS.get(str(facts.get("model")), f"A recurrent network, {model},")
     if unit != "video":
         return f"{head} reads {dataset} pixel by pixel."
     backbone = markdown_text(facts.get("backbone"))

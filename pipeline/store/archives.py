@@ -153,7 +153,12 @@ class Archives:
         raise FileNotFoundError(f"{self.parent} has no features of {video_id}")
 
     def remove(self, *video_ids: str) -> None:
-        """Remove the entries of videos from the indices. Raises ``OSError`` or ``ObjectStoreError``."""
+        """Remove the entries of videos from the indices.
+
+        There is no lock: of two processes that remove from one archive at once, one may undo the other's removal.
+
+        Raises ``OSError`` or ``ObjectStoreError``.
+        """
         self._refresh()
         rows = [row for video_id in video_ids for row in self._index.names.find(video_id)]
         for number in {int(self._index.archives[row]) for row in rows}:

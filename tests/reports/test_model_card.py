@@ -67,3 +67,9 @@ def test_the_average_is_no_recurrent_network(tmp_path: Path) -> None:
     """The baseline is called what it is."""
     text, _ = card_of(tmp_path, model="mean")
     assert "The average of all frames, with a linear layer, classifies videos into 3 classes" in text
+
+
+def test_rank_pooling_is_no_recurrent_network(tmp_path: Path) -> None:
+    """Nor is the other linear head."""
+    text, _ = card_of(tmp_path, model="rank_pooling")
+    assert "The average of all frames and their trend in time, with linear layers, classifies videos" in text

@@ -3,5 +3,5 @@ FROM python:3.11-slim
 RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY . .
-RUN make .venv/installed
+RUN make .venv/core
 CMD ["make", "demo"]

@@ -4,7 +4,7 @@ All are a ``SequenceClassifier``; they differ in the network that turns features
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch.nn.utils import parametrize
 from models.config import ModelConfig
 from models.features import power_normalize, zero_padding
 from models.recurrent_layer import RecurrentLayer
-from models.relu_rnn import ReluRNN
 from models.state_networks import STATE_NETWORKS
 
 _CELLS: dict[str, Callable[..., Tensor]] = {
@@ -31,15 +30,6 @@ class Dropout(nn.Dropout):
         if not self.training or self.p == 0:
             return input
         return input * torch.rand_like(input).ge_(self.p).div_(1 - self.p)
-
-
-class Projected(NamedTuple):
-    """The part of the scores that depends on single frames, ``[N, ...]`` each; see ``SequenceClassifier.project``."""
-
-    driven: Tensor | None
-    """the first layer's weighted inputs and bias, ``[N, hidden]``; ``None`` without layers"""
-    scores: Tensor | None
-    """the linear scores of each frame, ``[N, num_classes]``; ``None`` without a skip connection"""
 
 
 State = dict[str, Tensor]
@@ -115,12 +105,14 @@ class SequenceClassifier(nn.Module):
 
     def states(self, features: Tensor) -> Tensor:
         """The states of the top layer after each step: features ``[T, B, D]`` -> states ``[T, B, hidden]``."""
-        return self._states(self._power_normalize(features))[0]
+        return self._states(self.normalize(features))[0]
 
-    def _power_normalize(self, features: Tensor) -> Tensor:
+    def normalize(self, features: Tensor) -> Tensor:
+        """Power-normalise features, ``[..., D]``, if the settings say so."""
         return power_normalize(features) if self.config.power_norm else features
 
-    def _standardize(self, values: Tensor) -> Tensor:
+    def standardize(self, values: Tensor) -> Tensor:
+        """Subtract the mean of the training frames and divide by their deviation, ``[..., D]``."""
         return torch.addcmul(-self.feature_mean * self.feature_scale, values, self.feature_scale)
 
     def _states(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -150,11 +142,11 @@ class SequenceClassifier(nn.Module):
         ``lengths`` is that of ``forward``.
         """
         if lengths is None:
-            return self._select(states[-1], lambda: states.mean(0))
+            return self.select(states[-1], lambda: states.mean(0))
         last = states[lengths - 1, torch.arange(len(lengths), device=states.device)]
-        return self._select(last, lambda: zero_padding(states, lengths).sum(0) / lengths.unsqueeze(-1))
+        return self.select(last, lambda: zero_padding(states, lengths).sum(0) / lengths.unsqueeze(-1))
 
-    def _select(self, last: Tensor, mean: Callable[[], Tensor]) -> Tensor:
+    def select(self, last: Tensor, mean: Callable[[], Tensor]) -> Tensor:
         """The last state, the mean state, or both side by side. The mean is computed only if the read-out needs it."""
         if self.config.readout == "last":
             return last
@@ -175,13 +167,13 @@ class SequenceClassifier(nn.Module):
         if lengths is not None:
             # In the backward pass 0 * NaN would be NaN, and the average below is a plain sum.
             features = zero_padding(features, lengths)
-        frames = self._power_normalize(features)
+        frames = self.normalize(features)
 
         num_steps = len(frames) if lengths is None else lengths.unsqueeze(-1)
         linear = self.skip if self.layers else self.classifier
         terms = []
         if linear is not None:  # comes first, while the CPU's cache contains the frames
-            terms.append(linear(self.dropout(self._standardize(frames.sum(0) / num_steps))))
+            terms.append(linear(self.dropout(self.standardize(frames.sum(0) / num_steps))))
         if self.layers:
             terms.append(self.classifier(self.dropout(self.read_out(self._states(frames)[0], lengths))))
         scores: Tensor = sum(terms)
@@ -215,7 +207,7 @@ class SequenceClassifier(nn.Module):
         The skip connection (or the frame average) reads the mean of the standardised frames so far, the read-out the
         states. The arguments are those of ``scores_over_time``.
         """
-        frames = self._power_normalize(features)
+        frames = self.normalize(features)
         num_steps = torch.arange(1, len(frames) + 1, device=frames.device)[:, None, None].expand(-1, frames.shape[1], 1)
         if state is not None:
             num_steps = num_steps + state["num_steps"]
@@ -229,13 +221,13 @@ class SequenceClassifier(nn.Module):
             return sums / num_steps
 
         if self.skip is not None or not self.layers:
-            read.append(self._drop(self._standardize(mean("frame_sum", frames))))
+            read.append(self._drop(self.standardize(mean("frame_sum", frames))))
         if self.layers:
             states, last = self._states(frames, state)
             after |= {name: value.clone() for name, value in last.items()}
             if self.reads_changes:
                 after["frame"] = frames[-1].clone()
-            read.append(self._drop(self._select(states, lambda: mean("hidden_sum", states))))
+            read.append(self._drop(self.select(states, lambda: mean("hidden_sum", states))))
         return read, after
 
     def _drop(self, values: Tensor) -> Tensor:
@@ -274,16 +266,16 @@ class SequenceClassifier(nn.Module):
         Returns:
             scores ``[B, num_classes]``, and the state after it.
         """
-        frames = self._power_normalize(features)
+        frames = self.normalize(features)
         after = {"num_steps": state["num_steps"] + 1}
         terms = []
         if (linear := self.skip if self.layers else self.classifier) is not None:
             after["frame_sum"] = state["frame_sum"] + frames
-            terms.append(linear(self._standardize(after["frame_sum"] / after["num_steps"])))
+            terms.append(linear(self.standardize(after["frame_sum"] / after["num_steps"])))
         if self.layers:
             inputs = []
             if self.config.reads != "changes":
-                inputs.append(self._standardize(frames))
+                inputs.append(self.standardize(frames))
             if self.reads_changes:
                 after["frame"] = frames
                 has_begun = state["num_steps"].clamp(max=1)
@@ -303,82 +295,10 @@ class SequenceClassifier(nn.Module):
                 after[f"hidden_{number}"] = hidden
             if self.config.readout != "last":
                 after["hidden_sum"] = state["hidden_sum"] + hidden
-            read = self._select(hidden, lambda: after["hidden_sum"] / after["num_steps"])
+            read = self.select(hidden, lambda: after["hidden_sum"] / after["num_steps"])
             terms.append(self.classifier(read))
         scores: Tensor = sum(terms)
         return scores / self.temperature, after
-
-    @property
-    def can_share_frames(self) -> bool:
-        """Whether ``project`` and ``score_projected`` work.
-
-        They do if all layers are ReLU networks, and none reads frames and changes side by side.
-        """
-        return len(self._relu_layers) == len(self.layers) and (not self.layers or self.config.reads != "both")
-
-    @property
-    def _relu_layers(self) -> list[ReluRNN]:
-        return [layer for layer in self.layers if isinstance(layer, ReluRNN)]
-
-    def project(self, frames: Tensor) -> Projected:
-        """Compute what depends on single frames: features ``[N, D]``.
-
-        These are the largest matrix products, and clips that overlap can share them; see ``score_projected``.
-        """
-        frames = self._power_normalize(frames)
-        standardized = self._standardize(frames)
-        if not self.layers:
-            return Projected(None, self.classifier(standardized))
-        inputs = frames * self.change_scale if self.reads_changes else standardized
-        return Projected(self._relu_layers[0].project(inputs), None if self.skip is None else self.skip(standardized))
-
-    def score_projected(self, projected: Projected, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Class scores of clips whose frames went through ``project``, equal to ``forward`` in evaluation mode.
-
-        Args:
-            projected: the result of ``project`` for N frames, each frame once.
-            rows: int64 ``[T, B]``, the frame that each clip reads at each step; any valid row after a clip's end.
-            lengths: int64 ``[B]`` on the CPU, from 1 to T, in descending order: the clips that have not ended at a
-                step are then the first of the batch.
-
-        Returns:
-            ``[B, num_classes]``.
-        """
-        num_running: list[int] = (lengths > torch.arange(len(rows))[:, None]).sum(1).tolist()
-        num_steps = lengths.to(rows.device).unsqueeze(1)
-        scores: Tensor | None = None
-        if projected.scores is not None:
-            total = projected.scores.new_zeros(rows.shape[1], projected.scores.shape[1])
-            for step, running in zip(rows, num_running, strict=True):
-                total[:running] += projected.scores.index_select(0, step[:running])
-            scores = total / num_steps
-        if projected.driven is not None:
-            last, total = self._run_projected(projected.driven, rows, num_running)
-            read = self.classifier(self._select(last, lambda: total / num_steps))
-            scores = read if scores is None else scores + read
-        assert scores is not None
-        return scores / self.temperature
-
-    def _run_projected(self, driven: Tensor, rows: Tensor, num_running: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The last state of each clip and the sum of its states, ``[B, hidden]`` each."""
-        last, total = driven.new_zeros(2, rows.shape[1], self.config.hidden_size)
-        layers = self._relu_layers
-        states: list[Tensor | None] = [None] * len(layers)
-        before: Tensor | None = None  # the rows of the previous step
-        for step, running, running_next in zip(rows, num_running, [*num_running[1:], 0], strict=True):
-            state = driven.index_select(0, step[:running])
-            if self.reads_changes:
-                # Projecting is linear: the projected change is the difference of the projected frames.
-                state -= driven.index_select(0, (step if before is None else before)[:running])
-                state += layers[0].total_bias
-                before = step
-            for number, layer in enumerate(layers):
-                previous = states[number]
-                projected = state if number == 0 else layer.project(state)
-                states[number] = state = layer.step(projected, None if previous is None else previous[:running])
-            total[:running] += state
-            last[running_next:running] = state[running_next:]
-        return last, total
 
 
 def without_memory(config: ModelConfig, feature_dim: int, num_classes: int) -> SequenceClassifier:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from data.records import VideoRecord
-from models.classifier import Projected, SequenceClassifier, State
+from models.classifier import SequenceClassifier, State
+from models.shared_frames import Projected, can_share_frames, project, score_projected
 from pipeline.evaluation.predictions import Predictions
 from pipeline.training.batches import ClipBlock, FeatureTable, evaluation_blocks
 from pipeline.training.clips import ClipSampling
@@ -52,13 +53,13 @@ def predict(
     probabilities: dict[Order, list[npt.NDArray[np.float64]]] = {order: [] for order in orders}
     videos = []
     for block in evaluation_blocks(table, clips, batch_size or (CPU_CLIPS if device.type == "cpu" else GPU_CLIPS)):
-        projected = _project(model, block, device) if model.can_share_frames else None
+        projected = _project(model, block, device) if can_share_frames(model) else None
         for order in orders:
             rows = _ordered_rows(block, table.records, order if model.layers else "forward")
             if projected is None:
                 scores = model.score_read(_last_read(model, block, rows, device))
             else:
-                scores = model.score_projected(projected, rows.to(device), block.lengths)
+                scores = score_projected(model, projected, rows.to(device), block.lengths)
             probabilities[order].append(scores.double().softmax(1).cpu().numpy())
         videos.append(block.videos.numpy())
     records = (*table.records, *missing)
@@ -76,9 +77,9 @@ def predict(
 
 
 def _project(model: SequenceClassifier, block: ClipBlock, device: torch.device) -> Projected:
-    """``model.project`` for the frames of a block, some at a time."""
+    """``project`` for the frames of a block, some at a time."""
     num_frames = max(1, _MAX_NUMBERS // block.features.shape[1])
-    pieces = [model.project(_features(block, rows, device)) for rows in block.frames.split(num_frames)]
+    pieces = [project(model, _features(block, rows, device)) for rows in block.frames.split(num_frames)]
     driven, scores = (None if parts[0] is None else torch.cat(parts) for parts in zip(*pieces, strict=True))
     return Projected(driven, scores)
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.classifier import Projected, SequenceClassifier
+from models.classifier import SequenceClassifier
 from models.config import ModelConfig, ModelName, Readout
+from models.shared_frames import Projected, project
+from pipeline.evaluation import scoring
 from pipeline.evaluation.comparison import order_drops
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import EvaluationError
@@ -183,13 +185,12 @@ def test_the_frame_average_gives_equal_answers_in_every_order() -> None:
 def test_a_shared_frame_is_projected_once(model: SequenceClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five overlapping clips of a video in three orders project its frames once, not fifteen times."""
     projected: list[int] = []
-    project = SequenceClassifier.project
 
-    def counting(self: SequenceClassifier, frames: torch.Tensor) -> Projected:
+    def counting(model: SequenceClassifier, frames: torch.Tensor) -> Projected:
         projected.append(len(frames))
-        return project(self, frames)
+        return project(model, frames)
 
-    monkeypatch.setattr(SequenceClassifier, "project", counting)
+    monkeypatch.setattr(scoring, "project", counting)
     orders = predict(model, TABLE, ClipSampling(frames=3, per_video=5), CLASSES, CPU, orders=ORDERS)
     assert all(len(predictions.clip_videos) > 3 * len(TABLE) for predictions in orders.values())
     assert sum(projected) == TABLE.num_frames.sum()
@@ -221,13 +222,13 @@ def test_a_long_video_is_read_in_pieces(
     orders = predict(model, TABLE, ClipSampling(), CLASSES, CPU, orders=ORDERS)
     whole = read_whole_videos(model, TABLE, CPU)
     sizes = []
-    normalize = SequenceClassifier._power_normalize
+    normalize = SequenceClassifier.normalize
 
     def counting(self: SequenceClassifier, features: torch.Tensor) -> torch.Tensor:
         sizes.append(features.numel())
         return normalize(self, features)
 
-    monkeypatch.setattr(SequenceClassifier, "_power_normalize", counting)
+    monkeypatch.setattr(SequenceClassifier, "normalize", counting)
     monkeypatch.setattr("pipeline.evaluation.scoring._MAX_NUMBERS", max_numbers)
     pieces = predict(model, TABLE, ClipSampling(), CLASSES, CPU, batch_size=4, orders=ORDERS)
     for order, predictions in orders.items():

@@ -309,7 +309,8 @@ def without_seconds(options: Arguments) -> list[dict[str, str]]:
         return [{key: value for key, value in line.items() if key != "seconds"} for line in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_in_the_middle_of_a_cell(tmp_path: Path, sign: signal.Signals) -> None:
     """Ctrl-C and kill -9 leave no process behind, and the same command resumes from the last checkpoint and reaches the
     numbers of an uninterrupted training."""

@@ -167,6 +167,7 @@ def cache(tmp_path: Path, tiny_backbone: tuple[str, Path]) -> FeatureCache:
     return FeatureCache(FeatureConfig(backbone=name, weights=weights, cache=tmp_path / "cache", runtime="torch"))
 
 
+@pytest.mark.slow
 def test_a_video_that_kills_its_workers_is_given_up(
     cache: FeatureCache, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

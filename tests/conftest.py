@@ -26,14 +26,6 @@ def pytest_xdist_auto_num_workers() -> int:
     return available_cores() + 1
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the rooms whose files take longest, so that no worker is left with one of them at the end."""
-    items.sort(key=lambda item: item.path.parent.name not in _LONG)
-
-
-_LONG = ("benchmarks", "cache", "end_to_end", "reports", "tune")
-
-
 @pytest.fixture(autouse=True)
 def _keep_denormal_numbers() -> Iterator[None]:
     """A command that a test calls in process makes PyTorch flush denormal numbers; hypothesis refuses to run then."""

@@ -55,24 +55,26 @@ def check(done: "subprocess.CompletedProcess[str]", exit_code: int = 0) -> str:
     return done.stdout
 
 
-def test_an_interrupted_command_resumes_to_the_same_result(data: list[object], tmp_path: Path) -> None:
-    """A command that is interrupted with Ctrl-C, then killed, resumes without repeating a training, and gives the table
+@pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_an_interrupted_command_resumes_to_the_same_result(
+    data: list[object], tmp_path: Path, stop: signal.Signals
+) -> None:
+    """A command that is interrupted with Ctrl-C, or killed, resumes without repeating a training, and gives the table
     of one that was not, whatever the number of workers. It has one row per model and one sentence, and best.yaml trains
     with train.py."""
     command = ["-m", "pipeline.tune", *data, *SMALL, "--models", "np_rnn", "mean", "--candidates", 2]
     broken, whole = tmp_path / "broken", tmp_path / "whole"
-    for signal_number, num_lines in ((signal.SIGINT, 3), (signal.SIGKILL, 6)):
-        process = start(*command, "--results", broken, "--workers", 2)
-        while len(lines_of(broken)) < num_lines:
-            assert process.poll() is None, finish(process)
-            time.sleep(0.01)
-        workers = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal_number)
-        ended = finish(process)
-        assert psutil.wait_procs(workers, timeout=20)[1] == []
-        if signal_number == signal.SIGINT:
-            check(ended, exit_code=130)
-            assert "Run the same command again" in ended.stderr
+    process = start(*command, "--results", broken, "--workers", 2)
+    while len(lines_of(broken)) < 3:
+        assert process.poll() is None, finish(process)
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(stop)
+    ended = finish(process)
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
+    if stop == signal.SIGINT:
+        check(ended, exit_code=130)
+        assert "Run the same command again" in ended.stderr
     before = lines_of(broken)
     output = check(call(*command, "--results", broken))
     num_trainings = 2 * 2 * 3 + 2 * 2 * 3
